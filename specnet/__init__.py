@@ -1,0 +1,72 @@
+"""specnet: neural networks as two files people can read, a JSON document and an HDF5 checkpoint.
+
+The public names are resolved when first used: importing this imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specnet.checkpoint import load as load
+    from specnet.checkpoint import save as save
+    from specnet.errors import CheckpointCorruptError as CheckpointCorruptError
+    from specnet.errors import CheckpointError as CheckpointError
+    from specnet.errors import CheckpointMismatchError as CheckpointMismatchError
+    from specnet.errors import CheckpointUnsupportedError as CheckpointUnsupportedError
+    from specnet.errors import DataError as DataError
+    from specnet.errors import Problem as Problem
+    from specnet.errors import ShapeError as ShapeError
+    from specnet.errors import SpecError as SpecError
+    from specnet.errors import SpecnetError as SpecnetError
+    from specnet.layer import Layer as Layer
+    from specnet.layer import LayerSpec as LayerSpec
+    from specnet.model import Model as Model
+    from specnet.model import build as build
+    from specnet.registry import register_layer as register_layer
+    from specnet.spec import ModelSpec as ModelSpec
+    from specnet.spec import load_spec as load_spec
+    from specnet.training import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CheckpointCorruptError": "errors",
+    "CheckpointError": "errors",
+    "CheckpointMismatchError": "errors",
+    "CheckpointUnsupportedError": "errors",
+    "DataError": "errors",
+    "Layer": "layer",
+    "LayerSpec": "layer",
+    "Model": "model",
+    "ModelSpec": "spec",
+    "Problem": "errors",
+    "ShapeError": "errors",
+    "SpecError": "errors",
+    "SpecnetError": "errors",
+    "build": "model",
+    "load": "checkpoint",
+    "load_spec": "spec",
+    "register_layer": "registry",
+    "save": "checkpoint",
+    "train": "training",
+}
+_SUBPACKAGES = ("checkpoint", "errors", "layers", "testing", "training")
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"specnet.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _SUBPACKAGES:
+        return import_module(f"specnet.{name}")
+    msg = f"module 'specnet' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBPACKAGES])

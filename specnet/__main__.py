@@ -1,0 +1,5 @@
+"""`python -m specnet`."""
+
+from specnet.cli.main import main
+
+main()

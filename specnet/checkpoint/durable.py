@@ -1,0 +1,112 @@
+"""Replacing a file so that at every instant the path holds the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks; leftovers of the dead stay there
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX, SUFFIX = ".specnet-", ".tmp"
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, make it durable, and rename it over `path`.
+
+    A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
+    OSError; then the path is as it was and no temporary is left.
+    """
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    if target.is_dir():
+        raise IsADirectoryError(21, "Is a directory", os.fspath(path))
+    _clear_leftovers(target.parent)
+    temporary, descriptor = _open_temporary(target.parent)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+        write(descriptor)
+        _sync(descriptor)
+        os.replace(temporary, target)  # noqa: PTH105 - the sibling of the calls around it
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    _sync_folder(target.parent)
+
+
+def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
+    """Write all of `data` at `offset`; a write may stop short, so go on until nothing is left."""
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _open_temporary(folder: Path) -> tuple[Path, int]:
+    """Make a temporary and hold its lock, which tells others that its writer lives."""
+    while True:
+        path = folder / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        if fcntl is None:
+            return path, descriptor
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between open and lock, another process may have taken it for a leftover and removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return path, descriptor
+        os.close(descriptor)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove temporaries whose writer is dead: their lock can be taken."""
+    if fcntl is None:
+        return
+    for path in _leftovers(folder):
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - a scan that stops at an unreadable folder
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(PREFIX) and name.endswith(SUFFIX):
+            yield folder / name
+
+
+def _sync(descriptor: int) -> None:
+    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves data in the drive's cache
+    if full is not None:
+        fcntl.fcntl(descriptor, full)
+    else:
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""The checkpoint, format 1: every name in the file, and what stands under it.
+
+/                       attrs: format, format_version, specnet_version, created, model_sha256, content_sha256, default
+/model_spec             text: the normalized model document
+/layers/<name>/parameters/<parameter>   float32 or float64
+/layers/<name>/gradients/<parameter>    the same shapes; all of them, or none before a backward
+/training/<key>         what a run needs to go on: numbers, text and arrays; absent for a model that no run saved
+/training/history/<metric>              one value an epoch, with the attributes that make NeXus viewers plot it
+
+Every dataset carries the SHA-256 of its little-endian bytes. Text is a scalar of fixed-length UTF-8. `default` is
+there when the history is. No other module holds these names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.jsontext import sha256_of
+
+FORMAT = "specnet-checkpoint"
+VERSION = 1
+
+MODEL_SPEC = "/model_spec"
+TRAINING = "/training"
+HISTORY = "/training/history"
+HISTORY_AXIS = "epoch"
+HISTORY_SIGNAL = "loss"
+HISTORY_ATTRIBUTES = {"NX_class": "NXdata", "signal": HISTORY_SIGNAL, "axes": HISTORY_AXIS}
+HISTORY_DEFAULT = {"default": "training/history"}
+DATASET_DIGEST = "sha256"
+ROOT_ATTRIBUTES = ("format", "format_version", "specnet_version", "created", "model_sha256", "content_sha256")
+DTYPES = ("<f4", "<f8", "<i8", "<u8")
+TEXT = "utf-8"
+CREATED_LENGTH = len("2026-01-01T00:00:00Z")
+
+Value = npt.NDArray[Any] | bytes
+
+
+class Dataset(NamedTuple):
+    """One dataset: its path, what it holds (text as UTF-8 bytes) and the SHA-256 of that, in hex."""
+
+    path: str
+    value: Value
+    sha256: str
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type, as content_sha256 counts it."""
+        return TEXT if isinstance(self.value, bytes) else self.value.dtype.str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape; () for text and numbers."""
+        return () if isinstance(self.value, bytes) else self.value.shape
+
+
+def array_path(name: str, kind: str) -> str:
+    """Give the place of an array: ("block.hidden.weight", "parameters") -> its path in the file."""
+    *layers, array = name.split(".")
+    return "".join(f"/layers/{layer}" for layer in layers) + f"/{kind}/{array}"
+
+
+def dataset(path: str, value: object) -> Dataset:
+    """Bring a value into the form in which it is stored. Raises TypeError for what the format does not know."""
+    stored: Value
+    if isinstance(value, str):
+        stored = value.encode()
+    elif isinstance(value, bool):
+        stored = np.array(int(value), "<i8")
+    elif isinstance(value, int):
+        stored = np.array(value, "<i8")
+    elif isinstance(value, float):
+        stored = np.array(value, "<f8")
+    elif isinstance(value, np.ndarray):
+        stored = np.require(value, value.dtype.newbyteorder("<"), "C")
+        if stored.dtype.str not in DTYPES:
+            msg = f"{path}: dtype {value.dtype} is not one of {', '.join(DTYPES)}"
+            raise TypeError(msg)
+    else:
+        msg = f"{path}: a {type(value).__name__} cannot be stored"
+        raise TypeError(msg)
+    return Dataset(path, stored, digest(stored))
+
+
+def digest(value: Value | memoryview) -> str:
+    """Give the SHA-256, in hex, of a stored value's bytes."""
+    return hashlib.sha256(value.data if isinstance(value, np.ndarray) else value).hexdigest()
+
+
+def content_digest(rows: Iterator[tuple[str, str, tuple[int, ...], str]]) -> str:
+    """Give the SHA-256 over all datasets: of the canonical array of (path, dtype, shape, sha256), sorted by path."""
+    return sha256_of([list(row) for row in sorted(rows, key=lambda row: row[0].encode())])
+
+
+def run_datasets(state: Mapping[str, object]) -> Iterator[Dataset]:
+    """Yield the datasets of a run's state, whose keys are paths below /training."""
+    for key, value in state.items():
+        yield dataset(f"{TRAINING}/{key}", value)

@@ -1,0 +1,119 @@
+"""Bytes of an HDF5 file's metadata: read within bounds, held against their checksums, accounted for."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO, NoReturn
+
+from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError
+
+UNDEFINED = 2**64 - 1
+"""HDF5's address of nothing."""
+
+
+class Reader:
+    """Reads metadata from an open file and notes which bytes it has accounted for."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file = file
+        self.name = name
+        self.size = os.fstat(file.fileno()).st_size
+        self.extents: dict[int, int] = {}
+
+    def corrupt(self, what: str) -> NoReturn:
+        """Refuse bytes that specnet cannot have written so."""
+        msg = f"{self.name}: {what}; the file is damaged"
+        raise CheckpointCorruptError(msg)
+
+    def foreign(self, what: str) -> NoReturn:
+        """Refuse what HDF5 allows and specnet does not write."""
+        msg = f"{self.name}: {what}; it was not written by specnet, or rewritten by another program"
+        raise CheckpointUnsupportedError(msg)
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Read bytes without accounting for them."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            self.corrupt(f"a structure at byte {offset} reaches beyond the end of the file ({self.size} bytes)")
+        self.file.seek(offset)
+        data = self.file.read(size)
+        if len(data) != size:
+            self.corrupt("it became shorter while it was read")
+        return data
+
+    def claim(self, offset: int, size: int) -> bytes:
+        """Read bytes that belong to one structure."""
+        data = self.peek(offset, size)
+        self.own(offset, size)
+        return data
+
+    def own(self, offset: int, size: int) -> None:
+        """Account for bytes; at once refused when a structure begins where another did: no walk goes in circles."""
+        if offset in self.extents:
+            self.corrupt(f"two structures share the bytes from {offset} on")
+        self.extents[offset] = offset + size
+
+    def checked(self, offset: int, size: int, signature: bytes, used: int | None = None) -> bytes:
+        """Read a structure of `size` bytes that begins with a signature; a checksum follows its `used` bytes."""
+        data = self.claim(offset, size)
+        used = size - 4 if used is None else used
+        if not data.startswith(signature):
+            self.corrupt(f"no {signature.decode()} structure stands at byte {offset}")
+        if lookup3(data[:used]) != int.from_bytes(data[used : used + 4], "little"):
+            self.corrupt(f"the checksum of the {signature.decode()} structure at byte {offset} is wrong")
+        return data[:used]
+
+    def text(self, data: bytes, where: str) -> str:
+        """Decode text from the file; printable, as it goes into messages and paths."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            self.corrupt(f"{where} is not UTF-8")
+        if not text.isprintable():
+            self.corrupt(f"{where} holds characters that cannot be printed")
+        return text
+
+    def check_extents(self) -> None:
+        """Hold that no two structures overlap and that every byte outside them is zero."""
+        end = 0
+        for start, stop in [*sorted(self.extents.items()), (self.size, self.size)]:
+            if start < end:
+                self.corrupt(f"two structures share the bytes from {start} on")
+            while end < start:
+                step = min(start - end, 2**20)
+                if self.peek(end, step).count(0) != step:
+                    self.corrupt(f"bytes that belong to nothing stand after byte {end}")
+                end += step
+            end = max(end, stop)
+
+
+def lookup3(data: bytes) -> int:
+    """Compute the checksum of HDF5's metadata: Bob Jenkins's lookup3 (hashlittle, 2006) with initial value 0."""
+    mask = 0xFFFFFFFF
+    length = len(data)
+    a = b = c = (0xDEADBEEF + length) & mask
+    words = memoryview(data + b"\0" * (-length % 12)).cast("I")
+    last = max(len(words) - 3, 0)
+    for i in range(0, last, 3):
+        a, b, c = (a + words[i]) & mask, (b + words[i + 1]) & mask, (c + words[i + 2]) & mask
+        a = (a - c) & mask ^ (c << 4 & mask | c >> 28)
+        c = (c + b) & mask
+        b = (b - a) & mask ^ (a << 6 & mask | a >> 26)
+        a = (a + c) & mask
+        c = (c - b) & mask ^ (b << 8 & mask | b >> 24)
+        b = (b + a) & mask
+        a = (a - c) & mask ^ (c << 16 & mask | c >> 16)
+        c = (c + b) & mask
+        b = (b - a) & mask ^ (a << 19 & mask | a >> 13)
+        a = (a + c) & mask
+        c = (c - b) & mask ^ (b << 4 & mask | b >> 28)
+        b = (b + a) & mask
+    if not length:
+        return c
+    a, b, c = (a + words[last]) & mask, (b + words[last + 1]) & mask, (c + words[last + 2]) & mask
+    c = ((c ^ b) - (b << 14 & mask | b >> 18)) & mask
+    a = ((a ^ c) - (c << 11 & mask | c >> 21)) & mask
+    b = ((b ^ a) - (a << 25 & mask | a >> 7)) & mask
+    c = ((c ^ b) - (b << 16 & mask | b >> 16)) & mask
+    a = ((a ^ c) - (c << 4 & mask | c >> 28)) & mask
+    b = ((b ^ a) - (a << 14 & mask | a >> 18)) & mask
+    return ((c ^ b) - (b << 24 & mask | b >> 8)) & mask

@@ -1,0 +1,232 @@
+"""Loading: the file's structure is held against its own document before any array is read; then the bytes."""
+
+from __future__ import annotations
+
+import mmap as memory_map
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.checkpoint import format as layout
+from specnet.checkpoint.hdf5 import StoredDataset, Structure, read_structure
+from specnet.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointUnsupportedError,
+    SpecError,
+)
+from specnet.jsontext import MAX_BYTES
+from specnet.layer import size_of
+from specnet.model import Model, assemble
+from specnet.spec import ModelSpec
+
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def load(
+    path: str | os.PathLike[str], *, mmap: bool = False, verify: bool | None = None, sha256: str | None = None
+) -> Model:
+    """Read the model in a checkpoint: weights, cached gradients, and the state of its run where there is one.
+
+    Every array is held against its digest, with `mmap` only if `verify` is true. `mmap` maps the weights: they are
+    writable, the file never changes. `sha256` pins the content_sha256 that the file must have. The memory used is
+    bounded by the file's size, no byte outside the file is read and no code is run.
+
+    Raises CheckpointError: CheckpointCorruptError for a damaged file, CheckpointMismatchError for one that is not
+    the pinned one, CheckpointUnsupportedError for one that is no specnet checkpoint or a newer one.
+    """
+    name = os.fspath(path)
+    try:
+        with _open(path) as file:
+            return _File(file, name, mmap).model(not mmap if verify is None else verify, sha256)
+    except OSError as error:
+        msg = f"{name}: cannot be read: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+    except MemoryError as error:
+        msg = f"{name}: there is not enough memory to load it"
+        raise CheckpointError(msg) from error
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    # Not blocking: a FIFO would wait for a writer for ever.
+    descriptor = os.open(
+        Path(path).expanduser(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(22, "it is not a regular file")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+class _File:
+    """An open checkpoint whose structure is known."""
+
+    def __init__(self, file: BinaryIO, name: str, mmap: bool) -> None:
+        self.file = file
+        self.name = name
+        self.structure: Structure = read_structure(file, name)
+        self.mapping = memory_map.mmap(file.fileno(), 0, access=memory_map.ACCESS_COPY) if mmap else None
+
+    def model(self, verify: bool, pinned: str | None) -> Model:
+        """Check everything that was promised and make the model."""
+        root = self._root_attributes()
+        spec = self._document()
+        if spec.identity != root["model_sha256"]:
+            self._corrupt("model_sha256 is not the identity of the document in /model_spec")
+        parameters, gradients = self._arrays(spec)
+        self._check_content(str(root["content_sha256"]), pinned)
+        if self.mapping is None:
+            model = assemble(spec)
+            for full, path in parameters.items():
+                self._read_into(path, model.parameters[full], verify)
+        else:
+            model = assemble(spec, {full: self._value(path, verify) for full, path in parameters.items()})
+        if gradients:
+            for full, path in gradients.items():
+                self._read_into(path, model.store.gradients[full], verify)
+            model.adopt_gradients()
+        model.run_state = dict(self._run_state(verify)) or None
+        return model
+
+    def _root_attributes(self) -> dict[str, Any]:
+        root = self.structure.groups.get("", {})
+        if root.get("format") != layout.FORMAT:
+            self._unsupported(f'its attribute format is not "{layout.FORMAT}": it is no specnet checkpoint')
+        version = root.get("format_version")
+        if version != layout.VERSION:
+            wanted = f"this specnet reads format_version {layout.VERSION}, the file has {version}"
+            newer = isinstance(version, int) and version > layout.VERSION
+            self._unsupported(f"{wanted}; install a newer specnet" if newer else wanted)
+        expected = {
+            *layout.ROOT_ATTRIBUTES,
+            *(layout.HISTORY_DEFAULT if layout.HISTORY in self.structure.groups else ()),
+        }
+        if set(root) != expected:
+            self._corrupt(f"the attributes of / are {sorted(root)}, expected {sorted(expected)}")
+        if len(str(root["created"])) != layout.CREATED_LENGTH:
+            self._corrupt("the attribute created is no date")
+        return root
+
+    def _document(self) -> ModelSpec:
+        stored = self.structure.datasets.get(layout.MODEL_SPEC)
+        if stored is None or stored.dtype != layout.TEXT:
+            self._corrupt(f"{layout.MODEL_SPEC}, the model document, is missing")
+        if stored.size > MAX_BYTES:
+            self._corrupt(f"{layout.MODEL_SPEC} has {stored.size} bytes, expected at most {MAX_BYTES}")
+        text = self._value(layout.MODEL_SPEC, verify=True)
+        try:
+            return ModelSpec.from_text(text, f"{self.name}:{layout.MODEL_SPEC}")
+        except SpecError as error:
+            unknown = any(problem.code in ("unknown_layer", "newer_format") for problem in error.problems)
+            kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
+            raise kind(str(error)) from None
+
+    def _arrays(self, spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
+        """Hold the names, types and shapes in the file against the document's; give the paths of both kinds."""
+        datasets = self.structure.datasets
+        specs = spec.parameter_specs()
+        parameters = {full: layout.array_path(full, "parameters") for full in specs}
+        gradients = {full: layout.array_path(full, "gradients") for full in specs}
+        if not any(path in datasets for path in gradients.values()):
+            gradients = {}
+        dtype = np.dtype(spec.dtype).str
+        for paths in (parameters, gradients):
+            for full, path in paths.items():
+                stored = datasets.get(path)
+                if stored is None:
+                    self._corrupt(f"{path} is missing")
+                if (stored.dtype, stored.shape) != (dtype, specs[full].shape):
+                    found = f"{stored.dtype} of shape {stored.shape}"
+                    self._corrupt(f"{path}: expected {dtype} of shape {specs[full].shape}, got {found}")
+        self._check_names({layout.MODEL_SPEC, *parameters.values(), *gradients.values()})
+        return parameters, gradients
+
+    def _check_names(self, known: set[str]) -> None:
+        datasets, groups = self.structure.datasets, self.structure.groups
+        expected = known | {path for path in datasets if path.startswith(f"{layout.TRAINING}/")}
+        for path in datasets.keys() - expected:
+            self._corrupt(f"{path} is not a part of this model")
+        parents = {"", *(path[:at] for path in expected for at, c in enumerate(path) if c == "/")}
+        for path in groups.keys() - parents:
+            self._corrupt(f"the group {path} is empty")
+        for path, attributes in groups.items():
+            wanted = layout.HISTORY_ATTRIBUTES if path == layout.HISTORY else {}
+            if path and attributes != wanted:
+                self._corrupt(f"the attributes of {path} are {attributes}, expected {wanted}")
+        for path, stored in datasets.items():
+            if list(stored.attributes) != [layout.DATASET_DIGEST] or not _HEX_DIGEST.match(self._digest(stored)):
+                self._corrupt(f"{path} has not its one attribute {layout.DATASET_DIGEST}")
+
+    def _check_content(self, content: str, pinned: str | None) -> None:
+        rows = ((path, d.dtype, d.shape, self._digest(d)) for path, d in self.structure.datasets.items())
+        if layout.content_digest(rows) != content:
+            self._corrupt("content_sha256 is not the hash over its datasets")
+        if pinned is not None and pinned.lower() != content:
+            msg = f"{self.name}: its content_sha256 is {content}, expected {pinned}; it is another checkpoint"
+            raise CheckpointMismatchError(msg)
+
+    def _run_state(self, verify: bool) -> Iterator[tuple[str, Any]]:
+        """Read what stands below /training, in the order in which it was written."""
+        prefix = f"{layout.TRAINING}/"
+        paths = [path for path in self.structure.datasets if path.startswith(prefix)]
+        for path in sorted(paths, key=lambda path: self.structure.datasets[path].offset):
+            value = self._value(path, verify)
+            if isinstance(value, bytes):
+                yield path.removeprefix(prefix), value.decode()
+            elif value.shape == () and value.dtype.str in ("<i8", "<f8"):
+                yield path.removeprefix(prefix), value.item()
+            else:
+                yield path.removeprefix(prefix), value
+
+    def _value(self, path: str, verify: bool) -> Any:
+        """Give a dataset's value: text as bytes, an array as a view of the mapping or a new one."""
+        stored = self.structure.datasets[path]
+        if stored.dtype == layout.TEXT:
+            self.file.seek(stored.offset)
+            text = bytearray(stored.size)
+            self._fill(path, memoryview(text), verify)
+            return bytes(text)
+        if self.mapping is None:
+            array = np.empty(stored.shape, stored.dtype)
+            self._read_into(path, array, verify)
+            return array
+        array = np.frombuffer(self.mapping, stored.dtype, size_of(stored.shape), stored.offset).reshape(stored.shape)
+        if verify:
+            self._compare(path, array.reshape(-1).data)
+        return array
+
+    def _read_into(self, path: str, array: npt.NDArray[Any], verify: bool) -> None:
+        self.file.seek(self.structure.datasets[path].offset)
+        self._fill(path, array.reshape(-1).data.cast("B"), verify)
+
+    def _fill(self, path: str, view: memoryview, verify: bool) -> None:
+        rest = view
+        while rest:
+            count = self.file.readinto(rest)  # type: ignore[attr-defined]
+            if not count:
+                self._corrupt("it became shorter while it was read")
+            rest = rest[count:]
+        if verify:
+            self._compare(path, view)
+
+    def _compare(self, path: str, data: memoryview) -> None:
+        if layout.digest(data) != self._digest(self.structure.datasets[path]):
+            self._corrupt(f"the bytes of {path} do not match their sha256")
+
+    def _digest(self, stored: StoredDataset) -> str:
+        return str(stored.attributes.get(layout.DATASET_DIGEST))
+
+    def _corrupt(self, what: str) -> NoReturn:
+        msg = f"{self.name}: {what}; the file is damaged"
+        raise CheckpointCorruptError(msg)
+
+    def _unsupported(self, what: str) -> NoReturn:
+        msg = f"{self.name}: {what}"
+        raise CheckpointUnsupportedError(msg)

@@ -1,0 +1,127 @@
+"""validate, summary, schema."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from specnet.checkpoint import load
+from specnet.cli.output import print_json, print_table, report_error
+from specnet.errors import SpecError, SpecnetError
+from specnet.jsontext import parse_json
+from specnet.spec import ModelSpec
+from specnet.training.experiment import load_experiment
+from specnet.validation import read_document
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def validate(
+    documents: Annotated[list[str], typer.Argument(metavar="DOC...", help="Model or experiment documents.")],
+    json: Json = False,
+) -> None:
+    """Check documents; every fault is told with line and column.
+
+    Example: specnet validate digits.model.json digits.experiment.json
+    """
+    results: list[dict[str, Any]] = []
+    failed = False
+    for path in documents:
+        try:
+            said = _describe(path)
+        except SpecnetError as error:
+            failed = True
+            if json:
+                problems = error.problems if isinstance(error, SpecError) else ()
+                results.append({"file": path, "valid": False, "problems": [dataclasses.asdict(p) for p in problems]})
+            else:
+                report_error(error)
+        else:
+            results.append({"file": path, "valid": True, "problems": []})
+            if not json:
+                typer.echo(f"{path}: {said}")
+    if json:
+        print_json(results)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _describe(path: str) -> str:
+    """Validate one document of either kind and say what it is."""
+    if _is_experiment(path):
+        spec, _ = load_experiment(path)
+        return f'a valid experiment, "{spec.name}": {_model_text(spec.built_model)}'
+    return f"a valid model, {_model_text(ModelSpec.from_file(path))}"
+
+
+def _is_experiment(path: str) -> bool:
+    value = parse_json(read_document(path), path).value
+    return isinstance(value, dict) and (
+        str(value.get("format", "")).startswith("specnet-experiment") or "training" in value or "data" in value
+    )
+
+
+def _model_text(spec: ModelSpec) -> str:
+    layers = f"{len(spec.layers)} layer{'s' if len(spec.layers) > 1 else ''}"
+    return f'"{spec.name}": {layers}, {spec.parameter_count:,} parameters'
+
+
+def summary(
+    path: Annotated[str, typer.Argument(metavar="DOC|CKPT", help="A document or a checkpoint.")],
+    json: Json = False,
+) -> None:
+    """Print a model's layers with their output shapes and numbers of parameters.
+
+    Example: specnet summary runs/digits/best.h5
+    """
+    spec = _spec_of(path)
+    rows = []
+    for layer, input_shape, output_shape in spec.shapes():
+        shapes = {name: p.shape for name, p in layer.parameters(input_shape).items()}
+        count = sum(_size(shape) for shape in shapes.values())
+        rows.append({"layer": layer.name, "type": layer.type, "output_shape": list(output_shape), "parameters": count})
+    item = 4 if spec.dtype == "float32" else 8
+    totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
+    if json:
+        shape = list(spec.input_shape)
+        print_json({"name": spec.name, "identity": spec.identity, "input_shape": shape, "layers": rows, **totals})
+        return
+    table = [[str(r["layer"]), str(r["type"]), _batch(r["output_shape"]), f"{r['parameters']:,}"] for r in rows]
+    table.insert(0, ["(input)", "", _batch(list(spec.input_shape)), ""])
+    print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
+    size = f"{totals['bytes']:,} bytes of {spec.dtype}"
+    typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
+
+
+def _spec_of(path: str) -> ModelSpec:
+    if Path(path).suffix.lower() in (".h5", ".hdf5"):
+        return load(path, mmap=True).spec
+    if _is_experiment(path):
+        return load_experiment(path)[0].built_model
+    return ModelSpec.from_file(path)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _batch(shape: Any) -> str:
+    return f"(batch, {', '.join(map(str, shape))})"
+
+
+def schema(
+    kind: Annotated[Literal["model", "experiment"], typer.Argument(help="Which document.")],
+) -> None:
+    """Print the JSON Schema of a document, for editors and other programs.
+
+    Example: specnet schema model > model.schema.json
+    """
+    from specnet.schema import schema_text  # noqa: PLC0415 - needed here only
+
+    typer.echo(schema_text(kind), nl=False)

@@ -1,0 +1,73 @@
+"""The `specnet` command: its verbs, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import specnet
+from specnet.cli import documents, training
+from specnet.cli.output import report_error
+from specnet.errors import SpecnetError
+
+app = typer.Typer(
+    name="specnet",
+    help="Neural networks as two files people can read: a JSON document and an HDF5 checkpoint.",
+    no_args_is_help=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (documents.validate, documents.summary, training.train, training.predict, documents.schema):
+    app.command()(verb)
+
+_FIRST_STEPS = """\
+specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
+
+  specnet validate DOC...          check documents; every fault with line and column
+  specnet summary DOC|CKPT         the layers, their shapes and parameters
+  specnet train EXPERIMENT         train as the document says, write checkpoints
+  specnet predict CKPT --data FILE predict for the rows of a file
+  specnet schema model             the JSON Schema, for editors
+
+`specnet COMMAND --help` says more.\
+"""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"specnet {specnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(_FIRST_STEPS.format(version=specnet.__version__))
+
+
+def main() -> None:
+    """Run the command; exit with 0 done, 1 wrong input, 2 wrong usage, 130 or 143 interrupted."""
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        app()
+    except SpecnetError as error:
+        report_error(error)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _interrupted(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(130)

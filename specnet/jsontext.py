@@ -1,0 +1,331 @@
+"""Strict JSON text (RFC 8259) to values, the place of every path in it, and back to canonical bytes (RFC 8785).
+
+The standard library's scanner makes the values, at C speed, with hooks that notice what it would let pass
+(duplicate keys, NaN, numbers out of range, lone surrogates). Only a text with a fault is walked a second time,
+token by token, to say where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from specnet.errors import PathKey, Problem, SpecError, path_text
+
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 256
+MAX_INTEGER = 2**53 - 1
+
+Path = tuple[PathKey, ...]
+
+_TOKEN = re.compile(r'[ \t\n\r]*(?:("(?:[^"\\]|\\.)*")|([{}\[\],:])|([^\s,:\[\]{}"]+))')
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Finding(NamedTuple):
+    """A fault at a path, before its line and column are known. `at_key`: the place is the key, not the value."""
+
+    path: Path
+    message: str
+    code: str
+    at_key: bool = False
+    offset: int | None = None
+
+
+@dataclass
+class JsonText:
+    """A parsed document: its text, its value, and the faults that do not keep one from reading on."""
+
+    text: str
+    value: Any
+    source: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, findings: Iterable[Finding] = ()) -> SpecError:
+        """Make one SpecError of the text's own faults and of `findings`, in document order."""
+        known = {finding.path for finding in self.findings}
+        every = [*self.findings, *(f for f in findings if f.path not in known)]
+        places = _locate(self.text, {f.path for f in every})
+        placed = []
+        for finding in every:
+            value_at, key_at = places[finding.path]
+            offset = finding.offset if finding.offset is not None else key_at if finding.at_key else value_at
+            placed.append((offset, finding))
+        placed.sort(key=lambda pair: pair[0])
+        return SpecError([_problem(self.text, offset, f) for offset, f in placed], self.source)
+
+
+def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
+    """Read one JSON document strictly; -0.0 reads as 0.0.
+
+    Raises SpecError at once for what makes the text unreadable (encoding, size, depth, syntax). Faults that leave
+    a value to look at (duplicate keys, numbers out of range, lone surrogates) are kept in `findings`.
+    """
+    text = _decode(data, source)
+    _check_depth(text, source)
+    hooks = _Hooks()
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=hooks.pairs,
+            parse_constant=hooks.constant,
+            parse_int=hooks.integer,
+            parse_float=hooks.real,
+        )
+    except json.JSONDecodeError as error:
+        finding = Finding((), _syntax_message(text, error), "json_syntax")
+        raise SpecError([_problem(text, error.pos, finding)], source) from None
+    document = JsonText(text, value, source)
+    if hooks.suspicious or "\\u" in text:
+        document.findings = list(_lexical_findings(text))
+    return document
+
+
+class _Hooks:
+    """What the standard library's scanner calls; `suspicious` is set when the text needs a second look."""
+
+    def __init__(self) -> None:
+        self.suspicious = False
+
+    def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            self.suspicious = True
+        return made
+
+    def constant(self, _token: str) -> float:
+        self.suspicious = True
+        return 0.0
+
+    def integer(self, token: str) -> int:
+        if len(token) > 15 and (len(token) > 17 or abs(int(token)) > MAX_INTEGER):
+            self.suspicious = True
+            return 0
+        return int(token)
+
+    def real(self, token: str) -> float:
+        number = float(token)
+        if math.isinf(number):
+            self.suspicious = True
+            return 0.0
+        return number + 0.0  # makes -0.0 positive
+
+
+def _decode(data: bytes | str, source: str | None) -> str:
+    def refuse(message: str, code: str, line: int = 1, column: int = 1) -> SpecError:
+        return SpecError([Problem("", message, code, line, column)], source)
+
+    if len(data) > MAX_BYTES:
+        raise refuse(f"expected at most {MAX_BYTES} bytes of JSON, got {len(data)}", "too_large")
+    if isinstance(data, str):
+        return data
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise refuse("the file begins with a byte order mark; save it as UTF-8 without BOM", "bom")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        line, column = _line_column(before, len(before))
+        byte = data[error.start]
+        raise refuse(
+            f"expected UTF-8 text, got the byte 0x{byte:02x}; save the file as UTF-8", "not_utf8", line, column
+        ) from None
+
+
+def _check_depth(text: str, source: str | None) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        token = match.group()
+        depth += (token in "[{") - (token in "]}")
+        if depth > MAX_DEPTH:
+            finding = Finding((), f"expected at most {MAX_DEPTH} levels of nesting, got more", "too_deep")
+            raise SpecError([_problem(text, match.start(), finding)], source)
+
+
+def _syntax_message(text: str, error: json.JSONDecodeError) -> str:
+    rest = text[error.pos :].lstrip(" \t\n\r")
+    before = text[: error.pos].rstrip(" \t\n\r")
+    found = f"got {_shown(rest[:1])}" if rest else "the text ends here"
+    if not text.strip():
+        return "expected a JSON object, got an empty text"
+    if rest[:2] in ("//", "/*") or rest[:1] == "#":
+        return "expected JSON, got a comment; JSON has none, use the key metadata"
+    if rest[:1] in ("]", "}") and before.endswith(","):
+        return f"expected another entry after the comma, got {_shown(rest[:1])}; remove the trailing comma"
+    if rest[:1] == "," and rest[1:].lstrip(" \t\n\r")[:1] in ("]", "}"):
+        return "expected another entry after the comma; remove the trailing comma"
+    if rest[:1] == "'":
+        return "expected a double quote, got a single one; JSON strings stand in double quotes"
+    if error.msg.startswith("Extra data"):
+        return f"expected the end of the text, {found}; a document is one JSON object"
+    if error.msg.startswith("Expecting property name"):
+        return f"expected a key in double quotes, {found}"
+    if error.msg.startswith("Expecting value"):
+        return f"expected a value, {found}"
+    if error.msg.startswith("Expecting ',' delimiter"):
+        return f"expected a comma or a closing bracket, {found}"
+    if error.msg.startswith("Expecting ':' delimiter"):
+        return f"expected a colon after the key, {found}"
+    if error.msg.startswith("Unterminated string"):
+        return "this string is never closed; add the closing double quote"
+    if error.msg.startswith("Invalid control character"):
+        return "a line break or control character stands inside a string; write it as an escape (\\n)"
+    return f"invalid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+
+
+def _shown(character: str) -> str:
+    return json.dumps(character, ensure_ascii=not character.isprintable())
+
+
+class _Node(NamedTuple):
+    path: Path
+    value_at: int
+    key_at: int
+    token: str  # the scalar's text, or "{" or "["
+
+
+def _walk(text: str) -> Iterator[_Node]:
+    """Yield every key and value of a text that is known to be well formed, in document order."""
+    stack: list[list[Any]] = []  # [is_object, the current key or index, offset of the key]
+    expect_key = False
+    for match in _TOKEN.finditer(text):
+        token, at = match.group().lstrip(" \t\n\r"), match.end() - len(match.group().lstrip(" \t\n\r"))
+        if token in ("]", "}"):
+            stack.pop()
+            expect_key = False
+        elif token == ",":
+            if stack[-1][0]:
+                expect_key = True
+            else:
+                stack[-1][1] += 1
+        elif token == ":":
+            expect_key = False
+        elif expect_key:
+            stack[-1][1:] = [json.loads(token), at]
+        else:
+            yield _Node(tuple(frame[1] for frame in stack), at, stack[-1][2] if stack else at, token)
+            if token in ("[", "{"):
+                expect_key = token == "{"
+                stack.append([expect_key, None if expect_key else 0, at])
+
+
+def _lexical_findings(text: str) -> Iterator[Finding]:
+    seen: dict[Path, _Node] = {}
+    for node in _walk(text):
+        if node.path and isinstance(node.path[-1], str):
+            yield from _key_findings(text, node, seen)
+        first = node.token[0]
+        if first == '"':
+            if _SURROGATE.search(json.loads(node.token)):
+                message = "expected text, got half a surrogate pair (\\ud800 to \\udfff); write the character itself"
+                yield Finding(node.path, message, "surrogate", offset=node.value_at)
+        elif first in "-0123456789NI":
+            wrong = _number_fault(node.token)
+            if wrong:
+                yield Finding(node.path, wrong, "number_range", offset=node.value_at)
+
+
+def _key_findings(text: str, node: _Node, seen: dict[Path, _Node]) -> Iterator[Finding]:
+    key = str(node.path[-1])
+    if _SURROGATE.search(key):
+        yield Finding(node.path, "the key holds half a surrogate pair", "surrogate", offset=node.key_at)
+    earlier = seen.setdefault(node.path, node)
+    if earlier is not node:
+        line, column = _line_column(text, earlier.key_at)
+        message = f"the key stands here a second time, first at {line}:{column}; remove one of them"
+        yield Finding(node.path, message, "duplicate_key", offset=node.key_at)
+
+
+def _number_fault(token: str) -> str | None:
+    shown = token if len(token) <= 24 else f"{token[:12]}… ({len(token)} characters)"
+    if token.lstrip("-") in ("NaN", "Infinity"):
+        return f"expected a number, got {token}; JSON has no such value"
+    if token.lstrip("-").isdigit():
+        if len(token) > 17 or abs(int(token)) > MAX_INTEGER:
+            return f"expected an integer within ±(2^53 - 1), got {shown}"
+    elif math.isinf(float(token)):
+        return f"expected a number that a double can hold, got {shown}"
+    return None
+
+
+def _locate(text: str, wanted: set[Path]) -> dict[Path, tuple[int, int]]:
+    """Map each wanted path to the offsets of its value and key; a path that is not there to its nearest parent's."""
+    found: dict[Path, tuple[int, int]] = {}
+    needed = {path[:length] for path in wanted for length in range(len(path) + 1)}
+    for node in _walk(text):
+        if node.path in needed:
+            found[node.path] = (node.value_at, node.key_at)
+    for path in wanted:
+        parent = path
+        while parent and parent not in found:
+            parent = parent[:-1]
+        found.setdefault(path, (found[parent][0], found[parent][0]) if parent in found else (0, 0))
+    return found
+
+
+def _line_column(text: str, offset: int) -> tuple[int, int]:
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+def _problem(text: str, offset: int, finding: Finding) -> Problem:
+    line, column = _line_column(text, offset)
+    return Problem(path_text(finding.path), finding.message, finding.code, line, column)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Write `value` in the canonical form of RFC 8785: keys sorted by UTF-16, ECMAScript numbers, no spaces.
+
+    Takes dict, list, tuple, str, bool, None, int within ±(2^53 - 1) and finite float.
+    """
+    return _canonical(value).encode("utf-8")
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return _ecmascript_number(value)
+    if isinstance(value, Mapping):
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be"))
+        return "{" + ",".join(f"{_canonical(key)}:{_canonical(value[key])}" for key in keys) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(_canonical, value)) + "]"
+    return json.dumps(value)
+
+
+def _ecmascript_number(value: float) -> str:
+    """Number::toString of ECMA-262: Python's shortest digits, laid out by the position of the decimal point."""
+    if not math.isfinite(value):
+        msg = f"{value} has no canonical form"
+        raise ValueError(msg)
+    if value == 0:
+        return "0"
+    mantissa, _, exponent = repr(abs(value)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    significant = (whole + fraction).lstrip("0")
+    point = len(significant) - len(fraction) + int(exponent or 0)
+    digits = significant.rstrip("0")
+    count = len(digits)
+    sign = "-" if value < 0 else ""
+    if count <= point <= 21:
+        return sign + digits + "0" * (point - count)
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    power = point - 1
+    rest = f".{digits[1:]}" if count > 1 else ""
+    return f"{sign}{digits[0]}{rest}e{'+' if power > 0 else '-'}{abs(power)}"
+
+
+def sha256_of(value: Any) -> str:
+    """Give the SHA-256, in hex, of the canonical form of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

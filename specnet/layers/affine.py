@@ -1,0 +1,142 @@
+"""y = x @ weight + bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field
+
+from specnet.errors import ShapeError
+from specnet.initializers import Initializer
+from specnet.layer import Layer, LayerSpec, ParameterSpec, batch_of
+from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
+from specnet.registry import register_layer
+from specnet.validation import Flag, PositiveInteger
+
+SMALL_OUTPUT = 16 * 1024
+
+
+@register_layer("affine")
+class AffineSpec(LayerSpec):
+    """Affine map of the last axis: y = x @ weight + bias, weight of shape (in_features, units)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "affine", "units": 32}]})
+    width_field = "units"
+
+    units: PositiveInteger
+    """Width of the output; the input's is inferred."""
+    bias: Flag = True
+    """Whether a bias is added."""
+    weight_init: Initializer = Field("glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
+    """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
+    bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
+    """Initial bias."""
+
+    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        return (*input_shape[:-1], self.units)
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        weight = ParameterSpec((input_shape[-1], self.units), self.weight_init, "weight_init")
+        bias = ParameterSpec((self.units,), self.bias_init, "bias_init", decay=False)
+        return {"weight": weight, "bias": bias} if self.bias else {"weight": weight}
+
+    def resolve(self, activation: LayerSpec | None) -> Self:
+        if "weight_init" in self.model_fields_set:
+            return self
+        rectified = activation is not None and activation.rectifier
+        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})
+
+    def build(self, _input_shape: ShapeTuple, parameters: Mapping[str, Array]) -> Affine:
+        return Affine(parameters["weight"], parameters.get("bias"))
+
+
+class Affine(Layer):
+    """y = x @ weight + bias over the last axis of x.
+
+    weight: (in_features, units); bias: (units,) or None. Float arrays are kept by reference, whole numbers become
+    float64; the bias takes the weight's dtype. `backward` fills weight_grad and bias_grad. Raises ShapeError.
+    """
+
+    weight = ParameterView()
+    bias = ParameterView()
+    weight_grad = GradientView("weight")
+    bias_grad = GradientView("bias")
+
+    def __init__(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> None:
+        super().__init__()
+        self._weight = self.parameters["weight"] = self.floats(weight)
+        if self._weight.ndim != 2 or 0 in self._weight.shape:
+            msg = f"{self.name}: expected a weight of shape (in_features, units), got {self._weight.shape}"
+            raise ShapeError(msg)
+        self._weight_t = self._weight.T
+        self._bias: Array | None = None
+        if bias is not None:
+            self._bias = self.parameters["bias"] = self.floats(bias, self._weight.dtype)
+            if self._bias.shape != self._weight.shape[1:]:
+                msg = f"{self.name}: expected a bias of shape {self._weight.shape[1:]}, got {self._bias.shape}"
+                raise ShapeError(msg)
+        self._x: Array | None = None
+        self._x_shape: ShapeTuple = ()
+        self._y_shape: ShapeTuple = ()
+        self._ones: Array = np.ones(0)
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        x = self._input(x)
+        rows = self._x = _rows(x)
+        self._x_shape = x.shape
+        self._y_shape = (*x.shape[:-1], self._weight.shape[1])
+        return self._affine(rows, out).reshape(self._y_shape)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        dy = self._parameter_gradients(dy)
+        dx = product(dy, self._weight_t, None if out is None else _rows(out))  # ∂y/∂x = weight
+        return dx.reshape(self._x_shape)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self._input(x)
+        return self._affine(_rows(x), out).reshape(*x.shape[:-1], -1)
+
+    def parameter_backward(self, dy: npt.ArrayLike) -> None:
+        self._parameter_gradients(dy)
+
+    def _affine(self, rows: Array, out: Array | None) -> Array:
+        y = product(rows, self._weight, None if out is None else _rows(out))
+        if self._bias is not None:
+            np.add(y, self._bias, y)
+        return y
+
+    def _parameter_gradients(self, dy: npt.ArrayLike) -> Array:
+        dtype = self._weight.dtype
+        x = self.cached(self._x)
+        dy = _rows(self.incoming(dy, self._y_shape, dtype))
+        product(x.T, dy, self.gradient("weight"))  # ∂y/∂weight = x, summed over the batch
+        if self._bias is not None:
+            if len(self._ones) != len(dy) or self._ones.dtype != dtype:
+                self._ones = np.ones(len(dy), dtype)
+            np.dot(self._ones, dy, self.gradient("bias"))  # ∂y/∂bias = 1, summed over the batch
+        return dy
+
+    def _input(self, x: npt.ArrayLike) -> Array:
+        x = self.floats(x, self._weight.dtype)
+        width = len(self._weight)
+        if x.ndim < 2 or x.shape[-1] != width:
+            hint = "; a single row needs a batch axis: x[np.newaxis]" if x.shape == (width,) else ""
+            msg = f"{self.name}: expected an array of shape {batch_of((width,))}, got {x.shape}{hint}"
+            raise ShapeError(msg)
+        return x
+
+
+def _rows(x: Array) -> Array:
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """Multiply matrices into `out`: np.dot has the cheaper call, np.matmul does not fill large outputs with zeros."""
+    if out is None:
+        out = np.empty((a.shape[0], b.shape[1]), b.dtype)
+    if out.size <= SMALL_OUTPUT:
+        return np.dot(a, b, out)
+    return np.matmul(a, b, out)

@@ -1,0 +1,94 @@
+"""Probabilities over the last axis: softmax, log_softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict
+
+from specnet.errors import ShapeError
+from specnet.layer import Layer, LayerSpec
+from specnet.parameters import Array, ShapeTuple
+from specnet.registry import register_layer
+
+
+@register_layer("softmax")
+class SoftmaxSpec(LayerSpec):
+    """Softmax over the last axis: y = exp(x) / sum(exp(x))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softmax"}]})
+    activation = True
+
+    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Softmax:
+        return Softmax()
+
+
+@register_layer("log_softmax")
+class LogSoftmaxSpec(LayerSpec):
+    """Logarithm of the softmax over the last axis: y = x - log(sum(exp(x)))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "log_softmax"}]})
+    activation = True
+
+    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> LogSoftmax:
+        return LogSoftmax()
+
+
+class _OverLastAxis(Layer):
+    """Keeps the probabilities of the last forward; both backwards are written with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._probabilities: Array | None = None
+
+    def _input(self, x: npt.ArrayLike) -> Array:
+        x = self.floats(x)
+        if x.ndim == 0 or x.shape[-1] == 0:
+            msg = f"{self.name}: expected an array with a last axis to sum over, got shape {x.shape}"
+            raise ShapeError(msg)
+        return x
+
+    def _checked(self, dy: npt.ArrayLike) -> tuple[Array, Array]:
+        p = self.cached(self._probabilities)
+        return self.incoming(dy, p.shape, p.dtype), p
+
+
+class Softmax(_OverLastAxis):
+    """y = exp(x) / sum(exp(x)) over the last axis."""
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        y = self.predict(x, out)
+        p = self._probabilities = self.keep("probabilities", y.shape, y.dtype)
+        np.copyto(p, y)  # a copy: what is returned may be written into
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        dy, y = self._checked(dy)
+        total = np.sum(dy * y, axis=-1, keepdims=True)
+        return np.multiply(y, dy - total, out)  # ∂y_i/∂x_j = y_i (δ_ij - y_j)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self._input(x)
+        y = np.subtract(x, np.max(x, axis=-1, keepdims=True), out)
+        np.exp(y, y)
+        return np.divide(y, np.sum(y, axis=-1, keepdims=True), y)
+
+
+class LogSoftmax(_OverLastAxis):
+    """y = x - log(sum(exp(x))) over the last axis."""
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        y = self.predict(x, out)
+        self._probabilities = np.exp(y, self.keep("probabilities", y.shape, y.dtype))
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        dy, p = self._checked(dy)
+        return np.subtract(dy, p * np.sum(dy, axis=-1, keepdims=True), out)  # ∂y_i/∂x_j = δ_ij - p_j
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self._input(x)
+        y = np.subtract(x, np.max(x, axis=-1, keepdims=True), out)
+        return np.subtract(y, np.log(np.sum(np.exp(y), axis=-1, keepdims=True)), y)

@@ -1,0 +1,252 @@
+"""From a document to a network: `build` folds the shapes, allocates two vectors and draws the weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet import initializers
+from specnet.errors import ShapeError, SpecnetError
+from specnet.layer import Layer, as_floats, batch_of
+from specnet.parameters import Array, Parameters, ShapeTuple
+from specnet.randomness import Draws
+from specnet.spec import LayerShapes, ModelSpec
+
+KEPT_ROWS = 1024
+"""Up to so many rows, the intermediate arrays of `predict` are kept for the next call of the thread."""
+
+_ELSEWHERE = {
+    "fit": "specnet.train(experiment), or the loop in examples/digits/loop.py",
+    "save": "specnet.save(path, model)",
+    "load": "specnet.load(path)",
+    "summary": "`specnet summary DOC` or print(model)",
+    "evaluate": "a loss of specnet.training.losses on model.predict(x)",
+    "state_dict": "model.parameters, a mapping of names to live arrays",
+    "load_state_dict": "model.parameters[name][...] = values",
+}
+
+
+class Model:
+    """A built network: `forward`, `backward`, `predict`, and its arrays by name.
+
+    `spec` is its document; `layers` its layers; `parameters`, `gradients` and `buffers` map names such as
+    "hidden.weight", in document order, to live arrays. `draws` says which step and row dropout draws for.
+    `run_state` holds what a training run keeps in its checkpoints, None for a model that no run has saved.
+    """
+
+    def __init__(self, spec: ModelSpec, store: Parameters, layers: Sequence[Layer], shapes: list[LayerShapes]) -> None:
+        self.spec = spec
+        self.store = store
+        self.layers = tuple(layers)
+        self.dtype = np.dtype(spec.dtype)
+        self.input_shape: ShapeTuple = spec.input_shape
+        self.output_shape: ShapeTuple = shapes[-1].output_shape
+        self.parameter_count = store.size
+        self.draws = Draws(spec.seed)
+        self.run_state: dict[str, Any] | None = None
+        self._shapes = shapes
+        self._trained = [index for index, layer in enumerate(layers) if layer.parameters]
+        self._has_gradients = False
+        self._batch: int | None = None  # of the last whole forward
+        self._buffers_for: int | None = None
+        self._outputs: list[Array | None] = []
+        self._input_gradients: list[Array | None] = []
+        self._scratch = threading.local()
+        for layer, (layer_spec, _, _) in zip(layers, shapes, strict=True):
+            layer.name = layer_spec.name
+            layer.draws = self.draws
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Trained arrays by full name; live: write into them in place."""
+        return MappingProxyType(self.store.values)
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """∂loss/∂parameter by full name, of the last `backward` or of the loaded file; empty where there is none."""
+        return MappingProxyType(self.store.gradients if self._has_gradients else {})
+
+    @property
+    def buffers(self) -> Mapping[str, Array]:
+        """Arrays that are state but not trained, by full name."""
+        return MappingProxyType({})
+
+    def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
+        """Compute (batch, *output_shape) from x, (batch, *input_shape), and cache what `backward` needs.
+
+        x is kept by reference until then. Each call with `training` counts `draws.step` on, so that dropout draws
+        anew. Raises ShapeError.
+        """
+        y = self._input(x)
+        if self._buffers_for != len(y):
+            self._make_buffers(len(y))
+        self._batch = None
+        for layer, out in zip(self.layers, self._outputs, strict=True):
+            y = layer.forward(y, training, out)
+        self._batch = len(y)
+        if training:
+            self.draws.step += 1
+        return y
+
+    def backward(self, dy: npt.ArrayLike, input_gradient: bool = True) -> Array | None:
+        """From ∂loss/∂outputs fill `gradients` and give ∂loss/∂x; None, and less work, without `input_gradient`.
+
+        Raises SpecnetError before a forward, ShapeError where dy has not the shape of the last outputs.
+        """
+        dy = self._output_gradient(dy)
+        self._has_gradients = False
+        layers, buffers = self.layers, self._input_gradients
+        first = 0 if input_gradient else self._trained[0] if self._trained else len(layers)
+        for index in range(len(layers) - 1, first - (1 if input_gradient else 0), -1):
+            dy = layers[index].backward(dy, buffers[index])
+        if not input_gradient and self._trained:
+            layers[first].parameter_backward(dy)
+        self._has_gradients = True
+        return dy if input_gradient else None
+
+    def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
+        """Compute what `forward` does outside training; caches nothing, and several threads may call it.
+
+        With `batch_size`, so many rows at a time: less memory, and the last bits of an output may differ, as BLAS
+        sums in an order that depends on the number of rows. Raises ShapeError.
+        """
+        x = self._input(x)
+        if batch_size is None:
+            return self._predict(x)
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            msg = f"predict: expected batch_size to be a positive integer or None, got {batch_size!r}"
+            raise SpecnetError(msg)
+        y = np.empty((len(x), *self.output_shape), self.dtype)
+        for start in range(0, len(x), batch_size):
+            y[start : start + batch_size] = self._predict(x[start : start + batch_size])
+        return y
+
+    def _predict(self, x: Array) -> Array:
+        kept = getattr(self._scratch, "outputs", None)
+        if kept is None or kept[0] != len(x):
+            kept = len(x), self._allocate_outputs(len(x))
+            if len(x) <= KEPT_ROWS:
+                self._scratch.outputs = kept
+        for layer, out in zip(self.layers, kept[1], strict=True):
+            x = layer.predict(x, out)
+        return x
+
+    def _make_buffers(self, batch: int) -> None:
+        self._batch = None
+        self._outputs = self._allocate_outputs(batch)
+        inner = [np.empty((batch, *shape.input_shape), self.dtype) for shape in self._shapes[1:]]
+        self._input_gradients = [None, *inner]
+        self._buffers_for = batch
+
+    def _allocate_outputs(self, batch: int) -> list[Array | None]:
+        """Make the layers' outputs; the last one is new at every call, as it is the caller's."""
+        return [*(np.empty((batch, *shape.output_shape), self.dtype) for shape in self._shapes[:-1]), None]
+
+    def _input(self, x: npt.ArrayLike) -> Array:
+        if type(x) is np.ndarray and x.dtype is self.dtype and x.ndim and x.shape[1:] == self.input_shape:
+            return x
+        array = as_floats(x, self.dtype, self.layers[0].name)
+        if array.ndim == 0 or array.shape[1:] != self.input_shape:
+            hint = "; a single input needs a batch axis: x[np.newaxis]" if array.shape == self.input_shape else ""
+            expected = batch_of(self.input_shape)
+            msg = f"{self.layers[0].name}: expected an array of shape {expected}, got {array.shape}{hint}"
+            raise ShapeError(msg)
+        return array
+
+    def _output_gradient(self, dy: npt.ArrayLike) -> Array:
+        last = self.layers[-1].name
+        if self._batch is None:
+            msg = f"{last}: backward before forward; call model.forward(x) first"
+            raise SpecnetError(msg)
+        array = as_floats(dy, self.dtype, last)
+        if array.shape != (self._batch, *self.output_shape):
+            expected = (self._batch, *self.output_shape)
+            msg = f"{last}: expected a gradient of shape {expected}, as the outputs, got {array.shape}"
+            raise ShapeError(msg)
+        return array
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a backward has run, or the loaded file held gradients."""
+        return self._has_gradients
+
+    def adopt_gradients(self) -> None:
+        """Declare that the arrays behind `gradients` hold the gradients of a backward (of a loaded file, say)."""
+        self._has_gradients = True
+
+    def __call__(self, x: npt.ArrayLike, training: bool = False) -> Array:
+        return self.forward(x, training)
+
+    def __getitem__(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        msg = f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}"
+        raise KeyError(msg)
+
+    def __repr__(self) -> str:
+        arrow = " -> ".join(str(shape) for shape in [self.input_shape, *(s.output_shape for s in self._shapes)])
+        return f"<Model {self.spec.name!r}: {arrow}, {self.parameter_count:,} parameters, {self.spec.dtype}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        msg = f"Model has no attribute {name!r}{hint}"
+        raise AttributeError(msg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        gradients = dict(self.gradients) if self._has_gradients else None
+        return _restored, (self.spec, dict(self.parameters), gradients, self.draws.step, self.run_state)
+
+
+def build(spec: ModelSpec, seed: int | None = None) -> Model:
+    """Make the network of a document and draw its initial weights; `seed` replaces the document's.
+
+    Raises SpecnetError for anything but a ModelSpec, SpecError for a seed out of range.
+    """
+    if not isinstance(spec, ModelSpec):
+        msg = f"build: expected a ModelSpec, got {type(spec).__name__}; make one with load_spec(path) or ModelSpec(...)"
+        raise SpecnetError(msg)
+    if seed is not None:
+        spec = spec.with_seed(seed)
+    model = assemble(spec)
+    for name, parameter in spec.parameter_specs().items():
+        model.parameters[name][...] = initializers.draw(parameter.initializer, spec.seed, name, parameter.shape)
+    return model
+
+
+def assemble(spec: ModelSpec, values: Mapping[str, Array] | None = None) -> Model:
+    """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over."""
+    shapes = spec.shapes()
+    store = Parameters({name: p.shape for name, p in spec.parameter_specs().items()}, spec.dtype, values)
+    layers = []
+    for layer_spec, input_shape, _ in shapes:
+        names = {name: f"{layer_spec.name}.{name}" for name in layer_spec.parameters(input_shape)}
+        layer = layer_spec.build(input_shape, {name: store.values[full] for name, full in names.items()})
+        layer.bind_gradients({name: store.gradients[full] for name, full in names.items()})
+        layers.append(layer)
+    return Model(spec, store, layers, shapes)
+
+
+def _restored(
+    spec: ModelSpec,
+    values: Mapping[str, Array],
+    gradients: Mapping[str, Array] | None,
+    step: int,
+    run_state: dict[str, Any] | None,
+) -> Model:
+    """Rebuild a copied or unpickled model: arrays of its own, in vectors of its own."""
+    model = assemble(spec)
+    for name, value in values.items():
+        model.parameters[name][...] = value
+    if gradients is not None:
+        for name, gradient in gradients.items():
+            model.store.gradients[name][...] = gradient
+        model.adopt_gradients()
+    model.draws.step = step
+    model.run_state = run_state
+    return model

@@ -1,0 +1,50 @@
+"""JSON Schemas (draft 2020-12) of the documents, generated from the models that validate them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from specnet.spec import LAYER_ENTRY, PLACEHOLDER, ModelSpec
+from specnet.validation import Document
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+Schema = dict[str, Any]
+
+
+def json_schema(kind: Literal["model", "experiment"]) -> Schema:
+    """Describe one kind of document, with every layer type that is registered now."""
+    if kind == "model":
+        return {"$schema": DIALECT, **_complete(ModelSpec)}
+    from specnet.training.experiment import ExperimentSpec  # noqa: PLC0415 - not needed for a model's schema
+
+    schema = _complete(ExperimentSpec)
+    model = _complete(ModelSpec)
+    schema["$defs"] |= model.pop("$defs")
+    schema["$defs"]["model"] = model
+    return {"$schema": DIALECT, **schema}
+
+
+def schema_text(kind: Literal["model", "experiment"]) -> str:
+    """Write the schema as it stands in the file schemas/<kind>.schema.json."""
+    return json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
+
+
+def _complete(document: type[Document]) -> Schema:
+    schema = _referring(document.model_json_schema())
+    definitions = {
+        name: part for name, part in schema.pop("$defs", {}).items() if name not in ("LayerSpec", "ModelSpec")
+    }
+    return {**schema, "$defs": {**definitions, "layer": LAYER_ENTRY.json_schema()}}
+
+
+def _referring(schema: Any) -> Any:
+    """Put references where placeholders stand: Pydantic follows references, and does not know these definitions."""
+    if isinstance(schema, list):
+        return [_referring(part) for part in schema]
+    if isinstance(schema, dict):
+        if PLACEHOLDER in schema:
+            return {"$ref": f"#/$defs/{schema[PLACEHOLDER]}"}
+        return {key: _referring(part) for key, part in schema.items()}
+    return schema

@@ -1,0 +1,25 @@
+"""Training: losses, optimizers, data, the experiment document and the loop that follows it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specnet.training import losses as losses
+    from specnet.training import optimizers as optimizers
+    from specnet.training.runs import TrainingResult as TrainingResult
+    from specnet.training.runs import train as train
+
+_MODULES = ("data", "experiment", "loop", "losses", "optimizers", "saving")
+
+__all__ = ["TrainingResult", "losses", "optimizers", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("train", "TrainingResult"):
+        return getattr(import_module("specnet.training.runs"), name)
+    if name in _MODULES:
+        return import_module(f"specnet.training.{name}")
+    msg = f"module 'specnet.training' has no attribute {name!r}"
+    raise AttributeError(msg)

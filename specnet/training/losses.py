@@ -1,0 +1,277 @@
+"""Losses: called with (outputs, targets) they give (mean loss, ∂loss/∂outputs). Definitions and names are torch's.
+
+The gradient is the caller's to keep and has the outputs' dtype. Each loss stands beside its document.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import ShapeError, SpecnetError
+from specnet.layer import as_floats
+from specnet.layers.sigmoid import sigmoid
+from specnet.parameters import Array, ShapeTuple
+from specnet.validation import Document, PositiveReal, Share, Tagged
+
+FEW_CLASSES = 32
+
+
+class Loss(ABC):
+    """Base of the losses."""
+
+    name: ClassVar[str]
+    doubled_by: ClassVar[tuple[str, ...]] = ()
+    """Types of a last layer that would do what the loss does already."""
+
+    @abstractmethod
+    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
+        """Give the mean loss and its gradient. Raises ShapeError for targets that do not fit the outputs."""
+
+    def takes_classes(self) -> bool:
+        """Whether targets are indices of classes."""
+        return False
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Turn outputs into what people expect of a prediction; only losses on logits have anything to do."""
+        return outputs
+
+    def correct(self, _outputs: Array, _targets: npt.NDArray[Any]) -> float | None:
+        """Count the rows (elements, for yes-or-no outputs) whose class is right; None where there are no classes."""
+        return None
+
+
+class ElementLoss(Loss):
+    """Base of the losses whose mean runs over every element; targets have the outputs' shape."""
+
+    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
+        """Give the mean loss over all elements and its gradient. Raises ShapeError where the shapes differ."""
+        y = as_floats(outputs, None, self.name)
+        t = as_floats(targets, y.dtype, self.name)
+        if t.shape != y.shape:
+            msg = f"{self.name}: expected targets of shape {y.shape}, as the outputs, got {t.shape}"
+            raise ShapeError(msg)
+        if y.size == 0:
+            msg = f"{self.name}: expected at least one row, got outputs of shape {y.shape}"
+            raise ShapeError(msg)
+        total, gradient = self.elements(y, t)
+        gradient /= y.size
+        return total / y.size, gradient
+
+    @abstractmethod
+    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+        """Give the sum over all elements and, in a new array, the derivative of each."""
+
+
+class _Work(NamedTuple):
+    """Arrays of one batch size and number of classes."""
+
+    table: Array  # (classes, classes): the target distribution of each class, divided by the batch size
+    ones: Array
+    z: Array
+    e: Array
+    target: Array
+    sums: Array
+
+
+class SoftmaxCrossEntropy(Loss):
+    """-sum(q * log(softmax(outputs))), mean over rows.
+
+    outputs: (batch, classes), logits; targets: (batch,) class indices, or (batch, classes) distributions. q is the
+    target's distribution, mixed with the even one by `label_smoothing`.
+    """
+
+    name = "softmax_cross_entropy"
+    doubled_by = ("softmax", "log_softmax")
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing <= 1:
+            msg = f"{self.name}: expected label_smoothing in [0, 1], got {label_smoothing!r}"
+            raise SpecnetError(msg)
+        self.label_smoothing = float(label_smoothing)
+        self._work: _Work | None = None
+
+    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
+        """Give the mean loss over the rows and its gradient. Raises ShapeError, also for a class out of range."""
+        x = as_floats(outputs, None, self.name)
+        if x.ndim != 2 or 0 in x.shape:
+            msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
+            raise ShapeError(msg)
+        work = self._work_for(x)
+        target = self._target(work, np.asarray(targets), x.shape)
+        z, e = work.z, work.e
+        np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), z)
+        np.exp(z, e)
+        sums = np.dot(e, work.ones, work.sums)  # with few classes a matrix of ones also spreads the sums over the row
+        first = sums[:, :1]
+        loss = float(np.log(first).sum()) / len(x) - float(np.vdot(z, target))
+        gradient = e / (sums if sums.shape == e.shape else first)  # softmax
+        gradient *= work.sums.dtype.type(1 / len(x))
+        gradient -= target
+        return loss, gradient
+
+    def _work_for(self, x: Array) -> _Work:
+        work = self._work
+        if work is None or work.z.shape != x.shape or work.z.dtype != x.dtype:
+            batch, classes = x.shape
+            smoothing = self.label_smoothing
+            table = ((1 - smoothing) * np.eye(classes) + smoothing / classes) / batch
+            columns = classes if classes <= FEW_CLASSES else 1
+            shapes = (x.shape, x.shape, x.shape, (batch, columns))
+            work = self._work = _Work(
+                table.astype(x.dtype), np.ones((classes, columns), x.dtype), *(np.empty(s, x.dtype) for s in shapes)
+            )
+        return work
+
+    def _target(self, work: _Work, targets: npt.NDArray[Any], shape: ShapeTuple) -> Array:
+        batch, classes = shape
+        if targets.shape == shape and targets.dtype.kind == "f":
+            even = self.label_smoothing / classes
+            np.copyto(work.target, (targets * (1 - self.label_smoothing) + even) / batch, casting="same_kind")
+            return work.target
+        if targets.shape != (batch,) or targets.dtype.kind not in "iu":
+            got = f"{targets.dtype} of shape {targets.shape}"
+            msg = f"{self.name}: expected integer targets of shape ({batch},) or distributions of {shape}, got {got}"
+            raise ShapeError(msg)
+        # One reduction finds both ends: a negative class, seen as unsigned, is a huge one.
+        if targets.astype(np.uint64, copy=False).max() >= classes:
+            wrong = int(np.argmax(targets.astype(np.uint64, copy=False)))
+            msg = f"{self.name}: expected classes 0 to {classes - 1}, got {targets[wrong]} in row {wrong}"
+            raise ShapeError(msg)
+        return work.table.take(targets, 0, work.target, "clip")
+
+    def takes_classes(self) -> bool:
+        return True
+
+    def probabilities(self, outputs: Array) -> Array:
+        e = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def correct(self, outputs: Array, targets: npt.NDArray[Any]) -> float | None:
+        classes = targets if targets.ndim == 1 else targets.argmax(axis=1)
+        return int(np.count_nonzero(outputs.argmax(axis=1) == classes))
+
+
+class BinaryCrossEntropy(ElementLoss):
+    """-(t * log(p) + (1 - t) * log(1 - p)) with p = sigmoid(outputs), mean over every element; outputs are logits."""
+
+    name = "binary_cross_entropy"
+    doubled_by = ("sigmoid",)
+
+    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+        total = np.sum(np.maximum(y, 0) - y * t + np.log1p(np.exp(-np.abs(y))))
+        return float(total), sigmoid(y) - t
+
+    def probabilities(self, outputs: Array) -> Array:
+        return sigmoid(outputs)
+
+    def correct(self, outputs: Array, targets: npt.NDArray[Any]) -> float | None:
+        return int(np.count_nonzero((outputs > 0) == (targets > 0.5))) / outputs[0].size
+
+
+class MeanSquaredError(ElementLoss):
+    """(outputs - targets)^2, mean over every element."""
+
+    name = "mean_squared_error"
+
+    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+        difference = y - t
+        return float(np.vdot(difference, difference)), 2 * difference
+
+
+class MeanAbsoluteError(ElementLoss):
+    """|outputs - targets|, mean over every element; the gradient is 0 where they are equal."""
+
+    name = "mean_absolute_error"
+
+    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+        difference = y - t
+        return float(np.abs(difference).sum()), np.sign(difference)
+
+
+class Huber(ElementLoss):
+    """d^2 / 2 where |d| <= delta, delta * (|d| - delta / 2) elsewhere, mean of all; d = outputs - targets."""
+
+    name = "huber"
+
+    def __init__(self, delta: float = 1.0) -> None:
+        if not delta > 0:
+            msg = f"{self.name}: expected a positive delta, got {delta!r}"
+            raise SpecnetError(msg)
+        self.delta = float(delta)
+
+    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+        difference = y - t
+        clipped = np.clip(difference, -self.delta, self.delta)
+        return float(np.sum(clipped * (difference - clipped / 2))), clipped
+
+
+class LossSpec(Document):
+    """Base of the documents of losses."""
+
+    @abstractmethod
+    def build(self) -> Loss:
+        """Make the loss."""
+
+
+class SoftmaxCrossEntropySpec(LossSpec):
+    """Cross-entropy of the softmax of the outputs (logits) with a class index."""
+
+    type: Literal["softmax_cross_entropy"] = "softmax_cross_entropy"
+    label_smoothing: Share = 0.0
+    """Share of the target's probability that is spread evenly over all classes."""
+
+    def build(self) -> SoftmaxCrossEntropy:
+        return SoftmaxCrossEntropy(self.label_smoothing)
+
+
+class BinaryCrossEntropySpec(LossSpec):
+    """Cross-entropy of the sigmoid of the outputs (logits) with 0 or 1."""
+
+    type: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+
+    def build(self) -> BinaryCrossEntropy:
+        return BinaryCrossEntropy()
+
+
+class MeanSquaredErrorSpec(LossSpec):
+    """Mean squared error."""
+
+    type: Literal["mean_squared_error"] = "mean_squared_error"
+
+    def build(self) -> MeanSquaredError:
+        return MeanSquaredError()
+
+
+class MeanAbsoluteErrorSpec(LossSpec):
+    """Mean absolute error."""
+
+    type: Literal["mean_absolute_error"] = "mean_absolute_error"
+
+    def build(self) -> MeanAbsoluteError:
+        return MeanAbsoluteError()
+
+
+class HuberSpec(LossSpec):
+    """Squared near zero, absolute beyond delta."""
+
+    type: Literal["huber"] = "huber"
+    delta: PositiveReal = 1.0
+    """Where the parabola becomes a line."""
+
+    def build(self) -> Huber:
+        return Huber(self.delta)
+
+
+LOSSES: dict[str, type[LossSpec]] = {
+    "softmax_cross_entropy": SoftmaxCrossEntropySpec,
+    "binary_cross_entropy": BinaryCrossEntropySpec,
+    "mean_squared_error": MeanSquaredErrorSpec,
+    "mean_absolute_error": MeanAbsoluteErrorSpec,
+    "huber": HuberSpec,
+}
+
+LossChoice = Annotated[LossSpec, Tagged("loss", lambda: LOSSES, shorthand=True)]

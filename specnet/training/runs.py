@@ -1,0 +1,109 @@
+"""specnet.train: an experiment document in, a trained model and its checkpoints out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specnet.checkpoint import load
+from specnet.checkpoint.durable import replace_file, write_at
+from specnet.errors import CheckpointMismatchError, SpecnetError
+from specnet.model import Model, build
+from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
+from specnet.training.loop import History, Listener, Run
+from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left: the model as it is after the last step, the metrics of each epoch, and where they are saved.
+
+    `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value an
+    epoch. `best_path` is None where no best checkpoint is kept. `finished` is False for a run that was stopped.
+    """
+
+    model: Model
+    history: History
+    checkpoint_path: Path
+    best_path: Path | None
+    finished: bool
+
+
+def train(
+    experiment: str | os.PathLike[str] | Mapping[str, Any] | ExperimentSpec,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    overrides: Mapping[str, str] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> TrainingResult:
+    """Train as an experiment document says, and write experiment.json, last.h5 and best.h5 into `out`.
+
+    `experiment` is the document's path or the document itself; `out` is runs/<name> by default. A run that is there
+    already is never overwritten: `resume` goes on with it (or begins, where there is none), `force` begins anew.
+    `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
+
+    Raises SpecError, DataError, CheckpointError, and SpecnetError for an existing run.
+    """
+    spec, folder = load_experiment(experiment, overrides)
+    target = Path(out).expanduser() if out is not None else Path("runs") / spec.name
+    if resume and force:
+        msg = "resume goes on with a run, force overwrites it; choose one"
+        raise SpecnetError(msg)
+    there = [name for name in (LAST, BEST, EXPERIMENT) if (target / name).exists()]
+    if there and not (resume or force):
+        msg = f"{target}: holds a run already ({', '.join(there)}); --resume goes on with it, --force overwrites it"
+        raise SpecnetError(msg)
+    data, validation = load_data(spec, folder)
+    saving = Saving(target, spec, data.fingerprint() + (validation.fingerprint() if validation else ""))
+    state = None
+    if resume and (target / LAST).exists():
+        model = load(target / LAST)
+        state = model.run_state
+        if state is None or "experiment" not in state:
+            msg = f"{target / LAST}: holds a model, but no run to go on with"
+            raise CheckpointMismatchError(msg)
+    else:
+        model = build(spec.built_model)
+        _begin(target, spec, folder, there)
+    decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
+    optimizer = spec.training.optimizer.build(model, model.parameters.keys() - decayed)
+    run = Run(model, loss_of(spec), optimizer, spec.training, data, validation, [saving, *listeners])
+    if state is not None:
+        saving.restore(run, state)
+    run.go()
+    best = target / BEST
+    finished = run.epoch >= spec.training.epochs
+    return TrainingResult(model, run.history, target / LAST, best if saving.best is not None else None, finished)
+
+
+def _begin(target: Path, spec: ExperimentSpec, folder: Path, there: list[str]) -> None:
+    """Make the run's folder, without what an overwritten run left, and write the resolved document into it."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in there:
+            (target / name).unlink()
+        text = _resolved(spec, folder, target).encode()
+        replace_file(target / EXPERIMENT, lambda descriptor: write_at(descriptor, 0, text))
+    except OSError as error:
+        msg = f"{target}: cannot be written to: {error.strerror or error}"
+        raise SpecnetError(msg) from error
+
+
+def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
+    """Write the document with its model inline and its paths relative to the run's folder."""
+
+    def relative(path: str) -> str:
+        moved = os.path.relpath(folder / path, target)
+        return Path(moved).as_posix()
+
+    document = spec.model_dump(mode="json", exclude={"schema_"})
+    for entry in document["data"].values():
+        keys = ("path",) if entry and entry.get("path") else ("inputs", "targets")
+        for key in keys if entry and "fraction" not in entry else ():
+            entry[key] = relative(entry[key])
+    return ExperimentSpec.model_validate(document).to_json()

@@ -1,0 +1,112 @@
+"""Checkpoints of a run: when they are written, what they keep of it, and how it goes on from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specnet.checkpoint import save
+from specnet.errors import CheckpointMismatchError
+from specnet.jsontext import parse_json
+from specnet.training.experiment import ExperimentSpec
+from specnet.training.loop import Event, Run, Sums
+
+LAST, BEST, EXPERIMENT = "last.h5", "best.h5", "experiment.json"
+_MAY_CHANGE = (("training", "epochs"), ("training", "checkpoint"), ("name",), ("$schema",))
+
+
+class Saving:
+    """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says."""
+
+    def __init__(self, folder: Path, experiment: ExperimentSpec, fingerprint: str) -> None:
+        self.folder = folder
+        self.experiment = experiment
+        self.fingerprint = fingerprint
+        self.policy = experiment.training.checkpoint
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.saved_step: int | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write what is due after this event; best.h5 before last.h5, so that neither claims what is not there."""
+        run, policy = event.run, self.policy
+        if event.kind == "epoch":
+            if self._is_best(event):
+                self.write(run, BEST)
+            if _due(run.epoch, policy.every_epochs) or _due(run.step, policy.every_steps):
+                self.write(run, LAST)
+        elif event.kind == "step" and run.batch < run.batches and _due(run.step, policy.every_steps):
+            self.write(run, LAST)  # the last step of an epoch waits for the epoch's metrics
+        elif event.kind == "end" and self.saved_step != run.step:
+            self.write(run, LAST)
+
+    def _is_best(self, event: Event) -> bool:
+        monitored = self.policy.monitored
+        if monitored is None:
+            return False
+        value = event.metrics[monitored]
+        better = self.best is None or (value > self.best if monitored.endswith("accuracy") else value < self.best)
+        if better:
+            self.best, self.best_epoch = value, event.run.epoch
+        return better
+
+    def write(self, run: Run, name: str) -> None:
+        """Write one checkpoint of the run as it stands. Raises CheckpointError."""
+        run.model.run_state = self.state(run)
+        save(self.folder / name, run.model)
+        if name == LAST:
+            self.saved_step = run.step
+
+    def state(self, run: Run) -> dict[str, Any]:
+        """Put all that the run is into one plain dict of names, numbers, text and arrays."""
+        state: dict[str, Any] = {
+            "experiment": self.experiment.to_json(),
+            "data_sha256": self.fingerprint,
+            "step": run.step,
+            "epoch": run.epoch,
+            "batch": run.batch,
+            "sums/rows": run.sums.rows,
+            "sums/loss": run.sums.loss,
+        }
+        if run.sums.correct is not None:
+            state["sums/correct"] = float(run.sums.correct)
+        if self.best is not None:
+            state |= {"best/value": float(self.best), "best/epoch": self.best_epoch}
+        state |= {f"optimizer/{key}": value for key, value in run.optimizer.state.items()}
+        for key, values in run.history.items():
+            state[f"history/{key}"] = np.array(values, np.int64 if key == "epoch" else np.float64)
+        return state
+
+    def restore(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Set a fresh run to where a checkpoint's run was. Raises CheckpointMismatchError when it is another run."""
+        changes = list(_changes(parse_json(state["experiment"]).value, self.experiment.model_dump(mode="json"), ()))
+        if state["data_sha256"] != self.fingerprint:
+            changes.append("the training or validation data")
+        if changes:
+            msg = f"{self.folder / LAST}: the run cannot go on, it began with another document or data: " + "; ".join(
+                changes
+            )
+            raise CheckpointMismatchError(msg)
+        run.step, run.epoch, run.batch = state["step"], state["epoch"], state["batch"]
+        run.sums = Sums(state["sums/rows"], state["sums/loss"], state.get("sums/correct"))
+        self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
+        prefix = "optimizer/"
+        run.optimizer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        prefix = "history/"
+        run.history = {k.removeprefix(prefix): v.tolist() for k, v in state.items() if k.startswith(prefix)}
+        self.saved_step = run.step
+
+
+def _due(count: int, every: int | None) -> bool:
+    return every is not None and count % every == 0
+
+
+def _changes(old: Any, new: Any, path: tuple[str, ...]) -> list[str]:
+    if path in _MAY_CHANGE or old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [text for key in {**old, **new} for text in _changes(old.get(key), new.get(key), (*path, key))]
+    return [f"{'.'.join(path)} was {old!r:.60}, is {new!r:.60}"]

@@ -1,0 +1,352 @@
+"""How documents are checked: Pydantic does the work, its findings are told in JSON's words.
+
+A `Document` is a frozen, strict Pydantic model whose refusals say what was expected, what was there and what to do.
+Raised inside another validation its findings nest under the outer path; at the boundary they become one SpecError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from specnet.errors import Problem, SpecError, SpecnetError, path_text
+from specnet.jsontext import Finding, parse_json
+
+JsonSchema = dict[str, Any]
+
+
+def describe(value: object) -> str:
+    """Name a value in JSON's words, shortened: `the string "32"`, `an array of 3`, `null`."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            shown = json.dumps(value, ensure_ascii=not value.isprintable())
+            return f"the string {shown}" if len(shown) <= 42 else f'the string {shown[:40]}…"'
+        case int():
+            digits = str(value) if value.bit_length() < 128 else "a huge value"
+            return f"the integer {digits}"
+        case float():
+            return f"the number {value!r}"
+        case list() | tuple():
+            return f"an array of {len(value)}"
+        case Mapping():
+            return "an object"
+    return f"a Python {type(value).__name__}"
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
+    names = list(names)
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return "; valid: " + ", ".join(names) if names else ""
+
+
+def fault(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
+    """Make an error that a validator raises and that keeps its words on the way out."""
+    return PydanticCustomError(code, "{message}", {"message": message, "at_key": at_key})
+
+
+def _remedy(phrase: str, value: object) -> str:
+    if isinstance(value, str) and ("integer" in phrase or "number" in phrase):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return f"; write {value.strip()} without quotes"
+    if isinstance(value, float) and "integer" in phrase and value.is_integer():
+        return f"; write {int(value)}"
+    if isinstance(value, str) and value in ("true", "false") and "true or false" in phrase:
+        return f"; write {value} without quotes"
+    if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase:
+        return f'; write "{value}"'
+    return ""
+
+
+def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticCustomError:
+    """Make the error `expected <phrase>, got <value>; <remedy>`."""
+    return fault(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
+
+
+def expecting(phrase: str) -> WrapValidator:
+    """Annotate a field so that whatever its type refuses is told as `expected <phrase>, got …`."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise mismatch(phrase, value) from None
+
+    return WrapValidator(validate)
+
+
+def as_tuple(value: Any) -> Any:
+    """Let a JSON array stand for a tuple, which strict validation would refuse."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _positive_zero(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
+
+
+Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_positive_zero), expecting("a number")]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False), expecting("a positive number")]
+NonNegativeReal = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_positive_zero), expecting("a number of at least 0")
+]
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_positive_zero), expecting("a number in [0, 1)")]
+PositiveInteger = Annotated[int, Field(gt=0, le=2**53 - 1), expecting("a positive integer")]
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1), expecting("an integer from 0 to 2^53 - 1")]
+Flag = Annotated[bool, expecting("true or false")]
+Text = Annotated[str, expecting("a string")]
+Shape = Annotated[
+    tuple[PositiveInteger, ...],
+    Field(min_length=1),
+    BeforeValidator(as_tuple),
+]
+
+
+class Document(BaseModel):
+    """Base of everything that JSON can say: frozen, strict, no unknown keys, faults in words."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        defer_build=True,
+        serialize_by_alias=True,
+        validate_by_name=False,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _without_places(error) from None
+
+    # Pydantic asks this before it decides whether nested validation has to go through __init__: it need not.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(cls.__name__, [_told(cls, e) for e in error.errors()]) from None
+
+    @classmethod
+    def nested(cls, value: Any) -> Self:
+        """Validate `value` inside another validation: raises Pydantic's ValidationError, whose paths nest."""
+        return super().model_validate(value)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Validate a Python value; raises SpecError."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise _without_places(error) from None
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Self:
+        """Validate JSON text, read strictly; raises SpecError with line and column."""
+        return cls.from_text(json_data if isinstance(json_data, str) else bytes(json_data))
+
+    @classmethod
+    def from_text(cls, text: str | bytes, source: str | None = None) -> Self:
+        """Validate JSON text; `source` is the name that errors begin with. Raises SpecError."""
+        document = parse_json(text, source)
+        try:
+            made = cls.nested(document.value)
+        except ValidationError as error:
+            raise document.error(findings(error)) from None
+        if document.findings:
+            raise document.error()
+        return made
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Validate the document in a file. Raises SpecError, also when the file cannot be read."""
+        return cls.from_text(read_document(path), os.fspath(path))
+
+
+def read_document(path: str | os.PathLike[str]) -> bytes:
+    """Read a document's bytes; a file that cannot be read is a SpecError that says why."""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot be read: {reason}"
+        raise SpecError([Problem("", message, "unreadable")], os.fspath(path)) from None
+
+
+def findings(error: ValidationError) -> list[Finding]:
+    """Give Pydantic's errors, already in our words, as findings."""
+    return [
+        Finding(tuple(e["loc"]), str(e["msg"]), e["type"], bool(e.get("ctx", {}).get("at_key")))
+        for e in error.errors(include_url=False)
+    ]
+
+
+def _without_places(error: ValidationError) -> SpecError:
+    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in findings(error)])
+
+
+def _told(cls: type[BaseModel], error: Any) -> InitErrorDetails:
+    """Say one of Pydantic's errors in our words; those said already pass unchanged."""
+    context = error.get("ctx", {})
+    if "message" in context:
+        told = PydanticCustomError(error["type"], "{message}", context)
+    else:
+        told = _translate(cls, error, context)
+    return InitErrorDetails(type=told, loc=error["loc"], input=error["input"])
+
+
+_PHRASES = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "tuple_type": "an array",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any]) -> PydanticCustomError:
+    kind, value = error["type"], error["input"]
+    last = error["loc"][-1] if error["loc"] else ""
+    if kind == "extra_forbidden":
+        names = [field.alias or name for name, field in cls.model_fields.items()]
+        return fault(f"unknown key{nearest(str(last), names)}", "unknown_key", at_key=True)
+    if kind == "missing":
+        return fault("expected this key, it is missing; add it", "missing")
+    if kind == "too_short":
+        return fault(f"expected at least {context['min_length']} entry, got none", "too_short")
+    if kind == "literal_error":
+        names = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        listed = " or ".join(f'"{name}"' for name in names)
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        hint = hint if hint.startswith("; did") else ""
+        return fault(f"expected {listed}, got {describe(value)}{hint}", "wrong_value")
+    if kind == "string_pattern_mismatch":
+        return fault(f"expected a name of the form {context['pattern']}, got {describe(value)}", "wrong_value")
+    if kind in _PHRASES:
+        return mismatch(_PHRASES[kind], value, "wrong_type")
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return fault(f"{message[:1].lower()}{message[1:]}, got {describe(value)}", kind)
+
+
+class Tagged:
+    """Annotate a field whose JSON is an object with a `type` that chooses its class, or (shorthand) a name alone.
+
+    `choices` is asked anew at each validation, so that late registrations count. With `names_only`, these names
+    stand for themselves and stay strings.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        choices: Callable[[], Mapping[str, type[Document]]],
+        *,
+        shorthand: bool = False,
+        names_only: Sequence[str] = (),
+        find: Callable[[str], type[Document] | None] | None = None,
+    ) -> None:
+        self.what = what
+        self.choices = choices
+        self.shorthand = shorthand
+        self.names_only = tuple(names_only)
+        self.find = find or (lambda name: self.choices().get(name))
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> JsonSchema:
+        return self.json_schema()
+
+    def validate(self, value: Any) -> Any:
+        """Turn a name, an object or a ready document into what it stands for."""
+        if isinstance(value, str):
+            return self._named(value)
+        if isinstance(value, Document):
+            if isinstance(value, tuple(self.choices().values())):
+                return value
+            raise mismatch(f"a {self.what}", value, "wrong_type")
+        if not isinstance(value, Mapping):
+            raise mismatch(f"an object with the {self.what}'s type", value, "wrong_type")
+        if "type" not in value:
+            known = ", ".join(self.choices())
+            raise fault(f'expected the key "type" (one of {known}), it is missing; add it', "missing")
+        name = value["type"]
+        try:
+            found = self.find(name) if isinstance(name, str) else None
+        except SpecnetError as error:
+            raise fault(str(error), "plugin") from None
+        if found is None:
+            raise self._unknown_type(name)
+        return found.nested(dict(value))
+
+    def _named(self, name: str) -> Any:
+        if name in self.names_only:
+            return name
+        if self.shorthand and name in self.choices():
+            return self.choices()[name].nested({"type": name})
+        if name in self.choices():
+            if not self.names_only:
+                raise fault(f'expected an object, got the string "{name}"; write {{"type": "{name}"}}', "wrong_type")
+            raise fault(f'"{name}" needs its values; write an object: {{"type": "{name}", …}}', "wrong_type")
+        known = [*self.names_only, *self.choices()]
+        raise fault(f"unknown {self.what} {describe(name)[11:]}{nearest(name, known)}", f"unknown_{self.what}")
+
+    def _unknown_type(self, name: object) -> ValidationError:
+        if isinstance(name, str):
+            if name in self.names_only:
+                told = fault(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
+            else:
+                hint = nearest(name, self.choices())
+                told = fault(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
+        else:
+            told = mismatch("a string", name, "wrong_type")
+        detail = InitErrorDetails(type=told, loc=("type",), input=name)
+        return ValidationError.from_exception_data(self.what, [detail])
+
+    def json_schema(self) -> JsonSchema:
+        """Describe the choice so that an editor lists the types and checks the keys of the chosen one."""
+        branches: list[JsonSchema] = []
+        for name, cls in self.choices().items():
+            then = cls.model_json_schema()
+            then["properties"].get("name", {}).pop("default", None)  # it is made from the type
+            then["properties"]["type"] = {"const": name, "description": summary_line(cls)}
+            branches.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
+        entry: JsonSchema = {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": list(self.choices())}},
+            "allOf": branches,
+        }
+        names = self.names_only or (tuple(self.choices()) if self.shorthand else ())
+        return {"anyOf": [{"enum": list(names)}, entry]} if names else entry
+
+
+def summary_line(cls: type) -> str:
+    """Give the first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().split("\n")[0]
