@@ -6,14 +6,27 @@ Raised inside another validation its findings nest under the outer path; at the 
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.errors import Problem, SpecError, SpecnetError, path_text
@@ -128,7 +141,6 @@ class Document(BaseModel):
         serialize_by_alias=True,
         validate_by_name=False,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     def __init__(self, /, **data: Any) -> None:
@@ -147,6 +159,17 @@ class Document(BaseModel):
             return handler(data)
         except ValidationError as error:
             raise ValidationError.from_exception_data(cls.__name__, [_told(cls, e) for e in error.errors()]) from None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Describe the keys by the strings that stand below the fields; read here, as at import it would cost time."""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in _field_texts(cls).items():
+            key = cls.model_fields[name].alias or name
+            if key in properties:
+                properties[key].setdefault("description", text)
+        return schema
 
     @classmethod
     def nested(cls, value: Any) -> Self:
@@ -182,6 +205,24 @@ class Document(BaseModel):
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Validate the document in a file. Raises SpecError, also when the file cannot be read."""
         return cls.from_text(read_document(path), os.fspath(path))
+
+
+def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
+    """Give the string below each field in the source of the class and its bases, where there is source."""
+    texts: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if not issubclass(owner, Document) or owner is Document:
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+        for field, below in pairwise(body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = inspect.cleandoc(text)
+    return {name: text for name, text in texts.items() if name in cls.model_fields}
 
 
 def read_document(path: str | os.PathLike[str]) -> bytes:

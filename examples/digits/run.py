@@ -1,0 +1,47 @@
+"""Train the digits network as its documents say, load its best checkpoint again, and show what it learned."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import specnet
+
+HERE = Path(__file__).parent
+SHADES = " .:-=+*#%@"
+
+
+def picture(pixels: np.ndarray) -> list[str]:
+    """Draw 64 pixels of 0 to 16 as eight lines of text."""
+    return ["".join(2 * SHADES[min(int(p) * 10 // 17, 9)] for p in row) for row in pixels.reshape(8, 8)]
+
+
+def report(event: specnet.training.loop.Event) -> None:
+    """Print the metrics of every fifth epoch."""
+    if event.kind == "epoch" and event.run.epoch % 5 == 0:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+        print(f"epoch {event.run.epoch:2}  {metrics}")
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/digits")
+    result = specnet.train(HERE / "digits.experiment.json", out=out, force=True, listeners=[report])
+
+    model = specnet.load(result.best_path)
+    print(f"\n{result.best_path} loaded again: {model}")
+    _, held_out = specnet.training.experiment.load_data(
+        *specnet.training.experiment.load_experiment(HERE / "digits.experiment.json")
+    )
+    read = model.predict(held_out.inputs).argmax(axis=1)
+    right = read == held_out.targets
+    print(f"accuracy on {len(right)} held-out digits: {right.mean():.4f}")
+
+    shown = [*np.flatnonzero(right)[:3], *np.flatnonzero(~right)[:3]]
+    print("\nthree that it reads right, and three that it does not:\n")
+    for lines in zip(*(picture(held_out.inputs[row]) for row in shown), strict=True):
+        print("  ".join(lines))
+    print("  ".join(f"it is {held_out.targets[row]}, read {read[row]}".ljust(16) for row in shown))
+
+
+if __name__ == "__main__":
+    main()
