@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnet.errors import SpecError as SpecError
     from specnet.errors import SpecnetError as SpecnetError
     from specnet.layer import Layer as Layer
-    from specnet.layer import LayerSpec as LayerSpec
+    from specnet.layerspec import LayerSpec as LayerSpec
     from specnet.model import Model as Model
     from specnet.model import build as build
     from specnet.registry import register_layer as register_layer
@@ -38,7 +38,7 @@ _HOMES = {
     "CheckpointUnsupportedError": "errors",
     "DataError": "errors",
     "Layer": "layer",
-    "LayerSpec": "layer",
+    "LayerSpec": "layerspec",
     "Model": "model",
     "ModelSpec": "spec",
     "Problem": "errors",

@@ -1,7 +1,6 @@
-"""The contract of a layer: LayerSpec is what a document says of it, Layer is the object that computes.
+"""The contract of a layer, the object that computes; what a document says of it is a LayerSpec, in layerspec.py.
 
-A spec is a frozen value: it knows its shapes and says how its layer is made. A layer holds arrays and has three
-methods; a new one overrides all three and follows four rules:
+A layer holds arrays and has three methods; a new one overrides all three and follows four rules:
 
 1. `out`, where given, is an array for the result, overwritten at the next call; the result may be put elsewhere.
    Without it the result is the caller's to keep: a new array, not a view of the input, never one the layer caches.
@@ -15,83 +14,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
 
 from specnet.errors import ShapeError, SpecnetError
 from specnet.parameters import Array, ShapeTuple
 from specnet.randomness import Draws
-from specnet.validation import Document, describe, expecting, fault
-
-NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]*\Z"
-LayerName = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$"),
-    expecting("a name of letters, digits, _ and - that does not begin with a digit or -"),
-]
 
 T = TypeVar("T")
 
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
 FLOAT64: np.dtype[Any] = np.dtype(np.float64)
-
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """What a layer's document says of one parameter, before it exists."""
-
-    shape: ShapeTuple
-    initializer: str | Document
-    field: str = ""
-    """The document's key that holds the initializer; errors point at it."""
-    decay: bool = True
-    """Whether weight decay applies: biases and norms are left out."""
-
-
-class LayerSpec(Document):
-    """Base of the documents of layers; `register_layer("swish")` gives a subclass its type."""
-
-    registered_type: ClassVar[str] = ""
-    activation: ClassVar[bool] = False
-    """An affine layer's default initializer is chosen by the activation that follows it."""
-    rectifier: ClassVar[bool] = False
-    """An activation that, like ReLU, passes about half of its input: he_normal suits the layer before it."""
-    transparent: ClassVar[bool] = False
-    """Neither activation nor trained (dropout, flatten): the next activation is looked for behind it."""
-    width_field: ClassVar[str] = ""
-    """The key that decides how many parameters there are."""
-
-    type: Annotated[str, Field(validate_default=True)] = ""
-    """The kind of layer."""
-    name: LayerName = ""
-    """Addresses the layer and its parameters; unique among its siblings. Default: <type>_<n>."""
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _own_type(cls, value: Any) -> str:
-        if value not in ("", cls.registered_type):
-            raise fault(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
-        return cls.registered_type
-
-    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        """Infer the shape of one output, without the batch axis. Raises ShapeError where the input does not fit."""
-        return input_shape
-
-    def parameters(self, _input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        """List the trained arrays, in the order of the constructor."""
-        return {}
-
-    def resolve(self, _activation: LayerSpec | None) -> Self:
-        """Fill in the defaults that depend on the next activation in the same list."""
-        return self
-
-    @abstractmethod
-    def build(self, input_shape: ShapeTuple, parameters: Mapping[str, Array]) -> Layer:
-        """Make the layer around these arrays, which it keeps by reference."""
 
 
 class Layer(ABC):
@@ -106,6 +41,16 @@ class Layer(ABC):
         self.parameters: dict[str, Array] = {name: array for name, array in parameters.items() if array is not None}
         self._gradients: dict[str, Array] = {}
         self._kept: dict[str, npt.NDArray[Any]] = {}
+
+    @classmethod
+    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        """From a document's fields give (shape of each parameter, shape of one output). Raises ShapeError."""
+        return {}, input_shape
+
+    @classmethod
+    def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
+        """Make the layer of a document's fields around its parameters, which it keeps by reference."""
+        return cls(**fields, **parameters)
 
     @abstractmethod
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from specnet import initializers
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer, as_floats, batch_of
 from specnet.parameters import Array, Parameters, ShapeTuple
+from specnet.plan import ModelPlan
 from specnet.randomness import Draws
-from specnet.spec import LayerShapes, ModelSpec
+
+if TYPE_CHECKING:
+    from specnet.spec import ModelSpec
 
 KEPT_ROWS = 1024
 """Up to so many rows, the intermediate arrays of `predict` are kept for the next call of the thread."""
@@ -39,17 +42,16 @@ class Model:
     `run_state` holds what a training run keeps in its checkpoints, None for a model that no run has saved.
     """
 
-    def __init__(self, spec: ModelSpec, store: Parameters, layers: Sequence[Layer], shapes: list[LayerShapes]) -> None:
-        self.spec = spec
+    def __init__(self, plan: ModelPlan, store: Parameters, layers: Sequence[Layer]) -> None:
+        self.plan = plan
         self.store = store
         self.layers = tuple(layers)
-        self.dtype = np.dtype(spec.dtype)
-        self.input_shape: ShapeTuple = spec.input_shape
-        self.output_shape: ShapeTuple = shapes[-1].output_shape
+        self.dtype = np.dtype(plan.dtype)
+        self.input_shape: ShapeTuple = plan.input_shape
+        self.output_shape: ShapeTuple = plan.layers[-1].output_shape
         self.parameter_count = store.size
-        self.draws = Draws(spec.seed)
+        self.draws = Draws(plan.seed)
         self.run_state: dict[str, Any] | None = None
-        self._shapes = shapes
         self._trained = [index for index, layer in enumerate(layers) if layer.parameters]
         self._has_gradients = False
         self._batch: int | None = None  # of the last whole forward
@@ -57,9 +59,14 @@ class Model:
         self._outputs: list[Array | None] = []
         self._input_gradients: list[Array | None] = []
         self._scratch = threading.local()
-        for layer, (layer_spec, _, _) in zip(layers, shapes, strict=True):
-            layer.name = layer_spec.name
+        for layer, planned in zip(layers, plan.layers, strict=True):
+            layer.name = planned.name
             layer.draws = self.draws
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model's document."""
+        return self.plan.spec()
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -139,13 +146,13 @@ class Model:
     def _make_buffers(self, batch: int) -> None:
         self._batch = None
         self._outputs = self._allocate_outputs(batch)
-        inner = [np.empty((batch, *shape.input_shape), self.dtype) for shape in self._shapes[1:]]
+        inner = [np.empty((batch, *shape.input_shape), self.dtype) for shape in self.plan.layers[1:]]
         self._input_gradients = [None, *inner]
         self._buffers_for = batch
 
     def _allocate_outputs(self, batch: int) -> list[Array | None]:
         """Make the layers' outputs; the last one is new at every call, as it is the caller's."""
-        return [*(np.empty((batch, *shape.output_shape), self.dtype) for shape in self._shapes[:-1]), None]
+        return [*(np.empty((batch, *shape.output_shape), self.dtype) for shape in self.plan.layers[:-1]), None]
 
     def _input(self, x: npt.ArrayLike) -> Array:
         if type(x) is np.ndarray and x.dtype is self.dtype and x.ndim and x.shape[1:] == self.input_shape:
@@ -190,8 +197,8 @@ class Model:
         raise KeyError(msg)
 
     def __repr__(self) -> str:
-        arrow = " -> ".join(str(shape) for shape in [self.input_shape, *(s.output_shape for s in self._shapes)])
-        return f"<Model {self.spec.name!r}: {arrow}, {self.parameter_count:,} parameters, {self.spec.dtype}>"
+        arrow = " -> ".join(str(shape) for shape in [self.input_shape, *(s.output_shape for s in self.plan.layers)])
+        return f"<Model {self.plan.name!r}: {arrow}, {self.parameter_count:,} parameters, {self.plan.dtype}>"
 
     def __getattr__(self, name: str) -> NoReturn:
         hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
@@ -208,28 +215,31 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
 
     Raises SpecnetError for anything but a ModelSpec, SpecError for a seed out of range.
     """
+    # Imported here: a checkpoint is loaded without them, and Pydantic takes longer to import than numpy.
+    from specnet import initializers  # noqa: PLC0415
+    from specnet.spec import ModelSpec  # noqa: PLC0415
+
     if not isinstance(spec, ModelSpec):
         msg = f"build: expected a ModelSpec, got {type(spec).__name__}; make one with load_spec(path) or ModelSpec(...)"
         raise SpecnetError(msg)
     if seed is not None:
         spec = spec.with_seed(seed)
-    model = assemble(spec)
+    model = assemble(spec.plan())
     for name, parameter in spec.parameter_specs().items():
         model.parameters[name][...] = initializers.draw(parameter.initializer, spec.seed, name, parameter.shape)
     return model
 
 
-def assemble(spec: ModelSpec, values: Mapping[str, Array] | None = None) -> Model:
+def assemble(plan: ModelPlan, values: Mapping[str, Array] | None = None) -> Model:
     """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over."""
-    shapes = spec.shapes()
-    store = Parameters({name: p.shape for name, p in spec.parameter_specs().items()}, spec.dtype, values)
+    store = Parameters(plan.parameter_shapes(), plan.dtype, values)
     layers = []
-    for layer_spec, input_shape, _ in shapes:
-        names = {name: f"{layer_spec.name}.{name}" for name in layer_spec.parameters(input_shape)}
-        layer = layer_spec.build(input_shape, {name: store.values[full] for name, full in names.items()})
+    for planned in plan.layers:
+        names = {name: f"{planned.name}.{name}" for name in planned.parameters}
+        layer = planned.make({name: store.values[full] for name, full in names.items()})
         layer.bind_gradients({name: store.gradients[full] for name, full in names.items()})
         layers.append(layer)
-    return Model(spec, store, layers, shapes)
+    return Model(plan, store, layers)
 
 
 def _restored(
@@ -240,7 +250,7 @@ def _restored(
     run_state: dict[str, Any] | None,
 ) -> Model:
     """Rebuild a copied or unpickled model: arrays of its own, in vectors of its own."""
-    model = assemble(spec)
+    model = assemble(spec.plan())
     for name, value in values.items():
         model.parameters[name][...] = value
     if gradients is not None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from specnet.errors import SpecnetError
-from specnet.layer import LayerSpec
+from specnet.layerspec import LayerSpec
 
 ENTRY_POINT_GROUP = "specnet.layers"
 

@@ -23,18 +23,18 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-import specnet.layers  # noqa: F401 - registers the built-in layers
+import specnet.layers.specs  # noqa: F401 - registers the built-in layers
 from specnet import initializers
 from specnet.errors import PathKey, ShapeError
-from specnet.jsontext import MAX_INTEGER, sha256_of
-from specnet.layer import LayerSpec, ParameterSpec, size_of
+from specnet.jsontext import MAX_INTEGER
+from specnet.layer import size_of
+from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import ShapeTuple
+from specnet.plan import MAX_ELEMENTS, LayerPlan, ModelPlan, identity_of
 from specnet.registry import find_layer, layer_types
 from specnet.validation import Document, Seed, Shape, Tagged, Text, as_tuple, describe, fault, mismatch
 
 MODEL_FORMAT = "specnet-model/1"
-MAX_ELEMENTS = 2**31
-"""The most elements that a model's input or all its parameters together may have."""
 
 LAYER_ENTRY = Tagged("layer", layer_types, find=find_layer)
 
@@ -307,10 +307,15 @@ class ModelSpec(Document):
     @property
     def identity(self) -> str:
         """SHA-256, in hex, of what decides the function computed: the document without names and notes of people."""
-        document = self.model_dump(mode="json")
-        for key in ("$schema", "name", "description", "metadata", "labels"):
-            document.pop(key, None)
-        return sha256_of(document)
+        return identity_of(self.model_dump(mode="json"))
+
+    def plan(self) -> ModelPlan:
+        """Say how the network is put together."""
+        layers = []
+        for layer, input_shape, output_shape in self.shapes():
+            parameters = {name: p.shape for name, p in layer.parameters(input_shape).items()}
+            layers.append(LayerPlan(layer.name, input_shape, output_shape, parameters, layer.build))
+        return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, tuple(layers), lambda: self)
 
     def shapes(self) -> list[LayerShapes]:
         """List the layers with the shapes that flow through them."""

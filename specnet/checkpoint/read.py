@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.checkpoint import format as layout
+from specnet.checkpoint.document import read_plan
 from specnet.checkpoint.hdf5 import StoredDataset, Structure, read_structure
 from specnet.errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointMismatchError,
     CheckpointUnsupportedError,
-    SpecError,
 )
 from specnet.jsontext import MAX_BYTES
 from specnet.layer import size_of
 from specnet.model import Model, assemble
-from specnet.spec import ModelSpec
+from specnet.plan import ModelPlan
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -77,17 +77,15 @@ class _File:
     def model(self, verify: bool, pinned: str | None) -> Model:
         """Check everything that was promised and make the model."""
         root = self._root_attributes()
-        spec = self._document()
-        if spec.identity != root["model_sha256"]:
-            self._corrupt("model_sha256 is not the identity of the document in /model_spec")
-        parameters, gradients = self._arrays(spec)
+        plan = read_plan(self._text(), str(root["model_sha256"]), f"{self.name}:{layout.MODEL_SPEC}")
+        parameters, gradients = self._arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
         if self.mapping is None:
-            model = assemble(spec)
+            model = assemble(plan)
             for full, path in parameters.items():
                 self._read_into(path, model.parameters[full], verify)
         else:
-            model = assemble(spec, {full: self._value(path, verify) for full, path in parameters.items()})
+            model = assemble(plan, {full: self._value(path, verify) for full, path in parameters.items()})
         if gradients:
             for full, path in gradients.items():
                 self._read_into(path, model.store.gradients[full], verify)
@@ -114,37 +112,32 @@ class _File:
             self._corrupt("the attribute created is no date")
         return root
 
-    def _document(self) -> ModelSpec:
+    def _text(self) -> bytes:
         stored = self.structure.datasets.get(layout.MODEL_SPEC)
         if stored is None or stored.dtype != layout.TEXT:
             self._corrupt(f"{layout.MODEL_SPEC}, the model document, is missing")
         if stored.size > MAX_BYTES:
             self._corrupt(f"{layout.MODEL_SPEC} has {stored.size} bytes, expected at most {MAX_BYTES}")
-        text = self._value(layout.MODEL_SPEC, verify=True)
-        try:
-            return ModelSpec.from_text(text, f"{self.name}:{layout.MODEL_SPEC}")
-        except SpecError as error:
-            unknown = any(problem.code in ("unknown_layer", "newer_format") for problem in error.problems)
-            kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
-            raise kind(str(error)) from None
+        text: bytes = self._value(layout.MODEL_SPEC, verify=True)
+        return text
 
-    def _arrays(self, spec: ModelSpec) -> tuple[dict[str, str], dict[str, str]]:
+    def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str]]:
         """Hold the names, types and shapes in the file against the document's; give the paths of both kinds."""
         datasets = self.structure.datasets
-        specs = spec.parameter_specs()
-        parameters = {full: layout.array_path(full, "parameters") for full in specs}
-        gradients = {full: layout.array_path(full, "gradients") for full in specs}
+        shapes = plan.parameter_shapes()
+        parameters = {full: layout.array_path(full, "parameters") for full in shapes}
+        gradients = {full: layout.array_path(full, "gradients") for full in shapes}
         if not any(path in datasets for path in gradients.values()):
             gradients = {}
-        dtype = np.dtype(spec.dtype).str
+        dtype = np.dtype(plan.dtype).str
         for paths in (parameters, gradients):
             for full, path in paths.items():
                 stored = datasets.get(path)
                 if stored is None:
                     self._corrupt(f"{path} is missing")
-                if (stored.dtype, stored.shape) != (dtype, specs[full].shape):
+                if (stored.dtype, stored.shape) != (dtype, shapes[full]):
                     found = f"{stored.dtype} of shape {stored.shape}"
-                    self._corrupt(f"{path}: expected {dtype} of shape {specs[full].shape}, got {found}")
+                    self._corrupt(f"{path}: expected {dtype} of shape {shapes[full]}, got {found}")
         self._check_names({layout.MODEL_SPEC, *parameters.values(), *gradients.values()})
         return parameters, gradients
 

@@ -1,57 +1,64 @@
-"""The built-in layers: importing this registers them; each file holds documents and objects side by side."""
+"""The built-in layers, each beside the others of its family, and in specs.py what documents say of them.
 
-from specnet.layer import Layer, LayerSpec
-from specnet.layers.affine import Affine, AffineSpec
-from specnet.layers.dropout import Dropout, DropoutSpec
-from specnet.layers.elu import Elu, EluSpec, Selu, SeluSpec
-from specnet.layers.flatten import Flatten, FlattenSpec
-from specnet.layers.gelu import Gelu, GeluSpec
-from specnet.layers.relu import LeakyRelu, LeakyReluSpec, Relu, ReluSpec
-from specnet.layers.sigmoid import (
-    Mish,
-    MishSpec,
-    Sigmoid,
-    SigmoidSpec,
-    Silu,
-    SiluSpec,
-    Softplus,
-    SoftplusSpec,
-    Tanh,
-    TanhSpec,
-)
-from specnet.layers.softmax import LogSoftmax, LogSoftmaxSpec, Softmax, SoftmaxSpec
+Names are resolved when first used: a loaded network imports the files of its own layers only.
+"""
 
-__all__ = [
-    "Affine",
-    "AffineSpec",
-    "Dropout",
-    "DropoutSpec",
-    "Elu",
-    "EluSpec",
-    "Flatten",
-    "FlattenSpec",
-    "Gelu",
-    "GeluSpec",
-    "Layer",
-    "LayerSpec",
-    "LeakyRelu",
-    "LeakyReluSpec",
-    "LogSoftmax",
-    "LogSoftmaxSpec",
-    "Mish",
-    "MishSpec",
-    "Relu",
-    "ReluSpec",
-    "Selu",
-    "SeluSpec",
-    "Sigmoid",
-    "SigmoidSpec",
-    "Silu",
-    "SiluSpec",
-    "Softmax",
-    "SoftmaxSpec",
-    "Softplus",
-    "SoftplusSpec",
-    "Tanh",
-    "TanhSpec",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specnet.layer import Layer as Layer
+    from specnet.layers.affine import Affine as Affine
+    from specnet.layers.dropout import Dropout as Dropout
+    from specnet.layers.elu import Elu as Elu
+    from specnet.layers.elu import Selu as Selu
+    from specnet.layers.flatten import Flatten as Flatten
+    from specnet.layers.gelu import Gelu as Gelu
+    from specnet.layers.relu import LeakyRelu as LeakyRelu
+    from specnet.layers.relu import Relu as Relu
+    from specnet.layers.sigmoid import Mish as Mish
+    from specnet.layers.sigmoid import Sigmoid as Sigmoid
+    from specnet.layers.sigmoid import Silu as Silu
+    from specnet.layers.sigmoid import Softplus as Softplus
+    from specnet.layers.sigmoid import Tanh as Tanh
+    from specnet.layers.softmax import LogSoftmax as LogSoftmax
+    from specnet.layers.softmax import Softmax as Softmax
+
+_HOMES = {
+    "Affine": "affine",
+    "Dropout": "dropout",
+    "Elu": "elu",
+    "Flatten": "flatten",
+    "Gelu": "gelu",
+    "LeakyRelu": "relu",
+    "LogSoftmax": "softmax",
+    "Mish": "sigmoid",
+    "Relu": "relu",
+    "Selu": "elu",
+    "Sigmoid": "sigmoid",
+    "Silu": "sigmoid",
+    "Softmax": "softmax",
+    "Softplus": "sigmoid",
+    "Tanh": "sigmoid",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604 - the keys are strings
+
+
+def built_in(type_name: str) -> type[Layer] | None:
+    """Give the class of a built-in layer: "leaky_relu" -> LeakyRelu; None for a type that is not built in."""
+    name = type_name.title().replace("_", "")
+    return getattr(import_module(f"specnet.layers.{_HOMES[name]}"), name) if name in _HOMES else None
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"specnet.layers.{_HOMES[name]}"), name)
+    if name in ("Layer", "LayerSpec"):
+        return getattr(import_module(f"specnet.{name.lower()}"), name)
+    if name.endswith("Spec") and name.removesuffix("Spec") in _HOMES:
+        return getattr(import_module("specnet.layers.specs"), name)
+    msg = f"module 'specnet.layers' has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field
 
 from specnet.errors import ShapeError
-from specnet.initializers import Initializer
-from specnet.layer import Layer, LayerSpec, ParameterSpec, batch_of
+from specnet.layer import Layer, batch_of
 from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
-from specnet.registry import register_layer
-from specnet.validation import Flag, PositiveInteger
 
 SMALL_OUTPUT = 16 * 1024
-
-
-@register_layer("affine")
-class AffineSpec(LayerSpec):
-    """Affine map of the last axis: y = x @ weight + bias, weight of shape (in_features, units)."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "affine", "units": 32}]})
-    width_field = "units"
-
-    units: PositiveInteger
-    """Width of the output; the input's is inferred."""
-    bias: Flag = True
-    """Whether a bias is added."""
-    weight_init: Initializer = Field("glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
-    """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
-    bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
-    """Initial bias."""
-
-    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        return (*input_shape[:-1], self.units)
-
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        weight = ParameterSpec((input_shape[-1], self.units), self.weight_init, "weight_init")
-        bias = ParameterSpec((self.units,), self.bias_init, "bias_init", decay=False)
-        return {"weight": weight, "bias": bias} if self.bias else {"weight": weight}
-
-    def resolve(self, activation: LayerSpec | None) -> Self:
-        if "weight_init" in self.model_fields_set:
-            return self
-        rectified = activation is not None and activation.rectifier
-        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})
-
-    def build(self, _input_shape: ShapeTuple, parameters: Mapping[str, Array]) -> Affine:
-        return Affine(parameters["weight"], parameters.get("bias"))
 
 
 class Affine(Layer):
@@ -82,6 +44,16 @@ class Affine(Layer):
         self._x_shape: ShapeTuple = ()
         self._y_shape: ShapeTuple = ()
         self._ones: Array = np.ones(0)
+
+    @classmethod
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        units = fields["units"]
+        bias = {"bias": (units,)} if fields["bias"] else {}
+        return {"weight": (input_shape[-1], units), **bias}, (*input_shape[:-1], units)
+
+    @classmethod
+    def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Affine:
+        return cls(**parameters)
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._input(x)

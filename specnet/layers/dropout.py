@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
 
 from specnet.errors import SpecnetError
-from specnet.layer import FLOAT64, Layer, LayerSpec, size_of
+from specnet.layer import FLOAT64, Layer, size_of
 from specnet.parameters import Array, ShapeTuple
 from specnet.randomness import Draws
-from specnet.registry import register_layer
-from specnet.validation import Share
-
-
-@register_layer("dropout")
-class DropoutSpec(LayerSpec):
-    """While training, set elements to 0 with probability `rate` and divide the others by 1 - rate."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "dropout", "rate": 0.2}]})
-    transparent = True
-
-    rate: Share = 0.5
-    """Share of elements that are set to 0, in [0, 1)."""
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Dropout:
-        return Dropout(self.rate)
 
 
 class Dropout(Layer):

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from pydantic import ConfigDict
 
-from specnet.layer import Elementwise, LayerSpec
-from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
-from specnet.validation import Real
+from specnet.layer import Elementwise
+from specnet.parameters import Array
 
 # Klambauer et al. 2017, the fixed point of mean 0 and variance 1
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
-
-
-@register_layer("elu")
-class EluSpec(LayerSpec):
-    """Exponential linear unit: y = x where x > 0, alpha * (exp(x) - 1) elsewhere."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "elu", "alpha": 0.5}]})
-    activation = True
-    rectifier = True
-
-    alpha: Real = 1.0
-    """The negative of the limit for x towards minus infinity."""
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Elu:
-        return Elu(self.alpha)
 
 
 class Elu(Elementwise):
@@ -50,17 +30,6 @@ class Elu(Elementwise):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         np.add(y, self.scale * self.alpha, slope)  # scale * alpha * exp(x)
         np.copyto(slope, self.scale, where=x > 0)
-
-
-@register_layer("selu")
-class SeluSpec(LayerSpec):
-    """Scaled exponential linear unit: an elu with the alpha and scale that keep mean 0 and variance 1."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "selu"}]})
-    activation = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Selu:
-        return Selu()
 
 
 class Selu(Elu):

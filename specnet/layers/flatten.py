@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
 
 from specnet.errors import ShapeError
-from specnet.layer import FLOAT64, Layer, LayerSpec, size_of
+from specnet.layer import FLOAT64, Layer, size_of
 from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
-
-
-@register_layer("flatten")
-class FlattenSpec(LayerSpec):
-    """Join all axes but the batch's into one, row-major."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "flatten"}]})
-    transparent = True
-
-    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        return (size_of(input_shape),)
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Flatten:
-        return Flatten()
 
 
 class Flatten(Layer):
@@ -35,6 +20,10 @@ class Flatten(Layer):
         super().__init__()
         self._x_shape: ShapeTuple | None = None
         self._dtype = FLOAT64
+
+    @classmethod
+    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        return {}, (size_of(input_shape),)
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self.floats(x)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict
 
 from specnet.errors import SpecnetError
-from specnet.layer import Elementwise, LayerSpec
-from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
+from specnet.layer import Elementwise
+from specnet.parameters import Array
 
 # Coefficients, lowest power first, of the polynomial g with Q(z) = exp(-z^2 / 2) g((z - 6) / (z + 6)) for z >= 0, where
 # Q is the upper tail of the normal distribution: a Chebyshev interpolation of 24 points, computed in 40 digits.
@@ -57,23 +54,6 @@ def normal_cdf(x: Array) -> Array:
         tail += coefficient
     tail *= np.exp(z * z * -0.5)
     return np.where(x > 0, 1 - tail, tail)
-
-
-@register_layer("gelu")
-class GeluSpec(LayerSpec):
-    """Gaussian error linear unit: y = x * Phi(x), Phi the normal distribution function."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"type": "gelu"}, {"type": "gelu", "approximate": "tanh"}]}
-    )
-    activation = True
-    rectifier = True
-
-    approximate: Literal["none", "tanh"] = "none"
-    """Exact, or the approximation by tanh."""
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Gelu:
-        return Gelu(self.approximate)
 
 
 class Gelu(Elementwise):

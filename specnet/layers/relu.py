@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
 
-from specnet.layer import FLOAT64, Elementwise, Layer, LayerSpec
-from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
-from specnet.validation import Real
-
-
-@register_layer("relu")
-class ReluSpec(LayerSpec):
-    """Rectified linear unit: y = max(x, 0)."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "relu"}]})
-    activation = True
-    rectifier = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Relu:
-        return Relu()
+from specnet.layer import FLOAT64, Elementwise, Layer
+from specnet.parameters import Array
 
 
 class Relu(Layer):
@@ -52,21 +35,6 @@ class Relu(Layer):
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x)
         return np.maximum(x, x.dtype.type(0), out=out)
-
-
-@register_layer("leaky_relu")
-class LeakyReluSpec(LayerSpec):
-    """Leaky rectified linear unit: y = x where x > 0, negative_slope * x elsewhere."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "leaky_relu", "negative_slope": 0.1}]})
-    activation = True
-    rectifier = True
-
-    negative_slope: Real = 0.01
-    """Slope where x is negative."""
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> LeakyRelu:
-        return LeakyRelu(self.negative_slope)
 
 
 class LeakyRelu(Elementwise):

@@ -5,15 +5,10 @@ All are written with exp(-|x|), which cannot overflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from pydantic import ConfigDict
 
-from specnet.layer import Elementwise, LayerSpec
-from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
-from specnet.validation import PositiveReal
+from specnet.layer import Elementwise
+from specnet.parameters import Array
 
 
 def sigmoid(x: Array) -> Array:
@@ -29,17 +24,6 @@ def softplus(x: Array) -> Array:
     return np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
 
 
-@register_layer("sigmoid")
-class SigmoidSpec(LayerSpec):
-    """Logistic function: y = 1 / (1 + exp(-x))."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "sigmoid"}]})
-    activation = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Sigmoid:
-        return Sigmoid()
-
-
 class Sigmoid(Elementwise):
     """y = 1 / (1 + exp(-x))."""
 
@@ -48,17 +32,6 @@ class Sigmoid(Elementwise):
 
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         np.multiply(y, 1 - y, slope)
-
-
-@register_layer("tanh")
-class TanhSpec(LayerSpec):
-    """Hyperbolic tangent."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "tanh"}]})
-    activation = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Tanh:
-        return Tanh()
 
 
 class Tanh(Elementwise):
@@ -70,21 +43,6 @@ class Tanh(Elementwise):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         np.multiply(y, y, slope)
         np.subtract(1, slope, slope)
-
-
-@register_layer("softplus")
-class SoftplusSpec(LayerSpec):
-    """Smooth ReLU: y = log(1 + exp(beta * x)) / beta."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softplus", "beta": 2.0}]})
-    activation = True
-    rectifier = True
-
-    beta: PositiveReal = 1.0
-    """Sharpness of the bend at 0."""
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Softplus:
-        return Softplus(self.beta)
 
 
 class Softplus(Elementwise):
@@ -101,18 +59,6 @@ class Softplus(Elementwise):
         slope[...] = sigmoid(self.beta * x)
 
 
-@register_layer("silu")
-class SiluSpec(LayerSpec):
-    """Sigmoid linear unit (swish): y = x * sigmoid(x)."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "silu"}]})
-    activation = True
-    rectifier = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Silu:
-        return Silu()
-
-
 class Silu(Elementwise):
     """y = x * sigmoid(x)."""
 
@@ -122,18 +68,6 @@ class Silu(Elementwise):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         s = sigmoid(x)
         np.add(s, y * (1 - s), slope)  # s + x s (1 - s)
-
-
-@register_layer("mish")
-class MishSpec(LayerSpec):
-    """Mish: y = x * tanh(softplus(x))."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "mish"}]})
-    activation = True
-    rectifier = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Mish:
-        return Mish()
 
 
 class Mish(Elementwise):

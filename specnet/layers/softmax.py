@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
 
 from specnet.errors import ShapeError
-from specnet.layer import Layer, LayerSpec
-from specnet.parameters import Array, ShapeTuple
-from specnet.registry import register_layer
-
-
-@register_layer("softmax")
-class SoftmaxSpec(LayerSpec):
-    """Softmax over the last axis: y = exp(x) / sum(exp(x))."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softmax"}]})
-    activation = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> Softmax:
-        return Softmax()
-
-
-@register_layer("log_softmax")
-class LogSoftmaxSpec(LayerSpec):
-    """Logarithm of the softmax over the last axis: y = x - log(sum(exp(x)))."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "log_softmax"}]})
-    activation = True
-
-    def build(self, _input_shape: ShapeTuple, _parameters: Mapping[str, Array]) -> LogSoftmax:
-        return LogSoftmax()
+from specnet.layer import Layer
+from specnet.parameters import Array
 
 
 class _OverLastAxis(Layer):

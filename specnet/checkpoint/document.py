@@ -1,0 +1,113 @@
+"""The document in a checkpoint, to the plan of its network; where it is plainly in order, without Pydantic.
+
+Importing Pydantic and making its models takes longer than importing numpy and loading the file. So a normalized
+document of built-in layers is held against the JSON Schema that those models generate, and only one that passes
+there, and everything that is out of the ordinary, goes through full validation, which also words the refusal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from specnet.checkpoint.schema_check import accepts
+from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError, ShapeError, SpecError
+from specnet.jsontext import parse_json
+from specnet.layer import size_of
+from specnet.layers import built_in
+from specnet.parameters import ShapeTuple
+from specnet.plan import MAX_ELEMENTS, LayerPlan, ModelPlan, identity_of
+
+if TYPE_CHECKING:
+    from specnet.spec import ModelSpec
+
+MODERATE = 1e30
+"""Numbers up to here fit every dtype; beyond, full validation decides."""
+
+
+def read_plan(text: bytes, identity: str, source: str) -> ModelPlan:
+    """Say how the network of a checkpoint's document is put together.
+
+    `identity` is the model_sha256 of the file, `source` begins the messages. Raises CheckpointCorruptError, and
+    CheckpointUnsupportedError for layer types that are not installed and newer formats.
+    """
+    spec = partial(_validated, text, source)
+    plan = _plain_plan(text, identity, spec)
+    if plan is None:
+        full = spec()
+        if full.identity != identity:
+            msg = f"{source}: model_sha256 is not the identity of this document; the file is damaged"
+            raise CheckpointCorruptError(msg)
+        plan = full.plan()
+    return plan
+
+
+def _validated(text: bytes, source: str) -> ModelSpec:
+    from specnet.spec import ModelSpec  # noqa: PLC0415 - what this module is there to avoid
+
+    try:
+        return ModelSpec.from_text(text, source)
+    except SpecError as error:
+        unknown = any(problem.code in ("unknown_layer", "newer_format") for problem in error.problems)
+        raise (CheckpointUnsupportedError if unknown else CheckpointCorruptError)(str(error)) from None
+
+
+def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPlan | None:
+    """Give the plan of a document that full validation is sure to accept unchanged; None where that is not plain."""
+    try:
+        parsed = parse_json(text)
+    except SpecError:
+        return None
+    document = parsed.value
+    if parsed.findings or not accepts(document, _schema()) or identity_of(document) != identity:
+        return None
+    names = [entry.get("name") for entry in document["layers"]]
+    if None in names or len(set(names)) != len(names) or not _moderate(document["layers"]):
+        return None
+    try:
+        layers = tuple(_fold(document["layers"], tuple(document["input_shape"])))
+    except (ShapeError, LookupError):
+        return None
+    labels, width = document.get("labels", ()), layers[-1].output_shape[-1]
+    if labels and (len(labels) != max(width, 2) or len(set(labels)) != len(labels)):
+        return None
+    return ModelPlan(
+        document["name"], document["dtype"], document["seed"], tuple(document["input_shape"]), layers, spec
+    )
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    file = resources.files("specnet.checkpoint") / "model.schema.json"
+    schema: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return schema
+
+
+def _moderate(layers: list[dict[str, Any]]) -> bool:
+    """Whether all numbers fit every dtype and initializers are names that fit every shape."""
+    for entry in layers:
+        for key, value in entry.items():
+            if isinstance(value, float) and abs(value) > MODERATE:
+                return False
+            if isinstance(value, dict) or (key == "bias_init" and value == "orthogonal"):
+                return False
+    return True
+
+
+def _fold(layers: list[dict[str, Any]], input_shape: ShapeTuple) -> Iterator[LayerPlan]:
+    """Follow the shapes through the layers. Raises LookupError for what is not built in, missing or too large."""
+    shape, total = input_shape, size_of(input_shape)
+    for entry in layers:
+        kind = built_in(entry["type"])
+        if kind is None:
+            raise LookupError
+        fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}
+        parameters, output_shape = kind.infer(fields, shape)
+        total = max(total, sum(map(size_of, parameters.values())), size_of(output_shape))
+        if total > MAX_ELEMENTS:
+            raise LookupError
+        yield LayerPlan(entry["name"], shape, output_shape, parameters, partial(kind.from_document, fields))
+        shape = output_shape

@@ -1,0 +1,205 @@
+"""What documents say of the built-in layers; importing this registers them.
+
+Apart from the layers themselves, as those are needed without documents: to load and to predict.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field
+
+from specnet.initializers import Initializer
+from specnet.layers.affine import Affine
+from specnet.layers.dropout import Dropout
+from specnet.layers.elu import Elu, Selu
+from specnet.layers.flatten import Flatten
+from specnet.layers.gelu import Gelu
+from specnet.layers.relu import LeakyRelu, Relu
+from specnet.layers.sigmoid import Mish, Sigmoid, Silu, Softplus, Tanh
+from specnet.layers.softmax import LogSoftmax, Softmax
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.parameters import ShapeTuple
+from specnet.registry import register_layer
+from specnet.validation import Flag, PositiveInteger, PositiveReal, Real, Share
+
+
+@register_layer("affine")
+class AffineSpec(LayerSpec):
+    """Affine map of the last axis: y = x @ weight + bias, weight of shape (in_features, units)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "affine", "units": 32}]})
+    layer = Affine
+    width_field = "units"
+
+    units: PositiveInteger
+    """Width of the output; the input's is inferred."""
+    bias: Flag = True
+    """Whether a bias is added."""
+    weight_init: Initializer = Field("glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
+    """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
+    bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
+    """Initial bias."""
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = Affine.infer(self.fields(), input_shape)
+        weight = ParameterSpec(shapes["weight"], self.weight_init, "weight_init")
+        if not self.bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": ParameterSpec(shapes["bias"], self.bias_init, "bias_init", decay=False)}
+
+    def resolve(self, activation: LayerSpec | None) -> Self:
+        if "weight_init" in self.model_fields_set:
+            return self
+        rectified = activation is not None and activation.rectifier
+        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})
+
+
+@register_layer("relu")
+class ReluSpec(LayerSpec):
+    """Rectified linear unit: y = max(x, 0)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "relu"}]})
+    layer = Relu
+    activation = True
+    rectifier = True
+
+
+@register_layer("leaky_relu")
+class LeakyReluSpec(LayerSpec):
+    """Leaky rectified linear unit: y = x where x > 0, negative_slope * x elsewhere."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "leaky_relu", "negative_slope": 0.1}]})
+    layer = LeakyRelu
+    activation = True
+    rectifier = True
+
+    negative_slope: Real = 0.01
+    """Slope where x is negative."""
+
+
+@register_layer("elu")
+class EluSpec(LayerSpec):
+    """Exponential linear unit: y = x where x > 0, alpha * (exp(x) - 1) elsewhere."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "elu", "alpha": 0.5}]})
+    layer = Elu
+    activation = True
+    rectifier = True
+
+    alpha: Real = 1.0
+    """The negative of the limit for x towards minus infinity."""
+
+
+@register_layer("selu")
+class SeluSpec(LayerSpec):
+    """Scaled exponential linear unit: an elu with the alpha and scale that keep mean 0 and variance 1."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "selu"}]})
+    layer = Selu
+    activation = True
+
+
+@register_layer("sigmoid")
+class SigmoidSpec(LayerSpec):
+    """Logistic function: y = 1 / (1 + exp(-x))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "sigmoid"}]})
+    layer = Sigmoid
+    activation = True
+
+
+@register_layer("tanh")
+class TanhSpec(LayerSpec):
+    """Hyperbolic tangent."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "tanh"}]})
+    layer = Tanh
+    activation = True
+
+
+@register_layer("softplus")
+class SoftplusSpec(LayerSpec):
+    """Smooth ReLU: y = log(1 + exp(beta * x)) / beta."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softplus", "beta": 2.0}]})
+    layer = Softplus
+    activation = True
+    rectifier = True
+
+    beta: PositiveReal = 1.0
+    """Sharpness of the bend at 0."""
+
+
+@register_layer("silu")
+class SiluSpec(LayerSpec):
+    """Sigmoid linear unit (swish): y = x * sigmoid(x)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "silu"}]})
+    layer = Silu
+    activation = True
+    rectifier = True
+
+
+@register_layer("mish")
+class MishSpec(LayerSpec):
+    """Mish: y = x * tanh(softplus(x))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "mish"}]})
+    layer = Mish
+    activation = True
+    rectifier = True
+
+
+@register_layer("gelu")
+class GeluSpec(LayerSpec):
+    """Gaussian error linear unit: y = x * Phi(x), Phi the normal distribution function."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "gelu"}, {"type": "gelu", "approximate": "tanh"}]}
+    )
+    layer = Gelu
+    activation = True
+    rectifier = True
+
+    approximate: Literal["none", "tanh"] = "none"
+    """Exact, or the approximation by tanh."""
+
+
+@register_layer("softmax")
+class SoftmaxSpec(LayerSpec):
+    """Softmax over the last axis: y = exp(x) / sum(exp(x))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softmax"}]})
+    layer = Softmax
+    activation = True
+
+
+@register_layer("log_softmax")
+class LogSoftmaxSpec(LayerSpec):
+    """Logarithm of the softmax over the last axis: y = x - log(sum(exp(x)))."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "log_softmax"}]})
+    layer = LogSoftmax
+    activation = True
+
+
+@register_layer("flatten")
+class FlattenSpec(LayerSpec):
+    """Join all axes but the batch's into one, row-major."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "flatten"}]})
+    layer = Flatten
+    transparent = True
+
+
+@register_layer("dropout")
+class DropoutSpec(LayerSpec):
+    """While training, set elements to 0 with probability `rate` and divide the others by 1 - rate."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "dropout", "rate": 0.2}]})
+    layer = Dropout
+    transparent = True
+
+    rate: Share = 0.5
+    """Share of elements that are set to 0, in [0, 1)."""

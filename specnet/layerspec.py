@@ -1,0 +1,85 @@
+"""What a document says of a layer: a frozen value that knows its shapes and says how its layer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
+
+from pydantic import Field, field_validator
+
+from specnet.layer import Layer
+from specnet.parameters import Array, ShapeTuple
+from specnet.validation import Document, describe, expecting, fault
+
+LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
+
+LayerName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=255),
+    expecting("a name of at most 255 letters, digits, _ and - that does not begin with a digit or -"),
+]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What a layer's document says of one parameter, before it exists."""
+
+    shape: ShapeTuple
+    initializer: str | Document
+    field: str = ""
+    """The document's key that holds the initializer; errors point at it."""
+    decay: bool = True
+    """Whether weight decay applies: biases and norms are left out."""
+
+
+class LayerSpec(Document):
+    """Base of the documents of layers; `register_layer("swish")` gives a subclass its type.
+
+    A subclass names its layer class, whose constructor takes the subclass's fields; a layer with parameters also
+    overrides `parameters`.
+    """
+
+    layer: ClassVar[LayerClass]
+    """The class of the objects that compute."""
+    registered_type: ClassVar[str] = ""
+    activation: ClassVar[bool] = False
+    """An affine layer's default initializer is chosen by the activation that follows it."""
+    rectifier: ClassVar[bool] = False
+    """An activation that, like ReLU, passes about half of its input: he_normal suits the layer before it."""
+    transparent: ClassVar[bool] = False
+    """Neither activation nor trained (dropout, flatten): the next activation is looked for behind it."""
+    width_field: ClassVar[str] = ""
+    """The key that decides how many parameters there are."""
+
+    type: Annotated[str, Field(validate_default=True)] = ""
+    """The kind of layer."""
+    name: LayerName = ""
+    """Addresses the layer and its parameters; unique among its siblings. Default: <type>_<n>."""
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _own_type(cls, value: Any) -> str:
+        if value not in ("", cls.registered_type):
+            raise fault(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
+        return cls.registered_type
+
+    def fields(self) -> dict[str, Any]:
+        """Give what the document says besides type and name."""
+        return {name: value for name, value in self if name not in ("type", "name")}
+
+    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        """Infer the shape of one output, without the batch axis. Raises ShapeError where the input does not fit."""
+        return self.layer.infer(self.fields(), input_shape)[1]
+
+    def parameters(self, _input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        """List the trained arrays, in the order of the constructor."""
+        return {}
+
+    def resolve(self, _activation: LayerSpec | None) -> Self:
+        """Fill in the defaults that depend on the next activation in the same list."""
+        return self
+
+    def build(self, parameters: Mapping[str, Array]) -> Layer:
+        """Make the layer around these arrays, which it keeps by reference."""
+        return self.layer.from_document(self.fields(), parameters)

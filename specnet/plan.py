@@ -1,0 +1,51 @@
+"""How a network is put together, before it has arrays: what `build` and `load` hand to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from specnet.jsontext import sha256_of
+from specnet.layer import Layer
+from specnet.parameters import Array, ShapeTuple
+
+if TYPE_CHECKING:
+    from specnet.spec import ModelSpec
+
+
+MAX_ELEMENTS = 2**31
+"""The most elements that a model's input, a layer's output or all parameters together may have."""
+
+_NOTES = ("$schema", "name", "description", "metadata", "labels")
+
+
+def identity_of(document: Mapping[str, object]) -> str:
+    """Give the SHA-256, in hex, of what decides the function computed: a normalized document without people's notes."""
+    return sha256_of({key: value for key, value in document.items() if key not in _NOTES})
+
+
+class LayerPlan(NamedTuple):
+    """One layer: its name, the shapes that flow through it and its parameters', and how it is made."""
+
+    name: str
+    input_shape: ShapeTuple
+    output_shape: ShapeTuple
+    parameters: Mapping[str, ShapeTuple]
+    make: Callable[[Mapping[str, Array]], Layer]
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A whole network. `spec` gives its document, which a loaded model reads only when someone asks."""
+
+    name: str
+    dtype: str
+    seed: int
+    input_shape: ShapeTuple
+    layers: tuple[LayerPlan, ...]
+    spec: Callable[[], ModelSpec]
+
+    def parameter_shapes(self) -> dict[str, ShapeTuple]:
+        """Map full names, `hidden.weight`, in document order, to shapes."""
+        return {f"{layer.name}.{name}": shape for layer in self.layers for name, shape in layer.parameters.items()}
