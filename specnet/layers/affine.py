@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import ShapeError
-from specnet.layer import Layer, batch_of
+from specnet.layer import Layer, batch_of, size_of
 from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
 
 SMALL_OUTPUT = 16 * 1024
@@ -69,7 +69,7 @@ class Affine(Layer):
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self._input(x)
-        return self._affine(_rows(x), out).reshape(*x.shape[:-1], -1)
+        return self._affine(_rows(x), out).reshape(*x.shape[:-1], self._weight.shape[1])
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         self._parameter_gradients(dy)
@@ -102,7 +102,7 @@ class Affine(Layer):
 
 
 def _rows(x: Array) -> Array:
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(size_of(x.shape[:-1]), x.shape[-1])
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:

@@ -1,0 +1,303 @@
+"""What holds for every layer, alone and in a model."""
+
+import re
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet.layers import specs
+from specnet.registry import layer_types
+from tests.support import LAYERS, away_from_kinks, model_of, numerical_gradient, relative_error
+
+every_layer = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
+
+
+def alone(entry, input_shape=(5,), dtype="float64"):
+    """Build one layer that belongs to no model, its parameters random."""
+    cls = layer_types()[entry["type"]]
+    spec = cls.model_validate(entry)
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.normal(size=p.shape).astype(dtype) for n, p in spec.parameters(input_shape).items()}
+    return spec.build(arrays)
+
+
+def test_every_built_in_layer_is_tested_here():
+    assert {entry["type"] for entry in LAYERS.values()} == set(layer_types()) - {"test_double"}
+    assert len(set(layer_types()) - {"test_double"}) == 15
+
+
+@every_layer
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_equal_numerical_ones(entry, training):
+    rng = np.random.default_rng(1)
+    model = model_of({"type": "affine", "units": 6}, entry, {"type": "affine", "units": 3})
+    x, dy = away_from_kinks(rng, (4, 5)), rng.normal(size=(4, 3))
+
+    def loss():
+        model.draws.step = 0
+        return float(np.sum(model.forward(x, training=training) * dy))
+
+    loss()
+    dx = model.backward(dy)
+    gradients = {name: value.copy() for name, value in model.gradients.items()}
+    assert relative_error(dx, numerical_gradient(loss, x)) < 1e-7
+    for name, value in model.parameters.items():
+        assert relative_error(gradients[name], numerical_gradient(loss, value)) < 1e-7, name
+
+
+@every_layer
+def test_input_gradient_of_the_layer_alone(entry):
+    rng = np.random.default_rng(2)
+    layer = alone(entry)
+    x = away_from_kinks(rng, (3, 5))
+    dy = rng.normal(size=layer.forward(x).shape)
+    dx = layer.backward(dy)
+    assert dx.shape == x.shape
+    numerical = numerical_gradient(lambda: float(np.sum(layer.predict(x) * dy)), x)
+    assert relative_error(dx, numerical) < 1e-7
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_shapes_and_dtypes_are_those_announced(entry, dtype, shape):
+    model = model_of(entry, input_shape=shape, dtype=dtype)
+    for batch in (0, 1, 7):
+        y = model.forward(np.ones((batch, *shape), dtype), training=True)
+        assert (y.shape, y.dtype) == ((batch, *model.output_shape), np.dtype(dtype))
+        dx = model.backward(y)
+        assert (dx.shape, dx.dtype) == ((batch, *shape), np.dtype(dtype))
+        assert all(g.dtype == np.dtype(dtype) for g in model.gradients.values())
+        assert model.predict(np.ones((batch, *shape), dtype)).dtype == np.dtype(dtype)
+
+
+@every_layer
+@pytest.mark.parametrize("batch", [1, 2, 33, 1500])
+def test_predict_equals_forward_bit_for_bit(entry, batch):
+    x = np.random.default_rng(3).normal(size=(batch, 5)).astype(np.float32)
+    model = model_of({"type": "affine", "units": 40}, entry, {"type": "affine", "units": 3}, dtype="float32")
+    assert model.predict(x).tobytes() == model.forward(x).tobytes()
+    layer = alone(entry, dtype="float32")
+    assert layer.predict(x).tobytes() == layer.forward(x).tobytes()
+
+
+@every_layer
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a model"])
+@pytest.mark.parametrize("training", [False, True])
+def test_arrays_handed_in_stay_and_arrays_handed_out_are_the_callers(entry, inside, training):
+    rng = np.random.default_rng(4)
+    subject = model_of(entry) if inside else alone(entry)
+    x = rng.normal(size=(3, 5))
+    x_before = x.copy()
+    y = subject.forward(x, training=training)
+    y_before = y.copy()
+    dy = rng.normal(size=y.shape)
+    dy_before = dy.copy()
+    dx = subject.backward(dy)
+    dx_before = dx.copy()
+    assert not np.shares_memory(y, x)
+    assert not np.shares_memory(dx, dy)
+    # Writing into results changes no later result.
+    y.fill(np.nan)
+    dx.fill(np.nan)
+    assert np.array_equal(subject.backward(dy), dx_before)
+    assert np.array_equal(x, x_before)
+    assert np.array_equal(dy, dy_before)
+    # Later calls change no earlier result.
+    again = subject.backward(dy)
+    kept = again.copy()
+    subject.forward(rng.normal(size=(3, 5)), training=training)
+    subject.backward(rng.normal(size=y.shape))
+    subject.predict(rng.normal(size=(3, 5)))
+    assert np.array_equal(again, kept)
+    p = subject.predict(x)
+    assert not np.shares_memory(p, x)
+    if not training:
+        assert np.array_equal(p, y_before)
+
+
+@every_layer
+def test_predict_leaves_a_pending_backward_alone(entry):
+    rng = np.random.default_rng(5)
+    model = model_of({"type": "affine", "units": 5}, entry)
+    x = rng.normal(size=(6, 5))
+    dy = rng.normal(size=model.forward(x).shape)
+    expected = model.backward(dy)
+    model.forward(x)
+    threads = [threading.Thread(target=lambda: [model.predict(-x) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(model.backward(dy), expected)
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_inputs_neither_overflow_nor_warn(entry, dtype):
+    x = np.array([[1e4, -1e4, 0.0, 88.0, -88.0]], dtype)
+    layer = alone(entry, dtype=dtype)
+    with warnings.catch_warnings(), np.errstate(all="warn", under="ignore"):
+        warnings.simplefilter("error")
+        y = layer.forward(x, training=True)
+        dx = layer.backward(np.ones_like(y))
+        layer.predict(x)
+    assert np.isfinite(y).all()
+    assert np.isfinite(dx).all()
+
+
+@every_layer
+def test_a_nan_is_passed_on(entry):
+    x = np.full((2, 5), np.nan)
+    assert np.isnan(alone(entry).forward(x)).all()
+
+
+@every_layer
+def test_backward_before_forward_is_refused(entry):
+    with pytest.raises(specnet.SpecnetError, match="backward before forward"):
+        alone(entry).backward(np.ones((1, 5)))
+
+
+@every_layer
+@pytest.mark.parametrize("bad", [np.ones((2, 5), complex), [["a"] * 5], [[1, 2], [3]], None, [[object()] * 5]])
+def test_what_is_no_real_number_is_a_shape_error_that_names_the_layer(entry, bad):
+    layer = alone(entry)
+    layer.name = "seventh"
+    with pytest.raises(specnet.ShapeError, match="seventh"):
+        layer.forward(bad)
+    with pytest.raises(specnet.ShapeError, match="seventh"):
+        layer.predict(bad)
+
+
+@every_layer
+def test_a_gradient_of_another_shape_is_refused_with_both_shapes(entry):
+    layer = alone(entry)
+    y = layer.forward(np.ones((3, 5)))
+    with pytest.raises(specnet.ShapeError, match=re.escape(str(y.shape)) + r".*\(7, 7\)"):
+        layer.backward(np.ones((7, 7)))
+
+
+@every_layer
+def test_lists_integers_and_odd_memory_are_taken(entry):
+    whole = np.arange(-7, 8).reshape(3, 5)
+    expected = alone(entry).forward(whole.astype(float))
+    for given in (whole, whole.tolist(), np.asfortranarray(whole), whole.astype(">f8"), whole.astype(np.int8)):
+        assert np.array_equal(alone(entry).forward(given), expected)
+    strided = np.zeros((3, 10))
+    strided[:, ::2] = whole
+    assert np.allclose(alone(entry).forward(strided[:, ::2]), expected, rtol=1e-14)
+
+
+def test_relu_passes_no_gradient_at_zero():
+    relu = specnet.layers.Relu()
+    relu.forward([[-1.0, 0.0, 2.0]])
+    assert relu.backward([[5.0, 5.0, 5.0]]).tolist() == [[0.0, 0.0, 5.0]]
+
+
+def test_affine_keeps_float_arrays_by_reference_and_makes_integers_float64():
+    weight = np.ones((2, 3), np.float32)
+    affine = specnet.layers.Affine(weight)
+    assert affine.weight is weight
+    assert affine.bias is None
+    assert affine.bias_grad is None
+    weight[0, 0] = 5
+    assert affine.forward(np.ones((1, 2), np.float32)).tolist() == [[6.0, 2.0, 2.0]]
+    assert specnet.layers.Affine([[1, 2]], [3, 4]).weight.dtype == np.float64
+    with pytest.raises(AttributeError, match="in place"):
+        affine.weight = np.zeros((2, 3))
+    affine.weight -= 1.0
+    assert weight[0, 0] == 4
+
+
+@pytest.mark.parametrize("arrays", [([1, 2],), ([[1, 2]], [1]), ([[1, 2]], [[1, 2]]), ([],), (np.ones((2, 0)),)])
+def test_affine_refuses_arrays_that_do_not_fit(arrays):
+    with pytest.raises(specnet.ShapeError):
+        specnet.layers.Affine(*arrays)
+
+
+def test_affine_works_on_the_last_axis():
+    rng = np.random.default_rng(6)
+    weight, bias, x = rng.normal(size=(4, 3)), rng.normal(size=3), rng.normal(size=(2, 5, 4))
+    affine = specnet.layers.Affine(weight, bias)
+    assert np.allclose(affine.forward(x), x @ weight + bias, rtol=1e-13)
+    dy = rng.normal(size=(2, 5, 3))
+    assert np.allclose(affine.backward(dy), dy @ weight.T, rtol=1e-13)
+    assert np.allclose(affine.weight_grad, np.einsum("abi,abj->ij", x, dy), rtol=1e-12)
+    assert np.allclose(affine.bias_grad, dy.sum(axis=(0, 1)), rtol=1e-12)
+
+
+def test_dropout_keeps_the_mean_and_differs_from_step_to_step():
+    dropout = specnet.layers.Dropout(0.25, seed=1)
+    x = np.ones((200, 500))
+    y = dropout.forward(x, training=True)
+    assert set(np.unique(y)) == {0.0, 1 / 0.75}
+    assert abs(np.mean(y == 0) - 0.25) < 0.01
+    assert np.array_equal(dropout.backward(x), y)
+    assert not np.array_equal(dropout.forward(x, training=True), y)
+    assert np.array_equal(dropout.forward(x), x)
+
+
+def test_dropout_of_a_row_does_not_depend_on_the_batch():
+    model = model_of({"type": "dropout", "rate": 0.5}, input_shape=(13,))
+    x = np.ones((10, 13))
+    model.draws.step = 4
+    whole = model.forward(x, training=True)
+    model.draws.step, model.draws.first_row = 4, 6
+    assert np.array_equal(model.forward(x[6:], training=True), whole[6:])
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
+def test_dropout_refuses_other_rates(rate):
+    with pytest.raises(specnet.SpecnetError, match="rate"):
+        specnet.layers.Dropout(rate)
+
+
+def test_normal_distribution_function_is_exact():
+    from specnet.layers.gelu import normal_cdf
+
+    x = np.linspace(-9, 9, 2001)
+    mpmath = pytest.importorskip("mpmath", reason="mpmath is not installed")
+    exact = np.array([float(mpmath.ncdf(mpmath.mpf(v))) for v in x])
+    assert np.abs(normal_cdf(x) - exact).max() < 4e-16
+    assert relative_error(normal_cdf(x), exact) < 1e-15
+
+
+def test_layers_agree_with_torch():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    nn = torch.nn
+    pairs = {
+        "relu": nn.ReLU(),
+        "leaky_relu": nn.LeakyReLU(),
+        "elu": nn.ELU(),
+        "elu, alpha 0.5": nn.ELU(0.5),
+        "selu": nn.SELU(),
+        "gelu": nn.GELU(),
+        "gelu, tanh": nn.GELU(approximate="tanh"),
+        "silu": nn.SiLU(),
+        "mish": nn.Mish(),
+        "softplus": nn.Softplus(),
+        "softplus, beta 3": nn.Softplus(3.0),
+        "sigmoid": nn.Sigmoid(),
+        "tanh": nn.Tanh(),
+        "softmax": nn.Softmax(-1),
+        "log_softmax": nn.LogSoftmax(-1),
+    }
+    rng = np.random.default_rng(7)
+    x, dy = rng.normal(size=(6, 5)) * 3, rng.normal(size=(6, 5))
+    for name, theirs in pairs.items():
+        ours = alone(LAYERS[name])
+        given = torch.tensor(x, requires_grad=True)
+        expected = theirs(given)
+        expected.backward(torch.tensor(dy))
+        assert np.allclose(ours.forward(x), expected.detach().numpy(), rtol=1e-9, atol=1e-9), name
+        assert np.allclose(ours.backward(dy), given.grad.numpy(), rtol=1e-9, atol=1e-9), name
+
+
+def test_specs_of_layers_are_public():
+    assert specnet.layers.AffineSpec is specs.AffineSpec
+    assert specnet.layers.AffineSpec(units=3).type == "affine"
+    with pytest.raises(specnet.SpecError, match="units"):
+        specnet.layers.AffineSpec(units=0)
