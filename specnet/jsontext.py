@@ -25,6 +25,7 @@ Path = tuple[PathKey, ...]
 
 _TOKEN = re.compile(r'[ \t\n\r]*(?:("(?:[^"\\]|\\.)*")|([{}\[\],:])|([^\s,:\[\]{}"]+))')
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_SPACE = " \t\n\r"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,8 +80,8 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
             parse_float=hooks.real,
         )
     except json.JSONDecodeError as error:
-        finding = Finding((), _syntax_message(text, error), "json_syntax")
-        raise SpecError([_problem(text, error.pos, finding)], source) from None
+        offset, message = _syntax_fault(text, error)
+        raise SpecError([_problem(text, offset, Finding((), message, "json_syntax"))], source) from None
     document = JsonText(text, value, source)
     if hooks.suspicious or "\\u" in text:
         document.findings = list(_lexical_findings(text))
@@ -150,35 +151,40 @@ def _check_depth(text: str, source: str | None) -> None:
             raise SpecError([_problem(text, match.start(), finding)], source)
 
 
-def _syntax_message(text: str, error: json.JSONDecodeError) -> str:
-    rest = text[error.pos :].lstrip(" \t\n\r")
-    before = text[: error.pos].rstrip(" \t\n\r")
+def _syntax_fault(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
+    """Give the place and the message of what the standard library stumbled over; the same for all its versions."""
+    before, rest = text[: error.pos].rstrip(_SPACE), text[error.pos :].lstrip(_SPACE)
+    if not text.strip(_SPACE):
+        return 0, "expected a JSON object, got an empty text"
+    trailing = "expected another entry after the comma; remove the trailing comma"
+    if rest[:1] in ("]", "}") and before.endswith(","):
+        return len(before) - 1, trailing
+    if rest[:1] == "," and rest[1:].lstrip(_SPACE)[:1] in ("]", "}"):
+        return len(text) - len(rest), trailing
+    return error.pos, _syntax_message(rest, error.msg)
+
+
+def _syntax_message(rest: str, said: str) -> str:
     found = f"got {_shown(rest[:1])}" if rest else "the text ends here"
-    if not text.strip():
-        return "expected a JSON object, got an empty text"
     if rest[:2] in ("//", "/*") or rest[:1] == "#":
         return "expected JSON, got a comment; JSON has none, use the key metadata"
-    if rest[:1] in ("]", "}") and before.endswith(","):
-        return f"expected another entry after the comma, got {_shown(rest[:1])}; remove the trailing comma"
-    if rest[:1] == "," and rest[1:].lstrip(" \t\n\r")[:1] in ("]", "}"):
-        return "expected another entry after the comma; remove the trailing comma"
     if rest[:1] == "'":
         return "expected a double quote, got a single one; JSON strings stand in double quotes"
-    if error.msg.startswith("Extra data"):
+    if said.startswith("Extra data"):
         return f"expected the end of the text, {found}; a document is one JSON object"
-    if error.msg.startswith("Expecting property name"):
+    if said.startswith("Expecting property name"):
         return f"expected a key in double quotes, {found}"
-    if error.msg.startswith("Expecting value"):
+    if said.startswith("Expecting value"):
         return f"expected a value, {found}"
-    if error.msg.startswith("Expecting ',' delimiter"):
+    if said.startswith("Expecting ',' delimiter"):
         return f"expected a comma or a closing bracket, {found}"
-    if error.msg.startswith("Expecting ':' delimiter"):
+    if said.startswith("Expecting ':' delimiter"):
         return f"expected a colon after the key, {found}"
-    if error.msg.startswith("Unterminated string"):
+    if said.startswith("Unterminated string"):
         return "this string is never closed; add the closing double quote"
-    if error.msg.startswith("Invalid control character"):
+    if said.startswith("Invalid control character"):
         return "a line break or control character stands inside a string; write it as an escape (\\n)"
-    return f"invalid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+    return f"invalid JSON: {said[:1].lower()}{said[1:]}"
 
 
 def _shown(character: str) -> str:

@@ -24,6 +24,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     ValidationError,
+    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
@@ -123,10 +124,19 @@ PositiveInteger = Annotated[int, Field(gt=0, le=2**53 - 1), expecting("a positiv
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1), expecting("an integer from 0 to 2^53 - 1")]
 Flag = Annotated[bool, expecting("true or false")]
 Text = Annotated[str, expecting("a string")]
+
+
+def _some_entries(value: Any) -> Any:
+    # Not min_length: Pydantic counts valid entries, and would call an array of wrong ones too short.
+    if value in ([], ()):
+        raise fault("expected at least 1 entry, got an empty array", "too_short")
+    return as_tuple(value)
+
+
 Shape = Annotated[
     tuple[PositiveInteger, ...],
-    Field(min_length=1),
-    BeforeValidator(as_tuple),
+    BeforeValidator(_some_entries),
+    WithJsonSchema({"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1}),
 ]
 
 
@@ -280,8 +290,6 @@ def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any]) -> 
         return fault(f"unknown key{nearest(str(last), names)}", "unknown_key", at_key=True)
     if kind == "missing":
         return fault("expected this key, it is missing; add it", "missing")
-    if kind == "too_short":
-        return fault(f"expected at least {context['min_length']} entry, got none", "too_short")
     if kind == "literal_error":
         names = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
         listed = " or ".join(f'"{name}"' for name in names)

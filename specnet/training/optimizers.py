@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from specnet.model import Model
 from specnet.parameters import Array
 from specnet.training.optimizer import Block, Optimizer, OptimizerSpec, require
-from specnet.validation import Flag, NonNegativeReal, PositiveReal, Share, Tagged, as_tuple, fault
+from specnet.validation import Flag, NonNegativeReal, PositiveReal, Share, Tagged, as_tuple, fault, mismatch
 
 
 class SGD(Optimizer):
@@ -244,7 +244,13 @@ class SGDSpec(OptimizerSpec):
         return SGD(model, self.learning_rate, self.momentum, self.nesterov, self.weight_decay, no_decay=no_decay)
 
 
-Betas = Annotated[tuple[Share, Share], BeforeValidator(as_tuple), Field(min_length=2, max_length=2)]
+def _pair(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise mismatch("an array of two numbers", value)
+    return as_tuple(value)
+
+
+Betas = Annotated[tuple[Share, Share], BeforeValidator(_pair)]
 
 
 class AdamSpec(OptimizerSpec):
