@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import PlainValidator, ValidationError, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import InitErrorDetails
 
 from specnet.parameters import ShapeTuple
@@ -65,7 +65,7 @@ def _deeper(index: int, error: Any) -> InitErrorDetails:
 
 
 _NESTED = {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "number"}, {"type": "array"}]}}
-Values = Annotated[tuple[Any, ...], PlainValidator(_numbers), WithJsonSchema(_NESTED)]
+Values = Annotated[tuple[Any, ...], BeforeValidator(_numbers), WithJsonSchema(_NESTED)]
 
 
 class Normal(Document):

@@ -391,7 +391,10 @@ entries = st.one_of(
     st.fixed_dictionaries({"type": st.just("leaky_relu")}, optional={"negative_slope": st.floats(-1, 1)}),
 )
 documents = st.fixed_dictionaries(
-    {"input_shape": st.lists(st.integers(1, 4), min_size=1, max_size=3), "layers": st.lists(entries, min_size=1, max_size=6)},
+    {
+        "input_shape": st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        "layers": st.lists(entries, min_size=1, max_size=6),
+    },
     optional={
         "name": st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
         "dtype": st.sampled_from(["float32", "float64"]),

@@ -46,8 +46,10 @@ def load(
     try:
         with _open(path) as file:
             return _File(file, name, mmap).model(not mmap if verify is None else verify, sha256)
-    except OSError as error:
-        msg = f"{name}: cannot be read: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        msg = f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
         raise CheckpointError(msg) from error
     except MemoryError as error:
         msg = f"{name}: there is not enough memory to load it"

@@ -1,0 +1,645 @@
+"""Checkpoints: what is in them, that they come back, and what is refused."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import textwrap
+import time
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import specnet
+from specnet import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, CheckpointUnsupportedError
+from specnet.checkpoint import document as documents
+from specnet.checkpoint.hdf5 import read_structure
+from specnet.checkpoint.metadata import lookup3
+from specnet.jsontext import canonical_json
+from tests.support import arrays_of, model_of, same_arrays
+from tests.test_spec import documents as valid_documents
+
+RUN_STATE = {
+    "experiment": "{}\n",
+    "step": 3,
+    "sums/loss": 0.25,
+    "optimizer/first_moment/hidden.weight": np.arange(6.0, dtype=np.float32),
+    "history/epoch": np.array([1, 2]),
+    "history/loss": np.array([0.5, 0.25]),
+}
+
+
+@pytest.fixture
+def model():
+    model = model_of(
+        {"type": "affine", "name": "hidden", "units": 4},
+        {"type": "relu"},
+        {"type": "affine", "units": 2},
+        dtype="float32",
+    )
+    model.backward(model.forward(np.ones((2, 5))))
+    return model
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    specnet.save(tmp_path / "m.h5", model)
+    return tmp_path / "m.h5"
+
+
+@pytest.fixture
+def run_path(tmp_path, model):
+    model.run_state = dict(RUN_STATE)
+    specnet.save(tmp_path / "run.h5", model)
+    return tmp_path / "run.h5"
+
+
+# ---------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_model_comes_back_bit_for_bit(tmp_path, model, mmap, with_gradients):
+    if not with_gradients:
+        model = specnet.build(model.spec)
+    model.parameters["hidden.weight"][0, :3] = [np.nan, -0.0, 1e-45]
+    specnet.save(tmp_path / "m.h5", model)
+    loaded = specnet.load(tmp_path / "m.h5", mmap=mmap)
+    assert same_arrays(arrays_of(loaded), arrays_of(model))
+    assert bool(loaded.gradients) is with_gradients
+    assert loaded.spec == model.spec
+    assert loaded.run_state is None
+    assert list(loaded.parameters) == list(model.parameters)
+    x = np.ones((3, 5), np.float32)
+    assert loaded.predict(x).tobytes() == model.predict(x).tobytes()
+
+
+@settings(max_examples=40)
+@given(valid_documents)
+def test_any_valid_document_round_trips(tmp_path_factory, document):
+    path = tmp_path_factory.mktemp("round") / "m.h5"
+    model = specnet.build(specnet.ModelSpec(**document))
+    specnet.save(path, model)
+    loaded = specnet.load(path)
+    assert loaded.spec == model.spec
+    assert same_arrays(arrays_of(loaded), arrays_of(model))
+
+
+def test_saving_is_pure_and_repeatable(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    model.run_state = dict(RUN_STATE)
+    before = arrays_of(model)
+    pending = model.forward(np.ones((2, 5)))
+    specnet.save(tmp_path / "a.h5", model)
+    model.backward(pending)
+    model.backward(model.forward(np.ones((2, 5))))
+    specnet.save(tmp_path / "b.h5", model)
+    data = (tmp_path / "a.h5").read_bytes()
+    assert same_arrays(arrays_of(model), before)
+    assert (tmp_path / "b.h5").read_bytes() == data
+    for mmap in (False, True):
+        specnet.save(tmp_path / "c.h5", specnet.load(tmp_path / "a.h5", mmap=mmap))
+        assert (tmp_path / "c.h5").read_bytes() == data
+    assert b"2023-11-14T22:13:20Z" in data
+
+
+def test_only_the_time_differs(tmp_path, model, monkeypatch):
+    for name, seconds in (("a", "1700000000"), ("b", "1700000001")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        specnet.save(tmp_path / f"{name}.h5", model)
+    a, b = ((tmp_path / f"{name}.h5").read_bytes() for name in "ab")
+    different = [index for index, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+    assert 2 <= len(different) <= 2 + 4  # digits of the time, and the checksum of its block
+    assert max(different) - min(different) < 1024
+
+
+def test_a_mapped_model_is_writable_and_the_file_stays(path, model):
+    before = path.read_bytes()
+    mapped = specnet.load(path, mmap=True)
+    mapped.parameters["hidden.weight"][...] = 0
+    mapped.backward(mapped.forward(np.ones((2, 5))))
+    del mapped
+    assert path.read_bytes() == before
+    assert same_arrays(arrays_of(specnet.load(path)), arrays_of(model))
+
+
+def test_the_state_of_a_run_comes_back(run_path):
+    state = specnet.load(run_path).run_state
+    assert list(state) == list(RUN_STATE)
+    for key, value in RUN_STATE.items():
+        assert np.array_equal(state[key], value), key
+        assert type(state[key]) is type(value)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 45, 46, 400])
+def test_groups_of_any_size(tmp_path, count):
+    entries = [{"type": "affine", "units": 1, "name": f"l{index * 7919 % count}"} for index in range(count)]
+    model = model_of(*entries, input_shape=(1,))
+    specnet.save(tmp_path / "m.h5", model)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(model))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2000, 15000])
+def test_groups_of_great_size(tmp_path, count):
+    test_groups_of_any_size(tmp_path, count)
+
+
+def test_long_names(tmp_path):
+    model = model_of({"type": "affine", "units": 1, "name": "n" * 255}, {"type": "affine", "units": 1, "name": "n"})
+    model.run_state = {"optimizer/first_moment/" + "n" * 255 + ".weight": np.ones(3)}
+    specnet.save(tmp_path / "m.h5", model)
+    loaded = specnet.load(tmp_path / "m.h5")
+    assert same_arrays(arrays_of(loaded), arrays_of(model))
+    assert list(loaded.run_state) == list(model.run_state)
+
+
+# ---------------------------------------------------------------- the layout, with h5py as the witness
+
+
+def test_the_layout_of_the_contract(run_path, model):
+    with h5py.File(run_path) as file:
+        root = {key: value.decode() if isinstance(value, bytes) else value for key, value in file.attrs.items()}
+        assert root["format"] == "specnet-checkpoint"
+        assert root["format_version"] == 1
+        assert root["specnet_version"] == specnet.__version__
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", root["created"])
+        assert root["model_sha256"] == model.spec.identity
+        assert root["default"] == "training/history"
+        assert file["model_spec"][()].decode() == model.spec.to_json()
+        assert dict(file["training/history"].attrs) == {"NX_class": b"NXdata", "signal": b"loss", "axes": b"epoch"}
+        rows = []
+
+        def visit(name, item):
+            if not isinstance(item, h5py.Dataset):
+                return
+            offset = item.id.get_offset()
+            size = item.id.get_storage_size()
+            raw = run_path.read_bytes()[offset : offset + size]
+            assert item.chunks is None
+            assert item.compression is None
+            assert offset % 64 == 0
+            assert list(item.attrs) == ["sha256"]
+            assert item.attrs["sha256"].decode() == hashlib.sha256(raw).hexdigest()
+            text = item.dtype.kind == "S"
+            rows.append(
+                ["/" + name, "utf-8" if text else item.dtype.str, list(item.shape), hashlib.sha256(raw).hexdigest()]
+            )
+
+        file.visititems(visit)
+        rows.sort(key=lambda row: row[0].encode())
+        assert root["content_sha256"] == hashlib.sha256(canonical_json(rows)).hexdigest()
+        assert np.array_equal(file["layers/hidden/parameters/weight"], model.parameters["hidden.weight"])
+        assert np.array_equal(file["layers/hidden/gradients/bias"], model.gradients["hidden.bias"])
+        assert "relu_1" not in file["layers"]
+
+
+@pytest.mark.parametrize("count", [3, 30, 300])
+def test_the_reader_sees_what_hdf5_sees(tmp_path, count):
+    model = model_of(*[{"type": "affine", "units": 2}] * count)
+    model.run_state = dict(RUN_STATE)
+    specnet.save(tmp_path / "m.h5", model)
+    with (tmp_path / "m.h5").open("rb") as raw:
+        structure = read_structure(raw, "m.h5")
+    datasets, groups = {}, {""}
+    with h5py.File(tmp_path / "m.h5") as file:
+
+        def visit(name, item):
+            if isinstance(item, h5py.Dataset):
+                datasets["/" + name] = (item.id.get_offset(), item.shape, item.id.get_storage_size())
+            else:
+                groups.add("/" + name)
+
+        file.visititems(visit)
+    assert {path: (d.offset, d.shape, d.size) for path, d in structure.datasets.items()} == datasets
+    assert set(structure.groups) == groups
+
+
+def test_checksums_are_those_of_bob_jenkins():
+    # The examples in the comments of lookup3.c.
+    assert lookup3(b"") == 0xDEADBEEF
+    assert lookup3(b"Four score and seven years ago") == 0x17770551
+
+
+# ---------------------------------------------------------------- damage and forgery
+
+
+def test_every_flipped_bit_is_noticed(path, tmp_path):
+    data = path.read_bytes()
+    damaged = tmp_path / "damaged.h5"
+    for offset in range(0, len(data), 3):
+        changed = bytearray(data)
+        changed[offset] ^= 1 << offset % 8
+        damaged.write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            specnet.load(damaged)
+
+
+@pytest.mark.long
+def test_every_single_flipped_bit_is_noticed(run_path, tmp_path):
+    data = run_path.read_bytes()
+    damaged = tmp_path / "damaged.h5"
+    for offset in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[offset] ^= 1 << bit
+            damaged.write_bytes(changed)
+            with pytest.raises(CheckpointError):
+                specnet.load(damaged)
+
+
+def test_truncation_and_growth_are_noticed_with_the_sizes(path, tmp_path):
+    data = path.read_bytes()
+    damaged = tmp_path / "damaged.h5"
+    for length in range(0, len(data), 61):
+        damaged.write_bytes(data[:length])
+        with pytest.raises(CheckpointError) as caught:
+            specnet.load(damaged)
+        if length >= 48:
+            assert f"{length} of {len(data)} bytes" in str(caught.value)
+    damaged.write_bytes(data + b"x")
+    with pytest.raises(CheckpointCorruptError, match="1 bytes stand after its end"):
+        specnet.load(damaged)
+
+
+def test_array_damage_names_the_dataset(path, model):
+    raw = path.read_bytes()
+    at = raw.index(model.parameters["hidden.weight"].tobytes())
+    path.write_bytes(raw[:at] + b"\x55" + raw[at + 1 :])
+    with pytest.raises(CheckpointCorruptError, match="/layers/hidden/parameters/weight"):
+        specnet.load(path)
+    with pytest.raises(CheckpointCorruptError, match="weight"):
+        specnet.load(path, mmap=True, verify=True)
+    specnet.load(path, mmap=True)
+    specnet.load(path, verify=False)
+
+
+def rewritten(path, change):
+    """Change a checkpoint with h5py and make every digest right again, as a forger would; structures become h5py's."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+FORGERIES = {
+    "text attribute": lambda f: f.attrs.__setitem__("format", "other"),
+    "extra dataset": lambda f: f.create_dataset("layers/hidden/parameters/more", data=np.ones(3, "f4")),
+    "extra group": lambda f: f.create_group("layers/other"),
+    "soft link": lambda f: f.__setitem__("layers/other", h5py.SoftLink("/layers/hidden")),
+    "external link": lambda f: f.__setitem__("layers/other", h5py.ExternalLink("/etc/passwd", "/")),
+    "hard link": lambda f: f.__setitem__("layers/other", f["layers/hidden"]),
+    "chunked": lambda f: f.create_dataset("layers/x", data=np.ones((4, 4)), chunks=(2, 2), compression="gzip"),
+    "missing": lambda f: f.__delitem__("layers/hidden/parameters/bias"),
+}
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES.keys())
+def test_what_another_program_changed_is_refused(path, change):
+    rewritten(path, change)
+    with pytest.raises((CheckpointCorruptError, CheckpointUnsupportedError)) as caught:
+        specnet.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def forged(tmp_path, model, text):
+    """Save a model with another document in it, all digests right."""
+    from specnet.checkpoint import write
+
+    class Spec:
+        identity = hashlib.sha256(b"").hexdigest()
+
+        def to_json(self):
+            return text
+
+    try:
+        value = json.loads(text)
+        Spec.identity = documents.identity_of(value)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass
+
+    class Stub(specnet.Model):
+        def __init__(self):
+            self.store = model.store
+            self._has_gradients = False
+            self.run_state = None
+
+        spec = Spec()
+
+    write.save(tmp_path / "forged.h5", Stub())
+    return tmp_path / "forged.h5"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(extra=1),
+        lambda d: d.update(seed=-1),
+        lambda d: d.update(seed=True),
+        lambda d: d.update(format="specnet-model/2"),
+        lambda d: d.update(dtype="float64"),
+        lambda d: d.update(input_shape=[6]),
+        lambda d: d.update(input_shape=[5.0]),
+        lambda d: d.update(labels=["a"]),
+        lambda d: d.update(labels=["a", "a"]),
+        lambda d: d.update(metadata=3),
+        lambda d: d["layers"][0].update(units=5),
+        lambda d: d["layers"][0].update(units="4"),
+        lambda d: d["layers"][0].update(name="other"),
+        lambda d: d["layers"][0].update(name="a\n"),
+        lambda d: d["layers"][1].update(name="hidden"),
+        lambda d: d["layers"][1].update(type="no_such_layer"),
+        lambda d: d["layers"][1].update(type="affine"),
+        lambda d: d["layers"][0].update(weight_init="nonsense"),
+        lambda d: d["layers"][0].update(weight_init={"type": "values", "values": [[1]]}),
+        lambda d: d["layers"][0].update(bias_init="orthogonal"),
+        lambda d: d["layers"].append({"type": "leaky_relu", "name": "z", "negative_slope": 1e39}),
+        lambda d: d["layers"].append({"type": "dropout", "name": "z", "rate": 1.0}),
+        lambda d: d["layers"].append({"type": "dropout", "name": "z", "rate": "0.5"}),
+        lambda d: d["layers"].append("relu"),
+        lambda d: d.update(layers=[]),
+    ],
+)
+def test_a_forged_document_is_refused(tmp_path, model, change):
+    document = json.loads(model.spec.to_json())
+    change(document)
+    with pytest.raises(CheckpointError) as caught:
+        specnet.load(forged(tmp_path, model, json.dumps(document, indent=2)))
+    assert str(caught.value).startswith(str(tmp_path / "forged.h5"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": NaN}', "null", '{"name": "a", "name": "b"}', "[" * 1000])
+def test_a_document_that_is_none_is_refused(tmp_path, model, text):
+    with pytest.raises(CheckpointError):
+        specnet.load(forged(tmp_path, model, text))
+
+
+def test_an_unknown_layer_type_is_unsupported_by_name(tmp_path, model):
+    document = json.loads(model.spec.to_json())
+    document["layers"][1]["type"] = "acme"
+    with pytest.raises(CheckpointUnsupportedError, match='"acme"'):
+        specnet.load(forged(tmp_path, model, json.dumps(document)))
+
+
+@settings(max_examples=150)
+@given(valid_documents, st.data())
+def test_a_document_taken_without_pydantic_is_one_that_pydantic_takes(document, data):
+    written = json.loads(specnet.ModelSpec(**document).to_json())
+    junk = st.sampled_from([None, True, -1, 0, 1.5, 2.0, "x", "relu", [], [1], {}, {"type": "zeros"}, 1e300, 2**40])
+    target = data.draw(st.sampled_from([written, *written["layers"]]))
+    if data.draw(st.booleans()):
+        target[data.draw(st.sampled_from([*target, "extra", "labels"]))] = data.draw(junk)
+    text = json.dumps(written).encode()
+    identity = documents.identity_of(written)
+    plan = documents._plain_plan(text, identity, None)
+    if plan is None:
+        return
+    spec = specnet.ModelSpec.from_text(text)
+    full = spec.plan()
+    assert spec.identity == identity
+    assert plan.parameter_shapes() == full.parameter_shapes()
+    assert [layer[:3] for layer in plan.layers] == [layer[:3] for layer in full.layers]
+
+
+def test_an_ordinary_document_is_taken_without_pydantic(model):
+    text = model.spec.to_json().encode()
+    assert documents._plain_plan(text, model.spec.identity, None) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 100, bytes(10_000)])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "x.h5").write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "x.h5"))):
+        specnet.load(tmp_path / "x.h5")
+
+
+def test_hdf5_files_of_others_are_refused(tmp_path):
+    for options in ({}, {"libver": "latest"}, {"libver": ("v108", "v108")}):
+        with h5py.File(tmp_path / "x.h5", "w", **options) as file:
+            file["a"] = np.ones(3)
+        with pytest.raises(CheckpointError):
+            specnet.load(tmp_path / "x.h5")
+
+
+def test_special_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    for special in (tmp_path, tmp_path / "pipe.h5", tmp_path / "none.h5", "/dev/zero", "a\0b"):
+        with pytest.raises(CheckpointError):
+            specnet.load(special)
+
+
+def test_a_newer_version_is_refused_by_number(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs.modify("format_version", np.int64(2))
+    with pytest.raises(CheckpointUnsupportedError, match=r"the file has 2; install a newer"):
+        specnet.load(path)
+
+
+def test_the_pin(path):
+    with h5py.File(path) as file:
+        content = file.attrs["content_sha256"].decode()
+    specnet.load(path, sha256=content)
+    with pytest.raises(CheckpointMismatchError, match="another checkpoint"):
+        specnet.load(path, sha256="0" * 64)
+
+
+# ---------------------------------------------------------------- durability
+
+
+def test_a_failed_save_leaves_what_was_there(path, model, tmp_path, monkeypatch):
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(CheckpointError, match=r"m\.h5: not saved: No space left on device; .* intact"):
+        specnet.save(path, specnet.build(model.spec, seed=9))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_an_interrupt_leaves_what_was_there(path, model, tmp_path, monkeypatch):
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_targets(tmp_path, model, monkeypatch):
+    for bad in (tmp_path, tmp_path / "none" / "m.h5", "a\0b"):
+        with pytest.raises(CheckpointError):
+            specnet.save(bad, model)
+    with pytest.raises(CheckpointError, match="expected a Model"):
+        specnet.save(tmp_path / "m.h5", "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("~/at home.h5", "här ✓.h5", "plain.h5", os.path.join("..", tmp_path.name, "up.h5")):
+        specnet.save(name, model)
+        assert specnet.load(name).spec == model.spec
+
+
+def test_links_and_permissions(tmp_path, model):
+    (tmp_path / "real.h5").touch(mode=0o640)
+    os.chmod(tmp_path / "real.h5", 0o640)
+    os.symlink("real.h5", tmp_path / "link.h5")
+    specnet.save(tmp_path / "link.h5", model)
+    assert os.readlink(tmp_path / "link.h5") == "real.h5"
+    assert stat.S_IMODE((tmp_path / "real.h5").stat().st_mode) == 0o640
+    umask = os.umask(0o027)
+    try:
+        specnet.save(tmp_path / "new.h5", model)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "new.h5").stat().st_mode) == 0o640
+
+
+def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path, model):
+    import fcntl
+
+    dead, living = tmp_path / ".specnet-dead.tmp", tmp_path / ".specnet-living.tmp"
+    dead.write_bytes(b"x")
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        specnet.save(tmp_path / "m.h5", model)
+        assert sorted(os.listdir(tmp_path)) == [".specnet-living.tmp", "m.h5"]
+
+
+WRITER = """
+import itertools, sys
+import numpy as np, specnet
+model = specnet.build(specnet.ModelSpec(input_shape=(200,), layers=[{"type": "affine", "units": 400}]))
+for count in itertools.count(1):
+    model.parameters["affine_1.weight"].fill(count)
+    specnet.save(sys.argv[1], model)
+    print(count, flush=True)
+"""
+
+
+def kills(folder, python, rounds):
+    """Kill a process that saves in a loop, at random moments: the path holds a whole checkpoint, never an old one."""
+    path = folder / "m.h5"
+    rng = np.random.default_rng(0)
+    for _ in range(rounds):
+        with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.06))
+            process.send_signal(signal.SIGKILL)
+            said = process.stdout.read().split()
+        weight = specnet.load(path).parameters["affine_1.weight"]
+        assert (weight == weight[0, 0]).all()
+        assert weight[0, 0] >= int(said[-1] if said else 1)
+    specnet.save(path, specnet.load(path))
+    assert os.listdir(folder) == ["m.h5"]
+
+
+def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path, python):
+    kills(tmp_path, python, 15)
+
+
+@pytest.mark.long
+def test_many_killed_writers_leave_a_whole_checkpoint(tmp_path, python):
+    kills(tmp_path, python, 500)
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np, specnet
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = specnet.build(specnet.ModelSpec(input_shape=(40,), layers=[{"type": "affine", "units": 30}]))
+specnet.save(sys.argv[1], model)
+size = len(open(sys.argv[1], "rb").read())
+new = specnet.build(model.spec, seed=1)
+for limit in range(0, size, 97):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        specnet.save(sys.argv[1], new)
+    except specnet.CheckpointError:
+        left = specnet.load(sys.argv[1]).parameters["affine_1.weight"]
+        assert np.array_equal(left, model.parameters["affine_1.weight"])
+    else:
+        raise SystemExit(f"saved {size} bytes where {limit} fit")
+print("done")
+"""
+
+
+def test_a_full_disk_at_any_byte(tmp_path, python):
+    made = subprocess.run([python, "-c", FULL_DISK, tmp_path / "m.h5"], capture_output=True, text=True, check=False)
+    assert made.stdout == "done\n", made.stderr
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_readers_never_see_half_a_checkpoint(tmp_path, python):
+    path = tmp_path / "m.h5"
+    with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        try:
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                for mmap in (False, True):
+                    weight = specnet.load(path, mmap=mmap, verify=True).parameters["affine_1.weight"]
+                    assert (weight == weight[0, 0]).all()
+        finally:
+            process.kill()
+
+
+# ---------------------------------------------------------------- what loading costs
+
+
+def test_loading_and_predicting_import_little(path, python):
+    code = textwrap.dedent(
+        f"""
+        import sys
+        import specnet
+        assert "numpy" not in sys.modules
+        model = specnet.load({str(path)!r})
+        model.predict([[1, 2, 3, 4, 5]])
+        print([name for name in ("h5py", "pydantic", "typer", "rich") if name in sys.modules])
+        print(model.spec.name)
+        """
+    )
+    made = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout == "[]\nmodel\n"
+
+
+def test_loading_draws_no_weights(path, monkeypatch):
+    from specnet import initializers
+
+    monkeypatch.setattr(initializers, "draw", None)
+    specnet.load(path)
+
+
+def test_only_the_file_is_opened(path, python):
+    code = textwrap.dedent(
+        f"""
+        import sys
+        import numpy, specnet
+        specnet.load({str(path)!r})  # imports what it needs
+        opened = []
+        sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" and args[0] != 3 else None)
+        specnet.load({str(path)!r})
+        print(opened)
+        """
+    )
+    made = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout == f"{[str(path)]}\n"
+
+
+def test_a_golden_file_of_format_1_loads(root):
+    model = specnet.load(root / "tests/golden/format-1.h5")
+    assert model.spec.name == "golden"
+    assert model.parameters["first.weight"].tolist() == [[1, 3, 5], [2, 4, 6]]
+    assert model.gradients["first.weight"].tolist() == [[937, 1241, 1545], [1874, 2482, 3090]]
+    assert model.predict([[1, 2]]).tolist() == [[93, 211]]
+    assert model.run_state["step"] == 1
