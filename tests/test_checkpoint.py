@@ -627,7 +627,12 @@ def test_only_the_file_is_opened(path, python):
         import numpy, specnet
         specnet.load({str(path)!r})  # imports what it needs
         opened = []
-        sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" and args[0] != 3 else None)
+
+        def hook(event, args):
+            if event == "open" and isinstance(args[0], str):
+                opened.append(args[0])
+
+        sys.addaudithook(hook)
         specnet.load({str(path)!r})
         print(opened)
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -120,19 +121,13 @@ def _pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[RawArray]:
-    with np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            msg = f"{path}: is no .npz file"
-            raise DataError(msg)
+    with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
         return [file[_pick(path, name, file.files, "array")] for name in names]
 
 
 def _read_npy(path: Path) -> RawArray:
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        msg = f"{path}: is no .npy file"
-        raise DataError(msg)
-    return array
+    with path.open("rb") as opened:
+        return np.lib.format.read_array(opened, allow_pickle=False)
 
 
 def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
@@ -157,10 +152,11 @@ def _read_idx(path: Path) -> RawArray:
             msg = f"{path}: is no IDX file: its first bytes are {head.hex(' ') or 'missing'}"
             raise DataError(msg)
         dtype, rank = np.dtype(_IDX_TYPES[head[2]]), head[3]
-        shape = tuple(int(size) for size in np.frombuffer(file.read(4 * rank), ">u4"))
-        size = dtype.itemsize * int(np.prod(shape, dtype=object)) if len(shape) == rank else -1
-        data = file.read(size + 1) if 0 <= size < 2**40 else b""
-    if len(data) != size:
+        sizes = file.read(4 * rank)
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
+        size = dtype.itemsize * math.prod(shape)
+        data = file.read(size + 1) if len(sizes) == 4 * rank and size < 2**40 else b""
+    if len(sizes) != 4 * rank or len(data) != size:
         msg = f"{path}: is not whole: its head promises shape {shape}, {size} bytes; {len(data)} are there"
         raise DataError(msg)
     array = np.frombuffer(data, dtype).reshape(shape)

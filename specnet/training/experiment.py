@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -263,7 +264,7 @@ def load_experiment(
     if isinstance(source, ExperimentSpec):
         source = source.model_dump(mode="json")
     if isinstance(source, Mapping):
-        text = JsonText("", dict(source))
+        text = JsonText("", copy.deepcopy(dict(source)))
         folder = Path()
     else:
         text = parse_json(read_document(source), os.fspath(source))

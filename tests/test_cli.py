@@ -1,0 +1,278 @@
+"""The commands, as processes: what they print where, how they exit."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import specnet
+
+
+def run(*arguments, cwd=None, code=0, **more):
+    """Run a command; give its standard output and error."""
+    made = subprocess.run(
+        [sys.executable, "-m", "specnet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        **more,
+    )
+    assert made.returncode == code, made.stderr
+    assert "Traceback" not in made.stderr
+    return made.stdout, made.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the digits example, trained for three epochs."""
+    import pathlib
+    import shutil
+
+    folder = tmp_path_factory.mktemp("trained")
+    for name in ("digits.npz", "digits.model.json", "digits.experiment.json"):
+        shutil.copy(pathlib.Path(__file__).parent.parent / "examples/digits" / name, folder)
+    run("train", "digits.experiment.json", "--out", "run", "--set", "training.epochs=3", cwd=folder)
+    return folder
+
+
+def test_alone_it_prints_the_first_steps():
+    out, err = run()
+    assert len(out.splitlines()) < 15
+    assert "specnet train EXPERIMENT" in out
+    assert err == ""
+    assert run("--version")[0] == f"specnet {specnet.__version__}\n"
+    for command in ("validate", "summary", "train", "predict", "schema"):
+        for flag in ("-h", "--help"):
+            assert "Example: specnet" in run(command, flag)[0]
+
+
+def test_wrong_usage_exits_with_2():
+    for arguments in (
+        ["nonsense"],
+        ["train"],
+        ["train", "x", "--nonsense"],
+        ["schema", "x"],
+        ["train", "e", "--set", "x"],
+    ):
+        _, err = run(*arguments, code=2)
+        assert err
+
+
+def test_validate(trained):
+    out, err = run("validate", "digits.model.json", "digits.experiment.json", cwd=trained)
+    assert out.splitlines()[0].startswith("digits.model.json: a valid model")
+    assert out.splitlines()[1].startswith("digits.experiment.json: a valid experiment")
+    assert err == ""
+
+
+def test_validate_tells_every_fault(tmp_path):
+    (tmp_path / "good.json").write_text('{"input_shape": [3], "layers": [{"type": "relu"}]}')
+    (tmp_path / "bad.json").write_text('{"input_shape": [0],\n "layers": [{"type": "relo"}]}')
+    out, err = run("validate", "bad.json", "good.json", "none.json", cwd=tmp_path, code=1)
+    assert out.splitlines() == ['good.json: a valid model, "model": 1 layer, 0 parameters']
+    lines = err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["bad.json:1:18:", "bad.json:2:22:", "none.json:"]
+    out, err = run("validate", "--json", "bad.json", "good.json", cwd=tmp_path, code=1)
+    said = json.loads(out)
+    assert err == ""
+    assert [entry["valid"] for entry in said] == [False, True]
+    assert said[0]["problems"][1]["path"] == "layers[0].type"
+    assert said[0]["problems"][1]["line"] == 2
+
+
+def test_errors_are_bounded_and_cannot_steer_a_terminal(tmp_path):
+    keys = ", ".join(f'"\\u001b[31m{index}": 1' for index in range(200))
+    (tmp_path / "bad.json").write_text(f'{{"layers": 3, {keys}}}')
+    _, err = run("validate", "bad.json", cwd=tmp_path, code=1)
+    assert len(err.splitlines()) == 61
+    assert err.splitlines()[-1] == "… and 142 more"
+    assert "\x1b" not in err
+    assert "\\x1b[31m0" in err
+
+
+def test_summary(trained):
+    out, err = run("summary", "digits.model.json", cwd=trained)
+    assert re.search(r"^wide +affine +\(batch, 256\) +16,640$", out, re.MULTILINE)
+    assert '"digits-mlp": 50,826 parameters, 203,304 bytes of float32' in out
+    assert err == ""
+    assert run("summary", "run/best.h5", cwd=trained)[0] == out
+    assert run("summary", "digits.experiment.json", cwd=trained)[0] == out
+    said = json.loads(run("summary", "run/last.h5", "--json", cwd=trained)[0])
+    assert said["parameters"] == 50_826
+    assert [layer["type"] for layer in said["layers"]][:3] == ["affine", "relu", "dropout"]
+
+
+def test_summary_of_what_is_none(tmp_path):
+    (tmp_path / "x.h5").write_bytes(b"nonsense")
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.h5", "x.json", "none.h5", "none.json"):
+        out, err = run("summary", name, cwd=tmp_path, code=1)
+        assert out == ""
+        assert err.startswith(name)
+        assert len(err.splitlines()) == 1
+
+
+def test_train_prints_lines_and_results(digits):
+    out, err = run("train", "digits.experiment.json", "--set", "training.epochs=2", cwd=digits)
+    assert re.fullmatch(
+        r"epoch 1/2 · loss [\d.]+ · accuracy [\d.]+ · val_loss [\d.]+ · val_accuracy [\d.]+", err.splitlines()[0]
+    )
+    assert len(err.splitlines()) == 2
+    assert out.splitlines()[1].startswith("runs/digits/last.h5")
+    assert sorted(os.listdir(digits / "runs/digits")) == ["best.h5", "experiment.json", "last.h5"]
+    _, err = run("train", "digits.experiment.json", "--set", "training.epochs=2", cwd=digits, code=1)
+    assert "holds a run already" in err
+    out, err = run(
+        "train", "digits.experiment.json", "--set", "training.epochs=3", "--resume", "--quiet", "--json", cwd=digits
+    )
+    assert err == ""
+    assert json.loads(out)["metrics"]["epoch"] == 3
+    run("train", "digits.experiment.json", "--set", "training.epochs=1", "--force", "-q", cwd=digits)
+
+
+def test_train_refuses_in_one_line_a_problem(digits):
+    _, err = run("train", "digits.experiment.json", "--set", "training.optimizer.learning_rate=-1", cwd=digits, code=1)
+    assert err.startswith("digits.experiment.json:12:")
+    assert "training.optimizer.learning_rate: expected a positive number" in err
+    assert len(err.splitlines()) == 1
+    (digits / "digits.npz").unlink()
+    _, err = run("train", "digits.experiment.json", cwd=digits, code=1)
+    assert err == "digits.npz: there is no such file\n"
+    assert not (digits / "runs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_after_a_checkpoint(digits, number, code):
+    command = [sys.executable, "-m", "specnet", "train", "digits.experiment.json", "--set", "training.epochs=100000"]
+    with subprocess.Popen(command, cwd=digits, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(3):
+            process.stderr.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert out == ""
+    assert "Go on with: specnet train digits.experiment.json --resume" in err
+    state = specnet.load(digits / "runs/digits/last.h5").run_state
+    assert state["epoch"] >= 3
+
+
+def test_predict(trained):
+    x, y = np.load(trained / "digits.npz").values()
+    out, err = run(
+        "predict",
+        "run/best.h5",
+        "--data",
+        "digits.npz",
+        "--inputs",
+        "x",
+        "--targets",
+        "y",
+        "--out",
+        "p.csv",
+        cwd=trained,
+    )
+    assert err == "p.csv: 1797 rows\n"
+    metrics = re.fullmatch(r"loss ([\d.]+) · accuracy ([\d.]+)\n", out)
+    assert float(metrics[2]) > 0.8
+    with open(trained / "p.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == [*"0123456789", "class"]
+    probabilities = np.array([[float(cell) for cell in row[:10]] for row in rows[1:]])
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert [row[10] for row in rows[1:]] == [str(index) for index in probabilities.argmax(axis=1)]
+    assert np.mean(probabilities.argmax(axis=1) == y) == pytest.approx(float(metrics[2]), abs=1e-4)
+    model = specnet.load(trained / "run/best.h5")
+    for name in ("p.npy", "p.npz", "p.h5"):
+        run("predict", "run/best.h5", "--data", "digits.npz", "-o", name, "--logits", cwd=trained)
+    logits = model.predict(x)
+    assert np.allclose(np.load(trained / "p.npy"), logits, atol=1e-4)
+    with np.load(trained / "p.npz") as file:
+        assert file["class"].tolist() == [str(index) for index in logits.argmax(axis=1)]
+    with h5py.File(trained / "p.h5") as file:
+        assert np.allclose(file["outputs"], logits, atol=1e-4)
+        assert file["class"].asstr()[0] == str(logits[0].argmax())
+
+
+def test_predict_shows_rows_without_out(trained):
+    out, _ = run("predict", "run/best.h5", "--data", "digits.npz", cwd=trained)
+    assert "… 1787 more rows" in out
+    assert json.loads(run("predict", "run/best.h5", "--data", "digits.npz", "--json", cwd=trained)[0])["rows"] == 1797
+
+
+def test_predict_from_csv_and_npy(trained):
+    x, y = np.load(trained / "digits.npz").values()
+    header = ",".join([f"p{index}" for index in range(64)])
+    np.savetxt(trained / "d.csv", x[:5], delimiter=",", header=header, comments="", fmt="%d")
+    np.save(trained / "x.npy", x[:5])
+    np.save(trained / "y.npy", y[:5])
+    run("predict", "run/best.h5", "--data", "d.csv", "-o", "a.npy", cwd=trained)
+    out, _ = run("predict", "run/best.h5", "--data", "x.npy", "--targets", "y.npy", "-o", "b.npy", cwd=trained)
+    assert out.startswith("loss")
+    assert np.array_equal(np.load(trained / "a.npy"), np.load(trained / "b.npy"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run/best.h5", "--data", "none.npz"], "none.npz: there is no such file"),
+        (["run/best.h5", "--data", "digits.npz", "--inputs", "z"], 'digits.npz: there is no array "z"'),
+        (["run/best.h5", "--data", "digits.npz", "--inputs", "y"], r"digits.npz: inputs: the model expects shape"),
+        (["run/best.h5", "--data", "digits.npz", "--out", "p.txt"], "p.txt: expected a file name that ends in"),
+        (["run/best.h5", "--data", "digits.npz", "--out", "no/p.csv"], "no/p.csv: cannot be written: No such file"),
+        (["none.h5", "--data", "digits.npz"], "none.h5: cannot be read: No such file"),
+    ],
+)
+def test_predict_refuses_in_one_line(trained, arguments, words):
+    out, err = run("predict", *arguments, cwd=trained, code=1)
+    assert out == ""
+    assert err.startswith(words)
+    assert len(err.splitlines()) == 1
+
+
+def test_predict_without_a_run_gives_raw_outputs(trained):
+    specnet.save(trained / "plain.h5", specnet.build(specnet.load_spec(trained / "digits.model.json")))
+    out, _ = run("predict", "plain.h5", "--data", "digits.npz", cwd=trained)
+    assert "class" in out
+    _, err = run("predict", "plain.h5", "--data", "digits.npz", "--targets", "y", cwd=trained, code=1)
+    assert "no training run" in err
+
+
+def test_a_closed_pipe_is_no_error(trained):
+    command = f"{sys.executable} -m specnet schema model | head -1"
+    made = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=trained, check=False)
+    assert made.stdout == "{\n"
+    assert made.stderr == ""
+
+
+def test_the_bar_on_a_terminal(digits):
+    pexpect = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+    master, slave = pexpect.openpty()
+    command = [sys.executable, "-m", "specnet", "train", "digits.experiment.json", "--set", "training.epochs=2"]
+    with subprocess.Popen(command, cwd=digits, stderr=slave, stdout=subprocess.PIPE, text=True) as process:
+        os.close(slave)
+        seen = b""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            seen += piece
+        out = process.stdout.read()
+    os.close(master)
+    assert process.returncode == 0
+    assert "epoch 2 ·" in out
+    assert b"epoch 1/2" in seen
+    assert b"45/45" in seen
+    assert b"val_loss" in seen

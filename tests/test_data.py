@@ -1,0 +1,230 @@
+"""Data files: every format, and every way in which one does not fit."""
+
+import gzip
+import struct
+
+import h5py
+import numpy as np
+import pytest
+
+import specnet
+from specnet import DataError
+from specnet.training.data import fit_inputs, fit_targets, read_array, read_columns
+from specnet.training.experiment import load_data, load_experiment
+
+X = np.arange(12.0).reshape(6, 2)
+Y = np.array([0, 1, 2, 0, 1, 2])
+SPEC = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}])
+NAMED = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}], labels=["a", "b", "c"])
+SHARED = "../shared/data"
+
+
+def idx(array, dtype=">u1"):
+    """The bytes of an IDX file."""
+    codes = {">u1": 8, ">i4": 12, ">f4": 13, ">f8": 14}
+    head = bytes([0, 0, codes[dtype], array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(dtype).tobytes()
+
+
+def test_npz(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    x, y = read_columns(tmp_path / "d.npz", "x", "y")
+    assert np.array_equal(x, X)
+    assert np.array_equal(y, Y)
+    with pytest.raises(DataError, match=r'd\.npz: there is no array "xx"; did you mean "x"'):
+        read_columns(tmp_path / "d.npz", "xx", "y")
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.array([{}], object), y=Y)
+    with pytest.raises(DataError, match="allow_pickle"):
+        read_columns(tmp_path / "d.npz", "x", "y")
+
+
+def test_hdf5(tmp_path):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["group/x"], file["y"] = X, Y
+        file["names"] = ["a", "b", "c", "a", "b", "c"]
+    x, y = read_columns(tmp_path / "d.h5", "group/x", "names")
+    assert np.array_equal(x, X)
+    assert y.tolist() == ["a", "b", "c"] * 2
+    with pytest.raises(DataError, match='no dataset "x"'):
+        read_columns(tmp_path / "d.h5", "x", "y")
+
+
+@pytest.mark.parametrize("dtype", [">u1", ">i4", ">f4", ">f8"])
+@pytest.mark.parametrize("name", ["d.idx", "images-idx2-ubyte", "images-idx2-ubyte.gz", "d.idx.gz"])
+def test_idx(tmp_path, dtype, name):
+    data = idx(X, dtype)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert np.array_equal(read_array(tmp_path / name), X)
+
+
+@pytest.mark.parametrize("cut", [2, 6, 20])
+def test_idx_that_is_cut(tmp_path, cut):
+    (tmp_path / "d.idx").write_bytes(idx(X, ">f8")[:cut])
+    with pytest.raises(DataError, match=r"d\.idx: is (no IDX file|not whole)"):
+        read_array(tmp_path / "d.idx")
+    (tmp_path / "d.idx.gz").write_bytes(gzip.compress(idx(X))[:-9])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_array(tmp_path / "d.idx.gz")
+
+
+def test_csv(tmp_path):
+    (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n\n5,u,-6\n')
+    x, y = read_columns(tmp_path / "d.csv", None, "kind")
+    assert x.tolist() == [[1, 2], [3, 4.5], [5, -6]]
+    assert y.tolist() == ["u", "v", "u"]
+    x, y = read_columns(tmp_path / "d.csv", ["b"], "a")
+    assert x.tolist() == [[2], [4.5], [-6]]
+    assert y.tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n3\n", "row 3 has 1 columns, the header has 2"),
+        ("a,b\n1,2\n3,x\n", 'row 3, column "b": expected a number, got "x"'),
+        ("a,b\n1,\n3,4\n", 'row 2, column "b": expected a number, got nothing'),
+        ("a,b\n", "no rows"),
+        ("", "no rows"),
+        ("a,a\n1,2\n", '"a" stands in the header twice'),
+        ('a,b\n"1,2\n', "row"),
+    ],
+)
+def test_csv_that_does_not_fit(tmp_path, text, words):
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        read_columns(tmp_path / "d.csv", ["b"] if "b" in text else ["a"], None)
+    assert str(caught.value).startswith(str(tmp_path / "d.csv"))
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04nonsense")
+    (tmp_path / "bad.npy").write_bytes(b"nonsense")
+    (tmp_path / "bad.h5").write_bytes(b"nonsense")
+    for name in ("bad.npz", "bad.h5", "none.npz", "none.h5", "none.csv", "none.npy", "a.txt", "bad.npy"):
+        with pytest.raises(DataError) as caught:
+            read_columns(tmp_path / name, "x", None)
+        assert str(caught.value).startswith(str(tmp_path / name)), caught.value
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (np.ones((6, 3)), r"\(batch, 2\), got \(6, 3\)"),
+        (np.ones((0, 2)), "no rows"),
+        (np.array(3.0), "no rows"),
+        (np.array([["a", "b"]]), "numbers"),
+        (np.array([[1, 2], [3, np.nan]]), r"row 1, column 1 .*got nan"),
+        (np.array([[1, np.inf]]), "got inf"),
+        (np.array([[1e300, 0]]), "row 0, column 0 .*float32 cannot hold"),
+        (np.ones((6, 2, 1)), "flatten"),
+    ],
+)
+def test_inputs_that_do_not_fit(raw, words):
+    with pytest.raises(DataError, match=words) as caught:
+        fit_inputs(raw, SPEC, "d.npz")
+    assert str(caught.value).startswith("d.npz: inputs")
+
+
+def test_inputs_that_fit():
+    fitted = fit_inputs(X.astype(np.uint8), SPEC, "d")
+    assert fitted.dtype == np.float32
+    assert fitted.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (Y[:5], "expected 6 rows"),
+        (np.array([0, 1, 3, 0, 1, 2]), r"row 2 .*0 to 2, got 3"),
+        (np.array([0, -1, 2, 0, 1, 2]), r"row 1 .*got -1"),
+        (np.array([0, 1.5, 2, 0, 1, 2]), r"row 1 .*class index, got 1.5"),
+        (np.array([0, np.nan, 2, 0, 1, 2]), r"row 1 .*got nan"),
+        (np.ones((6, 3)), "one class index a row"),
+        (np.array(list("abcabd")), 'row 5 .*"d" is not one of the labels'),
+        (np.array([1j] * 6), "numbers"),
+    ],
+)
+def test_classes_that_do_not_fit(raw, words):
+    with pytest.raises(DataError, match=words):
+        fit_targets(raw, NAMED, True, 6, "d.npz")
+
+
+def test_text_needs_labels():
+    with pytest.raises(DataError, match=r"a, b, c, .*labels"):
+        fit_targets(np.array(list("abcabc")), SPEC, True, 6, "d.npz")
+    assert fit_targets(np.array(list("abcabc")), NAMED, True, 6, "d").tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_targets_that_fit():
+    for raw in (Y, Y.astype(np.uint8), Y.astype(float), Y[:, None]):
+        fitted = fit_targets(raw, SPEC, True, 6, "d")
+        assert fitted.dtype == np.int64
+        assert fitted.tolist() == Y.tolist()
+    single = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 1}])
+    assert fit_targets(Y, single, False, 6, "d").shape == (6, 1)
+    with pytest.raises(DataError, match=r"\(batch, 3\), got \(6,\)"):
+        fit_targets(Y, SPEC, False, 6, "d")
+    with pytest.raises(DataError, match="got nan"):
+        fit_targets(np.array([[np.nan]] * 6), single, False, 6, "d")
+
+
+def experiment(train, **data):
+    model = SPEC.model_dump(mode="json")
+    return {
+        "model": model,
+        "data": {"train": train, **data},
+        "training": {"loss": "softmax_cross_entropy", "seed": 5},
+    }
+
+
+def test_two_files_as_two_entries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X)
+    (tmp_path / "y-idx1-ubyte").write_bytes(idx(Y))
+    spec, folder = load_experiment(experiment({"inputs": "x.npy", "targets": "y-idx1-ubyte"}))
+    train, validation = load_data(spec, folder)
+    assert np.array_equal(train.inputs, X)
+    assert np.array_equal(train.targets, Y)
+    assert validation is None
+    with pytest.raises(DataError, match=r"other\.npy: there is no such file"):
+        load_data(*load_experiment(experiment({"inputs": "other.npy", "targets": "y-idx1-ubyte"})))
+
+
+def test_a_csv_whose_inputs_are_all_other_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text("a,b,k\n1,2,0\n3,4,1\n5,6,2\n")
+    train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "targets": "k"})))
+    assert train.inputs.tolist() == [[1, 2], [3, 4], [5, 6]]
+    train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "inputs": ["b", "a"], "targets": "k"})))
+    assert train.inputs.tolist() == [[2, 1], [4, 3], [6, 5]]
+
+
+def test_a_fraction_is_held_out_by_the_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("d.npz", x=np.arange(200.0).reshape(100, 2), y=np.arange(100) % 3)
+    entry = {"path": "d.npz"}
+    train, held = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    assert (len(train), len(held)) == (80, 20)
+    rows = np.concatenate([train.inputs[:, 0], held.inputs[:, 0]])
+    assert sorted(rows) == list(range(0, 200, 2))
+    again, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    assert again.fingerprint() == train.fingerprint()
+    other, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2}), {"training.seed": "6"}))
+    assert other.fingerprint() != train.fingerprint()
+    np.savez("one.npz", x=X[:1], y=Y[:1])
+    with pytest.raises(DataError, match="too few"):
+        load_data(*load_experiment(experiment({"path": "one.npz"}, validation={"fraction": 0.2})))
+
+
+def test_real_idx_files(root):
+    images = root / SHARED / "mnist-t10k-images-idx3-ubyte.gz"
+    if not images.exists():
+        pytest.skip("the MNIST test images are not here")
+    x = read_array(images)
+    y = read_array(images.with_name("mnist-t10k-labels-idx1-ubyte.gz"))
+    assert (x.shape, x.dtype, int(x.max())) == ((10_000, 28, 28), np.uint8, 255)
+    assert np.bincount(y).sum() == 10_000

@@ -1,0 +1,138 @@
+"""The experiment document: defaults, refusals and where they point."""
+
+import json
+
+import pytest
+
+import specnet
+from specnet import SpecError
+from specnet.training.experiment import ExperimentSpec, load_experiment
+
+MODEL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
+MINIMAL = {"model": MODEL, "data": {"train": {"path": "d.npz"}}, "training": {"loss": "softmax_cross_entropy"}}
+
+
+def changed(path, value):
+    document = json.loads(json.dumps(MINIMAL))
+    *parents, last = path.split(".")
+    target = document
+    for key in parents:
+        target = target.setdefault(key, {})
+    target[last] = value
+    return document
+
+
+def test_defaults():
+    spec, _ = load_experiment(MINIMAL)
+    training = spec.training
+    assert training.loss.type == "softmax_cross_entropy"
+    assert (training.optimizer.type, training.optimizer.learning_rate) == ("adam", 0.001)
+    assert (training.epochs, training.batch_size, training.shuffle, training.seed) == (10, 32, True, 0)
+    assert (training.checkpoint.every_epochs, training.checkpoint.every_steps) == (1, None)
+    assert training.checkpoint.keep_best is None
+    spec, _ = load_experiment(changed("data.validation", {"fraction": 0.2}))
+    assert spec.training.checkpoint.keep_best == "validation_loss"
+    assert ExperimentSpec.model_validate_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
+def test_a_name_stands_for_its_defaults(optimizer):
+    spec, _ = load_experiment(changed("training.optimizer", optimizer))
+    assert spec.training.optimizer.type == optimizer
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where", "words"),
+    [
+        ("training.loss", "softmax", "training.loss", "unknown loss"),
+        ("training.loss", "mean_squared_eror", "training.loss", 'did you mean "mean_squared_error"'),
+        ("training.loss", {"type": "huber", "delta": 0}, "training.loss.delta", "positive number"),
+        ("training.optimizer", {"type": "adan"}, "training.optimizer.type", 'did you mean "adam"'),
+        ("training.optimizer", {"type": "sgd", "lr": 1}, "training.optimizer.lr", "unknown key"),
+        ("training.optimizer", {"type": "sgd", "nesterov": True}, "training.optimizer.nesterov", "momentum"),
+        ("training.optimizer", {"type": "adam", "betas": [0.9]}, "training.optimizer.betas", "array of two"),
+        ("training.optimizer", {"type": "adam", "betas": [0.9, 1]}, "training.optimizer.betas[1]", "[0, 1)"),
+        ("training.epochs", 0, "training.epochs", "positive integer"),
+        ("training.epochs", "20", "training.epochs", "20 without quotes"),
+        ("training.batch_size", 1.5, "training.batch_size", "positive integer"),
+        ("training.shuffle", 1, "training.shuffle", "true or false"),
+        ("training.checkpoint", {"keep_best": "val_loss"}, "training.checkpoint.keep_best", "no data.validation"),
+        ("training.checkpoint", {"keep_best": "best"}, "training.checkpoint.keep_best", "expected"),
+        ("training.checkpoint", {"every_epochs": 0}, "training.checkpoint.every_epochs", "positive integer"),
+        ("data.train", {}, "data.train", "path"),
+        ("data.train", {"path": "d.npz", "inputs": []}, "data.train.inputs", "a name"),
+        ("data.train", {"path": "d.npz", "input": "x"}, "data.train.input", 'did you mean "inputs"'),
+        ("data.validation", {"fraction": 1}, "data.validation.fraction", "between 0 and 1"),
+        ("data.validation", 0.2, "data.validation", "an object"),
+        ("name", "../x", "name", "folder"),
+        ("model", 3, "model", "a path or a model document"),
+        ("model", {**MODEL, "layers": [{"type": "relo"}]}, "model.layers[0].type", 'did you mean "relu"'),
+        ("format", "specnet-experiment/9", "format", "newer specnet"),
+    ],
+)  # fmt: skip
+def test_refused_with_path_place_and_words(tmp_path, path, value, where, words):
+    document = changed(path, value)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(document)
+    assert where in [problem.path for problem in caught.value.problems]
+    assert words in str(caught.value)
+    (tmp_path / "e.json").write_text(json.dumps(document, indent=2))
+    with pytest.raises(SpecError) as placed:
+        load_experiment(tmp_path / "e.json")
+    assert all(problem.line and problem.column for problem in placed.value.problems)
+    assert str(placed.value).startswith(str(tmp_path / "e.json") + ":")
+
+
+def test_an_activation_that_the_loss_contains_is_refused():
+    doubled = {**MODEL, "layers": [*MODEL["layers"], {"type": "softmax"}]}
+    with pytest.raises(SpecError, match=r"training\.loss: .*logits.*softmax; remove that layer"):
+        load_experiment(changed("model", doubled))
+
+
+def test_a_cross_entropy_needs_classes():
+    narrow = {"input_shape": [4], "layers": [{"type": "affine", "units": 1}]}
+    with pytest.raises(SpecError, match=r"training\.loss: .*at least 2; .*\(1,\)"):
+        load_experiment(changed("model", narrow))
+
+
+def test_accuracy_is_monitored_for_classes_only():
+    document = changed("training.loss", "mean_squared_error")
+    document["data"]["validation"] = {"fraction": 0.5}
+    document["training"]["checkpoint"] = {"keep_best": "validation_accuracy"}
+    with pytest.raises(SpecError, match="no accuracy"):
+        load_experiment(document)
+    document["training"]["loss"] = "binary_cross_entropy"
+    load_experiment(document)
+
+
+def test_the_models_own_file_is_named(digits):
+    model = digits / "digits.model.json"
+    model.write_text(model.read_text().replace('"units": 256', '"units": "256"'))
+    with pytest.raises(SpecError) as caught:
+        load_experiment(digits / "digits.experiment.json")
+    assert str(caught.value).startswith(f"{model}:10:")
+    assert "layers[0].units" in str(caught.value)
+    model.unlink()
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_experiment(digits / "digits.experiment.json")
+
+
+def test_overrides():
+    spec, _ = load_experiment(
+        MINIMAL, {"training.epochs": "3", "training.optimizer.learning_rate": "0.5", "training.optimizer.type": "sgd"}
+    )
+    assert spec.training.epochs == 3
+    assert (spec.training.optimizer.type, spec.training.optimizer.learning_rate) == ("sgd", 0.5)
+    with pytest.raises(SpecError, match=r"training\.epochs: expected a positive integer"):
+        load_experiment(MINIMAL, {"training.epochs": "many"})
+    with pytest.raises(SpecError, match=r"training\.epoch: unknown key; did you mean"):
+        load_experiment(MINIMAL, {"training.epoch": "3"})
+    with pytest.raises(SpecError, match="--set"):
+        load_experiment(MINIMAL, {"training.loss.x": "3"})
+    assert MINIMAL["training"] == {"loss": "softmax_cross_entropy"}
+
+
+def test_a_path_needs_a_folder():
+    spec = ExperimentSpec.model_validate({**MINIMAL, "model": "m.json"})
+    with pytest.raises(specnet.SpecnetError, match="load_experiment"):
+        spec.built_model  # noqa: B018

@@ -1,0 +1,281 @@
+"""Training: what it learns, what it writes, and that a resumed run is the run."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet.training.data import Dataset
+from specnet.training.experiment import TrainingSpec
+from specnet.training.loop import Run, evaluate
+from specnet.training.losses import MeanSquaredError
+from specnet.training.optimizers import SGD
+from tests.support import arrays_of, model_of, same_arrays
+
+
+def document(epochs=3, optimizer="adam", batch_size=16, loss="softmax_cross_entropy", **checkpoint):
+    rng = np.random.default_rng(0)
+    np.savez("d.npz", x=rng.normal(size=(100, 6)), y=rng.integers(0, 3, 100))
+    return {
+        "name": "small",
+        "model": {
+            "input_shape": [6],
+            "seed": 4,
+            "layers": [
+                {"type": "affine", "units": 12},
+                {"type": "relu"},
+                {"type": "dropout", "rate": 0.3},
+                {"type": "affine", "units": 3},
+            ],
+        },
+        "data": {"train": {"path": "d.npz"}, "validation": {"fraction": 0.2}},
+        "training": {
+            "loss": loss,
+            "optimizer": optimizer,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "checkpoint": checkpoint,
+        },
+    }
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+def stop_after(step):
+    """A listener that stops the run after so many steps."""
+    return lambda event: event.run.stop() if event.run.step >= step else None
+
+
+def run_arrays(path):
+    """All that a checkpoint of a run holds, as comparable arrays."""
+    model = specnet.load(path)
+    return arrays_of(model) | {f"run {key}": np.asarray(value) for key, value in model.run_state.items()}
+
+
+def test_the_digits_reach_their_accuracy(digits):
+    result = specnet.train(digits / "digits.experiment.json")
+    assert result.history["val_accuracy"][-1] >= 0.96
+    assert result.history["epoch"] == list(range(1, 21))
+    assert result.finished
+    assert str(result.checkpoint_path) == "runs/digits/last.h5"
+    assert result.best_path.name == "best.h5"
+    best = specnet.load(result.best_path)
+    assert best.run_state["best/value"] == min(result.history["val_loss"])
+    assert best.run_state["epoch"] == np.argmin(result.history["val_loss"]) + 1
+    last = specnet.load(result.checkpoint_path)
+    assert same_arrays(arrays_of(last), arrays_of(result.model))
+
+
+def test_the_resolved_experiment_trains_the_same(digits, tmp_path):
+    first = specnet.train(
+        digits / "digits.experiment.json", out=tmp_path / "a" / "run", overrides={"training.epochs": "2"}
+    )
+    resolved = json.loads((tmp_path / "a" / "run" / "experiment.json").read_text())
+    assert resolved["data"]["train"]["path"] == "../../digits/digits.npz"
+    assert resolved["model"]["layers"][0]["name"] == "wide"
+    second = specnet.train(tmp_path / "a" / "run" / "experiment.json", out=tmp_path / "b")
+    assert same_arrays(arrays_of(first.model), arrays_of(second.model))
+
+
+def test_one_seed_decides_everything():
+    a, b = (specnet.train(document(), out=name) for name in "ab")
+    assert (a.checkpoint_path.read_bytes(), a.best_path.read_bytes()) == (
+        b.checkpoint_path.read_bytes(),
+        b.best_path.read_bytes(),
+    )
+    c = specnet.train(document(), out="c", overrides={"training.seed": "1"})
+    assert not same_arrays(arrays_of(a.model), arrays_of(c.model))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("stop", [1, 5, 7, 12])
+def test_a_resumed_run_ends_with_the_same_bytes(optimizer, stop):
+    optimizer = {"type": optimizer, "weight_decay": 0.01, **({"momentum": 0.9} if optimizer == "sgd" else {})}
+    doc = document(optimizer=optimizer)
+    whole = specnet.train(doc, out="whole")
+    part = specnet.train(doc, out="part", listeners=[stop_after(stop)])
+    assert not part.finished
+    resumed = specnet.train(doc, out="part", resume=True)
+    assert resumed.finished
+    assert resumed.history == whole.history
+    for name in ("last.h5", "best.h5"):
+        assert Path(f"whole/{name}").read_bytes() == Path(f"part/{name}").read_bytes()
+
+
+TRAINER = """
+import sys, specnet
+specnet.train(sys.argv[1], out="killed", resume=True)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(python):
+    doc = document(epochs=40, every_steps=3)
+    Path("e.json").write_text(json.dumps(doc))
+    specnet.train("e.json", out="whole")
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        with subprocess.Popen([python, "-c", TRAINER, "e.json"]) as process:
+            time.sleep(rng.uniform(0.25, 0.6))
+            process.send_signal(signal.SIGKILL)
+    subprocess.run([python, "-c", TRAINER, "e.json"], check=True)
+    for name in ("last.h5", "best.h5"):
+        assert same_arrays(run_arrays(f"whole/{name}"), run_arrays(f"killed/{name}"))
+
+
+def test_more_epochs_may_be_asked_for_later():
+    whole = specnet.train(document(epochs=4), out="whole")
+    specnet.train(document(epochs=2), out="part")
+    longer = specnet.train(document(epochs=4), out="part", resume=True)
+    assert same_arrays(arrays_of(whole.model), arrays_of(longer.model))
+    assert longer.history == whole.history
+
+
+def test_a_changed_run_is_not_resumed():
+    specnet.train(document(), out="r")
+    with pytest.raises(specnet.CheckpointMismatchError, match=r"training\.batch_size was 16, is 8"):
+        specnet.train(document(batch_size=8), out="r", resume=True)
+    doc = document()
+    np.savez("d.npz", x=np.zeros((100, 6)), y=np.zeros(100, int))
+    with pytest.raises(specnet.CheckpointMismatchError, match="validation data"):
+        specnet.train(doc, out="r", resume=True)
+
+
+def test_a_run_is_never_overwritten_unasked():
+    doc = document()
+    specnet.train(doc, out="r")
+    before = Path("r/last.h5").read_bytes()
+    with pytest.raises(specnet.SpecnetError, match=r"holds a run already .*--resume.*--force"):
+        specnet.train(doc, out="r")
+    assert Path("r/last.h5").read_bytes() == before
+    with pytest.raises(specnet.SpecnetError, match="choose one"):
+        specnet.train(doc, out="r", resume=True, force=True)
+    specnet.train(document(epochs=1), out="r", force=True)
+    assert specnet.load("r/last.h5").run_state["epoch"] == 1
+
+
+def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done():
+    first = specnet.train(document(), out="r", resume=True)
+    again = specnet.train(document(), out="r", resume=True)
+    assert again.finished
+    assert again.history == first.history
+    specnet.save("r/last.h5", specnet.build(first.model.spec))
+    with pytest.raises(specnet.CheckpointMismatchError, match="no run"):
+        specnet.train(document(), out="r", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "saved"),
+    [
+        ({"every_epochs": 1}, [5, 10, 15]),
+        ({"every_epochs": 2}, [10, 15]),
+        ({"every_epochs": None}, [15]),
+        ({"every_epochs": None, "every_steps": 4}, [4, 8, 12, 15]),
+        ({"every_epochs": 1, "every_steps": 5}, [5, 10, 15]),
+        ({"every_epochs": 1, "every_steps": 2}, [2, 4, 5, 6, 8, 10, 12, 14, 15]),
+    ],
+)
+def test_when_checkpoints_are_written(checkpoint, saved, monkeypatch):
+    from specnet.training import saving
+
+    steps = []
+    real = saving.save
+
+    def spy(path, model):
+        real(path, model)
+        if path.name == "last.h5":
+            steps.append(model.run_state["step"])
+
+    monkeypatch.setattr(saving, "save", spy)
+    specnet.train(document(keep_best=None, **checkpoint), out="r")
+    assert steps == saved
+
+
+@pytest.mark.parametrize("keep", ["val_accuracy", "validation_accuracy", "loss", "training_loss"])
+def test_the_best_is_kept(keep):
+    result = specnet.train(document(epochs=6, keep_best=keep), out="r")
+    name = {"validation_accuracy": "val_accuracy", "training_loss": "loss"}.get(keep, keep)
+    values = result.history[name]
+    best = max(values) if "accuracy" in name else min(values)
+    state = specnet.load(result.best_path).run_state
+    assert (state["best/value"], state["best/epoch"]) == (best, values.index(best) + 1)
+    assert state["epoch"] == state["best/epoch"]
+
+
+def test_a_failed_save_stops_the_run(monkeypatch):
+    from specnet.training import saving
+
+    def broken(path, model):
+        raise specnet.CheckpointError(f"{path}: not saved")
+
+    monkeypatch.setattr(saving, "save", broken)
+    with pytest.raises(specnet.CheckpointError, match="not saved"):
+        specnet.train(document(), out="r")
+
+
+def test_events():
+    seen = []
+    specnet.train(document(epochs=2), out="r", listeners=[lambda event: seen.append(event.kind)])
+    assert seen == ["start", *["step"] * 5, "epoch", *["step"] * 5, "epoch", "end"]
+
+
+def test_one_step_is_forward_loss_backward_step():
+    model, twin = (model_of({"type": "affine", "units": 2}) for _ in range(2))
+    rng = np.random.default_rng(2)
+    data = Dataset(rng.normal(size=(10, 5)), rng.normal(size=(10, 2)))
+    training = TrainingSpec(loss="mean_squared_error", epochs=2, batch_size=4, shuffle=False)
+    run = Run(model, MeanSquaredError(), SGD(model, 0.1), training, data)
+    run.go()
+    losses = []
+    for _ in range(2):
+        total = 0.0
+        for start in (0, 4, 8):
+            x, t = data.inputs[start : start + 4], data.targets[start : start + 4]
+            loss, dy = MeanSquaredError()(twin.forward(x), t)
+            twin.backward(dy)
+            total += loss * len(x)
+            for name, value in twin.parameters.items():
+                np.subtract(value, 0.1 * twin.gradients[name], out=value)
+        losses.append(total / 10)
+    assert all(np.allclose(model.parameters[n], twin.parameters[n], rtol=1e-12) for n in model.parameters)
+    assert run.history["loss"] == pytest.approx(losses)
+    assert evaluate(model, MeanSquaredError(), data).metrics().keys() == {"loss"}
+
+
+def test_shuffling_gives_every_row_once_an_epoch_in_another_order():
+    model = model_of({"type": "relu"}, input_shape=(1,))
+    seen = []
+    forward = model.forward
+    model.forward = lambda x, training: (seen.extend(x[:, 0].tolist()), forward(x, training))[1]
+    data = Dataset(np.arange(1.0, 11).reshape(10, 1), np.zeros((10, 1)))
+    training = TrainingSpec(loss="mean_squared_error", epochs=2, batch_size=3)
+    model.backward(forward(data.inputs))
+    Run(model, MeanSquaredError(), SGD(model, 0.1), training, data).go()
+    first, second = seen[:10], seen[10:]
+    assert sorted(first) == sorted(second) == list(range(1, 11))
+    assert first != second != sorted(second)
+
+
+@pytest.mark.parametrize("loss", ["mean_squared_error", "mean_absolute_error", "huber", "binary_cross_entropy"])
+def test_every_loss_learns(loss):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 4))
+    t = x @ rng.normal(size=(4, 1))
+    np.savez("r.npz", x=x, y=t > 0 if loss == "binary_cross_entropy" else t)
+    doc = {
+        "model": {"input_shape": [4], "layers": [{"type": "affine", "units": 1}]},
+        "data": {"train": {"path": "r.npz"}, "validation": {"fraction": 0.25}},
+        "training": {"loss": loss, "optimizer": {"type": "adam", "learning_rate": 0.05}, "epochs": 30},
+    }
+    history = specnet.train(doc, out="r").history
+    assert history["val_loss"][-1] < history["val_loss"][0] / 3
+    if loss == "binary_cross_entropy":
+        assert history["val_accuracy"][-1] > 0.9
