@@ -1,5 +1,5 @@
 """`python -m specnet`."""
 
-from specnet.cli.main import main
+from specnet.cli import main
 
 main()

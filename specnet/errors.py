@@ -26,8 +26,13 @@ def path_text(path: Sequence[PathKey]) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += f".{key}" if text else key
+            text += f".{printable(key)}" if text else printable(key)
     return text
+
+
+def printable(text: str) -> str:
+    """Replace what would break a line or steer a terminal by its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)

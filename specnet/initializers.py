@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, WithJsonSchema, field_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from specnet.parameters import ShapeTuple
 from specnet.validation import Document, NonNegativeReal, Real, Tagged, fault, mismatch
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+MAX_RANK = 32
 
 NAMES = (
     "he_normal",
@@ -35,16 +37,25 @@ NAMES = (
 
 def _numbers(value: Any) -> Any:
     """Turn nested arrays of numbers into nested tuples of floats; says which entry is none."""
+    return _nested(value, 0)
+
+
+def _nested(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if depth > MAX_RANK:
+        message = f"expected at most {MAX_RANK} levels of nesting, got more"
+        raise fault(message, "too_deep")
     if isinstance(value, (list, tuple)) and value:
         made, wrong = [], []
         for index, entry in enumerate(value):
             try:
-                made.append(_numbers(entry) if isinstance(entry, (list, tuple)) else _number(entry))
+                made.append(_nested(entry, depth + 1) if isinstance(entry, (list, tuple)) else _number(entry))
             except ValidationError as error:
                 wrong += [_deeper(index, e) for e in error.errors()]
-            except ValueError:
+            except PydanticCustomError as error:
+                wrong.append(InitErrorDetails(type=error, loc=(index,), input=entry))
+            except (ValueError, OverflowError):
                 wrong.append(InitErrorDetails(type=mismatch("a number", entry), loc=(index,), input=entry))
         if wrong:
             raise ValidationError.from_exception_data("values", wrong)
@@ -91,6 +102,9 @@ class Uniform(Document):
         if high < info.data.get("low", high):
             message = f"expected a number of at least low = {info.data['low']!r}, got {high!r}; exchange them"
             raise fault(message, "wrong_value")
+        if math.isinf(high - info.data.get("low", high)):
+            message = f"expected a range that a double can hold, got {info.data['low']!r} to {high!r}"
+            raise fault(message, "overflow")
         return high
 
 
@@ -126,11 +140,20 @@ Initializer = Annotated[
 def numbers_of(initializer: str | Document) -> Sequence[tuple[str, float]]:
     """List the numbers an initializer's document holds, with the field each stands in."""
     if isinstance(initializer, ExplicitValues):
-        flat = np.asarray(initializer.values, dtype=np.float64).reshape(-1)
-        return [("values", float(flat[np.argmax(np.abs(flat))]))]
+        return [("values", max(_flat(initializer.values), key=abs))]
+    if isinstance(initializer, Normal):
+        return [("std", 10 * initializer.std)]  # draws go beyond one standard deviation
     if isinstance(initializer, str):
         return []
     return [(field, value) for field, value in initializer if isinstance(value, float)]
+
+
+def _flat(values: Any) -> Iterator[float]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def shape_fault(initializer: str | Document, shape: ShapeTuple) -> tuple[str, str] | None:

@@ -76,7 +76,8 @@ class Layer(ABC):
     def gradient(self, name: str) -> Array:
         """Give the array that `backward` fills for one parameter."""
         if name not in self._gradients:
-            self._gradients[name] = np.zeros_like(self.parameters[name])
+            parameter = self.parameters[name]
+            self._gradients[name] = np.zeros(parameter.shape, parameter.dtype)
         return self._gradients[name]
 
     def bind_gradients(self, gradients: Mapping[str, Array]) -> None:
@@ -85,9 +86,15 @@ class Layer(ABC):
 
     def floats(self, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> Array:
         """Take x as it is where it is a float array (of `dtype`), else as one; ShapeError for anything but numbers."""
+        array: Array
         if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in (FLOAT32, FLOAT64))):
-            return x
-        return as_floats(x, dtype, self.name)
+            array = x
+        else:
+            array = as_floats(x, dtype, self.name)
+        if array.ndim == 0:
+            msg = f"{self.name}: expected an array of shape (batch, ...), got a single number, shape ()"
+            raise ShapeError(msg)
+        return array
 
     def cached(self, value: T | None) -> T:
         """Give what forward cached; SpecnetError where there was no forward."""
@@ -147,15 +154,20 @@ class Elementwise(Layer):
         return y
 
 
-def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str) -> Array:
-    """Convert bool, integer or real numbers to float64, or `dtype`; float32 and float64 stay what they are."""
+def as_array(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.NDArray[Any]:
+    """Make an array of what numpy makes one of. Raises ShapeError."""
     try:
-        array = np.asarray(x)
-    except (ValueError, TypeError) as error:
-        msg = f"{who}: expected an array of numbers, got {type(x).__name__} that makes none ({error})"
+        return np.asarray(x)
+    except (ValueError, TypeError, OverflowError) as error:
+        msg = f"{who}: expected an array of shape {expected}, got a ragged or odd {type(x).__name__}: {error}"
         raise ShapeError(msg) from None
+
+
+def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected: str = "(batch, ...)") -> Array:
+    """Convert bool, integer or real numbers to float64, or `dtype`; float32 and float64 stay what they are."""
+    array = as_array(x, who, expected)
     if array.dtype.kind not in "biuf":
-        msg = f"{who}: expected an array of real numbers, got dtype {array.dtype}"
+        msg = f"{who}: expected real numbers of shape {expected}, got {array.dtype} of shape {array.shape}"
         raise ShapeError(msg)
     if dtype is None:
         dtype = FLOAT32 if array.dtype == FLOAT32 else FLOAT64

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -52,6 +53,9 @@ class Model:
         self.parameter_count = store.size
         self.draws = Draws(plan.seed)
         self.run_state: dict[str, Any] | None = None
+        self._forwards = [_taking_out(layer.forward) for layer in layers]
+        self._backwards = [_taking_out(layer.backward) for layer in layers]
+        self._predicts = [_taking_out(layer.predict) for layer in layers]
         self._trained = [index for index, layer in enumerate(layers) if layer.parameters]
         self._has_gradients = False
         self._batch: int | None = None  # of the last whole forward
@@ -93,8 +97,8 @@ class Model:
         if self._buffers_for != len(y):
             self._make_buffers(len(y))
         self._batch = None
-        for layer, out in zip(self.layers, self._outputs, strict=True):
-            y = layer.forward(y, training, out)
+        for forward, out in zip(self._forwards, self._outputs, strict=True):
+            y = forward(y, training, out)
         self._batch = len(y)
         if training:
             self.draws.step += 1
@@ -110,7 +114,7 @@ class Model:
         layers, buffers = self.layers, self._input_gradients
         first = 0 if input_gradient else self._trained[0] if self._trained else len(layers)
         for index in range(len(layers) - 1, first - (1 if input_gradient else 0), -1):
-            dy = layers[index].backward(dy, buffers[index])
+            dy = self._backwards[index](dy, buffers[index])
         if not input_gradient and self._trained:
             layers[first].parameter_backward(dy)
         self._has_gradients = True
@@ -139,8 +143,8 @@ class Model:
             kept = len(x), self._allocate_outputs(len(x))
             if len(x) <= KEPT_ROWS:
                 self._scratch.outputs = kept
-        for layer, out in zip(self.layers, kept[1], strict=True):
-            x = layer.predict(x, out)
+        for predict, out in zip(self._predicts, kept[1], strict=True):
+            x = predict(x, out)
         return x
 
     def _make_buffers(self, batch: int) -> None:
@@ -157,7 +161,7 @@ class Model:
     def _input(self, x: npt.ArrayLike) -> Array:
         if type(x) is np.ndarray and x.dtype is self.dtype and x.ndim and x.shape[1:] == self.input_shape:
             return x
-        array = as_floats(x, self.dtype, self.layers[0].name)
+        array = as_floats(x, self.dtype, self.layers[0].name, batch_of(self.input_shape))
         if array.ndim == 0 or array.shape[1:] != self.input_shape:
             hint = "; a single input needs a batch axis: x[np.newaxis]" if array.shape == self.input_shape else ""
             expected = batch_of(self.input_shape)
@@ -170,9 +174,9 @@ class Model:
         if self._batch is None:
             msg = f"{last}: backward before forward; call model.forward(x) first"
             raise SpecnetError(msg)
-        array = as_floats(dy, self.dtype, last)
-        if array.shape != (self._batch, *self.output_shape):
-            expected = (self._batch, *self.output_shape)
+        expected = (self._batch, *self.output_shape)
+        array = as_floats(dy, self.dtype, last, str(expected))
+        if array.shape != expected:
             msg = f"{last}: expected a gradient of shape {expected}, as the outputs, got {array.shape}"
             raise ShapeError(msg)
         return array
@@ -207,7 +211,13 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         gradients = dict(self.gradients) if self._has_gradients else None
-        return _restored, (self.spec, dict(self.parameters), gradients, self.draws.step, self.run_state)
+        return _restored, (
+            self.spec,
+            dict(self.parameters),
+            gradients,
+            (self.draws.seed, self.draws.step, self.draws.first_row),
+            self.run_state,
+        )
 
 
 def build(spec: ModelSpec, seed: int | None = None) -> Model:
@@ -242,11 +252,18 @@ def assemble(plan: ModelPlan, values: Mapping[str, Array] | None = None) -> Mode
     return Model(plan, store, layers)
 
 
+def _taking_out(method: Callable[..., Array]) -> Callable[..., Array]:
+    """Let a layer's method be called with `out` last, also where a custom layer does not know it."""
+    if "out" in signature(method).parameters:
+        return method
+    return lambda *arguments: method(*arguments[:-1])
+
+
 def _restored(
     spec: ModelSpec,
     values: Mapping[str, Array],
     gradients: Mapping[str, Array] | None,
-    step: int,
+    draws: tuple[int, int, int],
     run_state: dict[str, Any] | None,
 ) -> Model:
     """Rebuild a copied or unpickled model: arrays of its own, in vectors of its own."""
@@ -257,6 +274,6 @@ def _restored(
         for name, gradient in gradients.items():
             model.store.gradients[name][...] = gradient
         model.adopt_gradients()
-    model.draws.step = step
+    model.draws.seed, model.draws.step, model.draws.first_row = draws
     model.run_state = run_state
     return model

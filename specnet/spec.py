@@ -32,7 +32,7 @@ from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import ShapeTuple
 from specnet.plan import MAX_ELEMENTS, LayerPlan, ModelPlan, identity_of
 from specnet.registry import find_layer, layer_types
-from specnet.validation import Document, Seed, Shape, Tagged, Text, as_tuple, describe, fault, mismatch
+from specnet.validation import Document, Seed, Shape, Tagged, Text, as_tuple, describe, encodable, fault, mismatch
 
 MODEL_FORMAT = "specnet-model/1"
 
@@ -67,8 +67,9 @@ class _LayerList:
         faults += _details(wrong)
         named = [s.model_copy(update={"name": n}) if s else None for s, n in zip(entries, names, strict=True)]
         layers = _resolved(named)
+        faults += _details(_number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
         if "input_shape" in info.data:
-            faults += _details(_fold_faults(layers, info.data["input_shape"], info.data.get("dtype", "float64")))
+            faults += _details(_fold_faults(layers, info.data["input_shape"]))
         if faults:
             raise ValidationError.from_exception_data("layers", faults)
         return tuple(layer for layer in layers if layer is not None)
@@ -136,7 +137,7 @@ def _resolved(layers: Sequence[LayerSpec | None]) -> list[LayerSpec | None]:
     return resolved[::-1]
 
 
-def _fold_faults(layers: Sequence[LayerSpec | None], input_shape: ShapeTuple, dtype: str) -> Faults:
+def _fold_faults(layers: Sequence[LayerSpec | None], input_shape: ShapeTuple) -> Faults:
     """Follow the shapes as far as the layers are valid."""
     shape, total = input_shape, 0
     for index, layer in enumerate(layers):
@@ -154,23 +155,22 @@ def _fold_faults(layers: Sequence[LayerSpec | None], input_shape: ShapeTuple, dt
             what = f"{total} parameters" if total > MAX_ELEMENTS else f"an output of shape {shape}"
             yield place, fault(f"expected at most 2^31 = {MAX_ELEMENTS} elements, got {what}", "too_large")
             return
-        yield from _value_faults(index, layer, parameters, np.dtype(dtype))
+        for parameter in parameters.values():
+            wrong = initializers.shape_fault(parameter.initializer, parameter.shape)
+            if wrong:
+                field, message = wrong
+                yield (index, parameter.field, field) if field else (index, parameter.field), fault(message, "shape")
 
 
-def _value_faults(
-    index: int, layer: LayerSpec, parameters: Mapping[str, ParameterSpec], dtype: np.dtype[Any]
-) -> Faults:
-    for parameter in parameters.values():
-        wrong = initializers.shape_fault(parameter.initializer, parameter.shape)
-        if wrong:
-            field, message = wrong
-            yield (index, parameter.field, field) if field else (index, parameter.field), fault(message, "shape")
-        else:
-            for field, number in initializers.numbers_of(parameter.initializer):
-                yield from _overflow(number, dtype, (index, parameter.field, field))
-    for field, value in layer:
-        if isinstance(value, float):
-            yield from _overflow(value, dtype, (index, field))
+def _number_faults(layers: Sequence[LayerSpec | None], dtype: np.dtype[Any]) -> Faults:
+    """Find the numbers that the model's dtype cannot hold."""
+    for index, layer in enumerate(layers):
+        for field, value in layer or ():
+            if isinstance(value, float):
+                yield from _overflow(value, dtype, (index, field))
+            elif isinstance(value, Document):
+                for inner, number in initializers.numbers_of(value):
+                    yield from _overflow(number, dtype, (index, field, inner))
 
 
 def _overflow(number: float, dtype: np.dtype[Any], path: tuple[PathKey, ...]) -> Faults:
@@ -193,10 +193,12 @@ def _json_value(value: Any, depth: int) -> Any:
         if not all(isinstance(key, str) for key in value):
             message = "expected keys that are strings, as JSON has no others"
             raise fault(message, "wrong_type")
-        return {key: _json_value(entry, depth + 1) for key, entry in value.items()}
+        return {encodable(key): _json_value(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(entry, depth + 1) for entry in value]
-    if value is None or isinstance(value, (bool, str)):
+    if isinstance(value, str):
+        return encodable(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) <= MAX_INTEGER:
         return value

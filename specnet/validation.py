@@ -14,10 +14,10 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -31,7 +31,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.errors import Problem, SpecError, SpecnetError, path_text
-from specnet.jsontext import Finding, parse_json
+from specnet.jsontext import MAX_INTEGER, Finding, Path, parse_json
+from specnet.paths import user_path
 
 JsonSchema = dict[str, Any]
 
@@ -110,25 +111,37 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _positive_zero(value: Any) -> Any:
+def _as_read(value: Any) -> Any:
+    """Bring a number given in Python to what JSON would have made of it."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
+        raise mismatch("an integer within ±(2^53 - 1)", value)
     return value + 0.0 if isinstance(value, float) else value
 
 
-Real = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_positive_zero), expecting("a number")]
-PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False), expecting("a positive number")]
-NonNegativeReal = Annotated[
-    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_positive_zero), expecting("a number of at least 0")
+def encodable(value: str) -> str:
+    """Refuse text that UTF-8 cannot hold."""
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise fault("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
+    return value
+
+
+Real = Annotated[float, Field(allow_inf_nan=False), expecting("a number"), BeforeValidator(_as_read)]
+PositiveReal = Annotated[
+    float, Field(gt=0, allow_inf_nan=False), expecting("a positive number"), BeforeValidator(_as_read)
 ]
-Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_positive_zero), expecting("a number in [0, 1)")]
+NonNegativeReal = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), expecting("a number of at least 0"), BeforeValidator(_as_read)
+]
+Share = Annotated[float, Field(ge=0, lt=1), expecting("a number in [0, 1)"), BeforeValidator(_as_read)]
 PositiveInteger = Annotated[int, Field(gt=0, le=2**53 - 1), expecting("a positive integer")]
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1), expecting("an integer from 0 to 2^53 - 1")]
 Flag = Annotated[bool, expecting("true or false")]
-Text = Annotated[str, expecting("a string")]
+Text = Annotated[str, expecting("a string"), AfterValidator(encodable)]
 
 
 def _some_entries(value: Any) -> Any:
     # Not min_length: Pydantic counts valid entries, and would call an array of wrong ones too short.
-    if value in ([], ()):
+    if isinstance(value, (list, tuple)) and not value:
         raise fault("expected at least 1 entry, got an empty array", "too_short")
     return as_tuple(value)
 
@@ -157,7 +170,7 @@ class Document(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise _without_places(error) from None
+            raise without_places(findings(error), data) from None
 
     # Pydantic asks this before it decides whether nested validation has to go through __init__: it need not.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -192,7 +205,7 @@ class Document(BaseModel):
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
-            raise _without_places(error) from None
+            raise without_places(findings(error), obj) from None
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Self:
@@ -238,7 +251,7 @@ def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
 def read_document(path: str | os.PathLike[str]) -> bytes:
     """Read a document's bytes; a file that cannot be read is a SpecError that says why."""
     try:
-        return Path(path).expanduser().read_bytes()
+        return user_path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"
@@ -253,8 +266,25 @@ def findings(error: ValidationError) -> list[Finding]:
     ]
 
 
-def _without_places(error: ValidationError) -> SpecError:
-    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in findings(error)])
+def without_places(found: Iterable[Finding], value: Any) -> SpecError:
+    """Make one SpecError about a value given in Python, its problems in the value's own order."""
+    ordered = sorted(found, key=lambda finding: _rank(finding.path, value))
+    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in ordered])
+
+
+def _rank(path: Path, value: Any) -> list[int]:
+    """Say where in a value a path stands: the positions of its keys, what is missing last."""
+    rank = []
+    for key in path:
+        if isinstance(value, Mapping):
+            rank.append(list(value).index(key) if key in value else len(value))
+            value = value.get(key)
+        else:
+            rank.append(key if isinstance(key, int) else 0)
+            value = (
+                value[key] if isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value) else None
+            )
+    return rank
 
 
 def _told(cls: type[BaseModel], error: Any) -> InitErrorDetails:

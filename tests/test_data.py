@@ -83,13 +83,14 @@ def test_csv(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n1,2\n3\n", "row 3 has 1 columns, the header has 2"),
-        ("a,b\n1,2\n3,x\n", 'row 3, column "b": expected a number, got "x"'),
-        ("a,b\n1,\n3,4\n", 'row 2, column "b": expected a number, got nothing'),
+        ("a,b\n1,2\n3\n", r"row 2 \(line 3\) has 1 columns, the header has 2"),
+        ("a,b\n1,2\n3,x\n", r'row 2 \(line 3\), column "b": expected a number, got the string "x"'),
+        ("a,b\n1,\n3,4\n", r'row 1 \(line 2\), column "b": expected a number, got nothing'),
         ("a,b\n", "no rows"),
         ("", "no rows"),
         ("a,a\n1,2\n", '"a" stands in the header twice'),
         ('a,b\n"1,2\n', "row"),
+        ("a,b\n1,2\n\n3,nan\n", r'row 2 \(line 4\), column "b": expected a number, got the string "nan"'),
     ],
 )
 def test_csv_that_does_not_fit(tmp_path, text, words):

@@ -99,9 +99,16 @@ def test_cross_entropy_of_few_and_many_classes(classes):
     assert np.allclose(gradient, p / 9, rtol=1e-10, atol=1e-16)
 
 
+def test_a_class_ruled_out_counts_nothing():
+    value, gradient = SoftmaxCrossEntropy()(np.array([[-np.inf, 1.0, 2.0]]), [1])
+    assert value == pytest.approx(1 + math.log1p(math.exp(-1)))
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize(
     ("targets", "words"),
     [
+        ([[0], [1, 2]], "ragged"),
         ([0, 1, 4], "0 to 3, got 4 in row 2"),
         ([0, -1, 1], "0 to 3, got -1 in row 1"),
         ([0, 1], "shape"),

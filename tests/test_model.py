@@ -128,10 +128,10 @@ def test_order_of_calls():
 def test_a_failed_forward_is_no_forward():
     model = model_of(*MLP)
     model.forward(np.ones((2, 5)))
-    broken, model.layers[2].forward = model.layers[2].forward, None
+    bias, model.layers[2]._bias = model.layers[2]._bias, "no array"
     with pytest.raises(TypeError):
         model.forward(np.ones((2, 5)))
-    model.layers[2].forward = broken
+    model.layers[2]._bias = bias
     with pytest.raises(specnet.SpecnetError, match="backward before forward"):
         model.backward(np.ones((2, 3)))
 

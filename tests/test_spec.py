@@ -277,6 +277,44 @@ def test_refused_with_path_and_words(change, path, words):
         assert all(p.line == 1 and p.column > 0 for p in placed)
 
 
+def test_numbers_are_checked_also_where_shapes_cannot_be_followed():
+    found = problems(layers({"type": "relo"}, {"type": "leaky_relu", "negative_slope": 1e39}, input_shape=0))
+    assert [p.path for p in found] == ["input_shape", "layers[0].type", "layers[1].negative_slope"]
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (layers({"type": "leaky_relu", "negative_slope": 2**60}), "layers[0].negative_slope"),
+        (layers({"type": "relu"}, name="\ud800"), "name"),
+        (layers({"type": "relu"}, metadata={"a": "\ud800"}), "metadata"),
+        (layers({"type": "relu"}, labels=["a", "\ud800", "b", "c"]), "labels[1]"),
+        (layers({"type": "affine", "units": 1, "bias_init": {"type": "values", "values": [10**400]}}), "layers[0]"),
+        (layers({"type": "affine", "units": 1, "bias_init": {"type": "uniform", "low": -1.7e308, "high": 1.7e308}}), "layers[0]"),
+        (layers({"type": "affine", "units": 1, "bias_init": {"type": "normal", "std": 1e38}}), "layers[0]"),
+    ],
+)  # fmt: skip
+def test_python_values_that_json_cannot_hold(change, path):
+    assert only(change).path.startswith(path)
+
+
+def test_deep_values_are_refused():
+    nested = [1.0]
+    for _ in range(5000):
+        nested = [nested]
+    entry = {"type": "affine", "units": 1, "bias_init": {"type": "values", "values": nested}}
+    assert "levels of nesting" in only(layers(entry)).message
+
+
+def test_no_control_character_reaches_a_message():
+    with pytest.raises(SpecError) as caught:
+        ModelSpec.from_text(
+            '{"a\\nb: fake \\u001b[31m": 1, "input_shape": [4], "layers": [{"type": "re\\nlu"}]}', "m.json"
+        )
+    assert len(caught.value.lines()) == len(str(caught.value).split("\n")) == 2
+    assert all(line.isprintable() for line in caught.value.lines())
+
+
 def test_double_and_taken_names():
     found = only(layers({"type": "relu", "name": "a"}, {"type": "tanh", "name": "a"}))
     assert found.path == "layers[1].name"
@@ -315,15 +353,15 @@ def test_problems_are_objects_and_survive_pickling():
 def test_a_layer_registered_later_counts_at_once():
     from specnet.schema import json_schema
 
-    class Double(Layer):
-        def forward(self, x, training=False, out=None):
-            return np.multiply(self.floats(x), 2, out)
+    class Double(Layer):  # its methods know no `out`
+        def forward(self, x, training=False):
+            return 2 * self.floats(x)
 
-        def backward(self, dy, out=None):
-            return np.multiply(self.floats(dy), 2, out)
+        def backward(self, dy):
+            return 2 * self.floats(dy)
 
-        def predict(self, x, out=None):
-            return self.forward(x, out=out)
+        def predict(self, x):
+            return self.forward(x)
 
     assert only(layers({"type": "test_double"})).code == "unknown_layer"
 
@@ -336,7 +374,10 @@ def test_a_layer_registered_later_counts_at_once():
     try:
         spec = ModelSpec(**layers({"type": "test_double"}))
         assert spec.layers[0].name == "test_double_1"
-        assert specnet.build(spec).forward(np.ones((1, 4))).tolist() == [[2.0] * 4]
+        model = specnet.build(ModelSpec(**layers({"type": "test_double"}, {"type": "relu"}, {"type": "test_double"})))
+        assert model.forward(np.ones((1, 4))).tolist() == [[4.0] * 4]
+        assert model.backward(np.ones((1, 4))).tolist() == [[4.0] * 4]
+        assert model.predict(np.ones((1, 4))).tolist() == [[4.0] * 4]
         assert "test_double" in json_schema("model")["$defs"]["layer"]["properties"]["type"]["enum"]
         assert specnet.register_layer("test_double")(DoubleSpec) is DoubleSpec
         with pytest.raises(specnet.SpecnetError, match="taken by"):

@@ -1,5 +1,6 @@
 """Training: what it learns, what it writes, and that a resumed run is the run."""
 
+import copy
 import json
 import signal
 import subprocess
@@ -84,6 +85,23 @@ def test_the_resolved_experiment_trains_the_same(digits, tmp_path):
     assert resolved["model"]["layers"][0]["name"] == "wide"
     second = specnet.train(tmp_path / "a" / "run" / "experiment.json", out=tmp_path / "b")
     assert same_arrays(arrays_of(first.model), arrays_of(second.model))
+
+
+def test_the_resolved_experiment_of_a_csv_trains_too():
+    Path("d.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 5},{i % 2}\n" for i in range(40)))
+    doc = document(epochs=1)
+    doc["model"]["input_shape"] = [2]
+    doc["data"] = {"train": {"path": "d.csv"}}
+    first = specnet.train(doc, out="a")
+    second = specnet.train("a/experiment.json", out="b")
+    assert same_arrays(arrays_of(first.model), arrays_of(second.model))
+
+
+def test_a_copied_model_goes_on_drawing_the_same():
+    model = specnet.train(document(), out="r", overrides={"training.seed": "5"}).model
+    twin = copy.deepcopy(model)
+    x = np.ones((4, 6))
+    assert np.array_equal(twin.forward(x, training=True), model.forward(x, training=True))
 
 
 def test_one_seed_decides_everything():

@@ -52,7 +52,8 @@ def _validated(text: bytes, source: str) -> ModelSpec:
         return ModelSpec.from_text(text, source)
     except SpecError as error:
         unknown = any(problem.code in ("unknown_layer", "newer_format") for problem in error.problems)
-        raise (CheckpointUnsupportedError if unknown else CheckpointCorruptError)(str(error)) from None
+        kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
+        raise kind("; ".join(error.lines())) from None
 
 
 def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPlan | None:

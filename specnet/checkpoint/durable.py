@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from specnet.paths import user_path
+
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks; leftovers of the dead stay there
@@ -23,7 +25,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
     A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
     OSError; then the path is as it was and no temporary is left.
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))
+    target = Path(os.path.realpath(user_path(path)))
     if target.is_dir():
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
     _clear_leftovers(target.parent)

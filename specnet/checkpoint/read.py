@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -25,6 +24,7 @@ from specnet.errors import (
 from specnet.jsontext import MAX_BYTES
 from specnet.layer import size_of
 from specnet.model import Model, assemble
+from specnet.paths import user_path
 from specnet.plan import ModelPlan
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -58,9 +58,7 @@ def load(
 
 def _open(path: str | os.PathLike[str]) -> BinaryIO:
     # Not blocking: a FIFO would wait for a writer for ever.
-    descriptor = os.open(
-        Path(path).expanduser(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(22, "it is not a regular file")

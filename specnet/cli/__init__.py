@@ -1,1 +1,17 @@
 """The command line: a thin shell over the package. typer and rich are imported here and nowhere else."""
+
+import signal
+import sys
+from typing import NoReturn
+
+
+def main() -> None:
+    """Run the `specnet` command; interrupted, it exits with 130 at any time, also while it imports what it needs."""
+    signal.signal(signal.SIGINT, _interrupted)
+    from specnet.cli.main import run  # noqa: PLC0415
+
+    run()
+
+
+def _interrupted(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(130)

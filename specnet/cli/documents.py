@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from specnet.checkpoint import load
-from specnet.cli.output import print_json, print_table, report_error
+from specnet.cli.output import print_json, print_table, report_errors
 from specnet.errors import SpecError, SpecnetError
 from specnet.jsontext import parse_json
+from specnet.paths import user_path
 from specnet.spec import ModelSpec
 from specnet.training.experiment import load_experiment
 from specnet.validation import read_document
@@ -28,24 +29,23 @@ def validate(
     Example: specnet validate digits.model.json digits.experiment.json
     """
     results: list[dict[str, Any]] = []
-    failed = False
+    errors = []
     for path in documents:
         try:
             said = _describe(path)
         except SpecnetError as error:
-            failed = True
-            if json:
-                problems = error.problems if isinstance(error, SpecError) else ()
-                results.append({"file": path, "valid": False, "problems": [dataclasses.asdict(p) for p in problems]})
-            else:
-                report_error(error)
+            errors.append(error)
+            problems = error.problems if isinstance(error, SpecError) else ()
+            results.append({"file": path, "valid": False, "problems": [dataclasses.asdict(p) for p in problems]})
         else:
             results.append({"file": path, "valid": True, "problems": []})
             if not json:
                 typer.echo(f"{path}: {said}")
     if json:
         print_json(results)
-    if failed:
+    else:
+        report_errors(*errors)
+    if errors:
         raise typer.Exit(1)
 
 
@@ -97,11 +97,20 @@ def summary(
 
 
 def _spec_of(path: str) -> ModelSpec:
-    if Path(path).suffix.lower() in (".h5", ".hdf5"):
+    if _is_hdf5(path):
         return load(path, mmap=True).spec
     if _is_experiment(path):
         return load_experiment(path)[0].built_model
     return ModelSpec.from_file(path)
+
+
+def _is_hdf5(path: str) -> bool:
+    """Tell by the first bytes, and by the name where there is no such file."""
+    try:
+        with user_path(path).open("rb") as file:
+            return file.read(4) == b"\x89HDF"
+    except (OSError, ValueError):
+        return Path(path).suffix.lower() in (".h5", ".hdf5")
 
 
 def _size(shape: tuple[int, ...]) -> int:

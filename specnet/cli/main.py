@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 import specnet
 from specnet.cli import documents, training
-from specnet.cli.output import report_error
+from specnet.cli.output import report_errors
 from specnet.errors import SpecnetError
 
 app = typer.Typer(
@@ -56,18 +55,13 @@ def _root(
         typer.echo(_FIRST_STEPS.format(version=specnet.__version__))
 
 
-def main() -> None:
-    """Run the command; exit with 0 done, 1 wrong input, 2 wrong usage, 130 or 143 interrupted."""
-    signal.signal(signal.SIGINT, _interrupted)
+def run() -> None:
+    """Run the command; exit with 0 done, 1 wrong input, 2 wrong usage."""
     try:
         app()
     except SpecnetError as error:
-        report_error(error)
+        report_errors(error)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _interrupted(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(130)

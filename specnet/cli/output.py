@@ -11,24 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from specnet.errors import SpecnetError
+from specnet.errors import SpecError, SpecnetError, printable
 from specnet.training.loop import Event
 
 MAX_LINES = 60
 
 
-def report_error(error: SpecnetError) -> None:
+def report_errors(*errors: SpecnetError) -> None:
     """Print one line a problem to standard error, without control characters, at most MAX_LINES and then a count."""
-    lines = str(error).split("\n")
+    lines = [line for error in errors for line in (error.lines() if isinstance(error, SpecError) else [str(error)])]
     for line in lines[:MAX_LINES]:
         print(printable(line), file=sys.stderr)
     if len(lines) > MAX_LINES:
         print(f"… and {len(lines) - MAX_LINES} more", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Replace what could steer a terminal by its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def note(text: str) -> None:
@@ -57,27 +52,32 @@ def metrics_text(metrics: dict[str, float]) -> str:
     return " · ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
+def epoch_text(event: Event) -> str:
+    """Write a finished epoch on a line."""
+    return f"epoch {event.run.epoch}/{event.run.training.epochs} · {metrics_text(event.metrics)}"
+
+
 class LineProgress:
     """A listener that prints one line an epoch; for what is no terminal."""
 
     def __call__(self, event: Event) -> None:
         """Print the metrics of a finished epoch."""
         if event.kind == "epoch":
-            run = event.run
-            note(f"epoch {run.epoch}/{run.training.epochs} · {metrics_text(event.metrics)}")
+            note(epoch_text(event))
 
 
 class BarProgress:
-    """A listener that draws a bar an epoch with the running loss; for a terminal."""
+    """A listener that draws a bar with the running metrics, and a line for each finished epoch; for a terminal."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        columns = (TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.completed}/{task.total}"),
                    TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))  # fmt: skip
-        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False, markup=False))
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._progress = Progress(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
-        """Move the bar; a finished epoch leaves its line."""
+        """Move the bar; a finished epoch takes it away."""
         run = event.run
         if event.kind == "start":
             self._progress.start()
@@ -85,11 +85,11 @@ class BarProgress:
             if self._task is None:
                 name = f"epoch {run.epoch + 1}/{run.training.epochs}"
                 self._task = self._progress.add_task(name, total=run.batches, completed=run.batch, metrics="")
-            metrics = metrics_text(run.sums.metrics()) if run.batch % 16 == 0 else None
-            fields: dict[str, Any] = {} if metrics is None else {"metrics": metrics}
+            fields: dict[str, Any] = {"metrics": metrics_text(run.sums.metrics())} if run.batch % 16 == 0 else {}
             self._progress.update(self._task, completed=run.batch, **fields)
         elif event.kind == "epoch" and self._task is not None:
-            self._progress.update(self._task, metrics=metrics_text(event.metrics))
+            self._progress.remove_task(self._task)
             self._task = None
+            self._console.print(epoch_text(event), soft_wrap=True)
         elif event.kind == "end":
             self._progress.stop()

@@ -36,6 +36,9 @@ def train(
 
     Example: specnet train digits.experiment.json --out runs/digits
     """
+    if resume and force:
+        msg = "--resume goes on with a run, --force overwrites it; choose one"
+        raise typer.BadParameter(msg)
     listeners: list[Listener] = []
     if not quiet:
         listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
@@ -120,12 +123,20 @@ def predict(
         write_prediction(prediction, out)
         note(f"{out}: {len(prediction.outputs)} rows")
     if json:
-        print_json({"rows": len(prediction.outputs), "metrics": prediction.metrics})
+        said = {"rows": len(prediction.outputs), "metrics": prediction.metrics}
+        print_json(said if out is not None else {**said, "predictions": _rows(prediction)})
         return
     if out is None:
         _show(prediction)
     if prediction.metrics:
         typer.echo(metrics_text(prediction.metrics))
+
+
+def _rows(prediction: Prediction) -> list[dict[str, object]]:
+    """List outputs and class of every row, for programs."""
+    classes = [None] * len(prediction.outputs) if prediction.classes is None else prediction.classes.tolist()
+    rows = zip(prediction.outputs.tolist(), classes, strict=True)
+    return [{"outputs": outputs} | ({} if kind is None else {"class": kind}) for outputs, kind in rows]
 
 
 def _show(prediction: Prediction) -> None:

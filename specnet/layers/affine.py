@@ -19,7 +19,7 @@ class Affine(Layer):
     """y = x @ weight + bias over the last axis of x.
 
     weight: (in_features, units); bias: (units,) or None. Float arrays are kept by reference, whole numbers become
-    float64; the bias takes the weight's dtype. `backward` fills weight_grad and bias_grad. Raises ShapeError.
+    float64; the outputs have the weight's dtype. `backward` fills weight_grad and bias_grad. Raises ShapeError.
     """
 
     weight = ParameterView()
@@ -33,10 +33,9 @@ class Affine(Layer):
         if self._weight.ndim != 2 or 0 in self._weight.shape:
             msg = f"{self.name}: expected a weight of shape (in_features, units), got {self._weight.shape}"
             raise ShapeError(msg)
-        self._weight_t = self._weight.T
         self._bias: Array | None = None
         if bias is not None:
-            self._bias = self.parameters["bias"] = self.floats(bias, self._weight.dtype)
+            self._bias = self.parameters["bias"] = self.floats(bias)
             if self._bias.shape != self._weight.shape[1:]:
                 msg = f"{self.name}: expected a bias of shape {self._weight.shape[1:]}, got {self._bias.shape}"
                 raise ShapeError(msg)
@@ -64,7 +63,7 @@ class Affine(Layer):
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         dy = self._parameter_gradients(dy)
-        dx = product(dy, self._weight_t, None if out is None else _rows(out))  # ∂y/∂x = weight
+        dx = product(dy, self._weight.T, None if out is None else _rows(out))  # ∂y/∂x = weight
         return dx.reshape(self._x_shape)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -88,7 +87,11 @@ class Affine(Layer):
         if self._bias is not None:
             if len(self._ones) != len(dy) or self._ones.dtype != dtype:
                 self._ones = np.ones(len(dy), dtype)
-            np.dot(self._ones, dy, self.gradient("bias"))  # ∂y/∂bias = 1, summed over the batch
+            # ∂y/∂bias = 1, summed over the batch
+            if self._bias.dtype is dtype:
+                np.dot(self._ones, dy, self.gradient("bias"))
+            else:
+                self.gradient("bias")[...] = np.dot(self._ones, dy)
         return dy
 
     def _input(self, x: npt.ArrayLike) -> Array:

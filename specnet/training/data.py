@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from specnet.errors import DataError
 from specnet.layer import batch_of
 from specnet.spec import ModelSpec
-from specnet.validation import nearest
+from specnet.validation import describe, nearest
 
 RawArray: TypeAlias = npt.NDArray[Any]
 Columns: TypeAlias = str | Sequence[str] | None
@@ -175,30 +175,35 @@ def _read_csv(path: Path, inputs: Columns, targets: Columns) -> tuple[RawArray, 
         return x, None
     if len(target_names) > 1:
         return x, _numbers(path, header, rows, target_names)
-    column = [row[header.index(target_names[0])] for row in rows]
+    column = [row.cells[header.index(target_names[0])] for row in rows]
     if all(_is_number(cell) for cell in column if cell.strip()):
         return x, _numbers(path, header, rows, target_names)[:, 0]
-    for line, cell in enumerate(column, 2):
+    for index, (row, cell) in enumerate(zip(rows, column, strict=True)):
         if not cell.strip():
-            msg = f'{path}: row {line}, column "{target_names[0]}": a value is missing'
+            msg = f'{path}: row {index + 1} (line {row.line}), column "{target_names[0]}": a value is missing'
             raise DataError(msg)
     return x, np.array(column)
 
 
-def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+class _Row(NamedTuple):
+    line: int  # in the file, from 1
+    cells: list[str]
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[_Row]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
+        rows: list[_Row] = []
         try:
             header = next(reader, [])
-            rows = []
             for row in reader:
                 if row and len(row) != len(header):
-                    msg = f"{path}: row {reader.line_num} has {len(row)} columns, the header has {len(header)}"
+                    msg = f"{path}: row {len(rows) + 1} (line {reader.line_num}) has {len(row)} columns, the header has {len(header)}"
                     raise DataError(msg)
                 if row:
-                    rows.append(row)
+                    rows.append(_Row(reader.line_num, row))
         except csv.Error as error:
-            msg = f"{path}: row {reader.line_num}: {error}"
+            msg = f"{path}: row {len(rows) + 1} (line {reader.line_num}): {error}"
             raise DataError(msg) from None
     if not rows:
         msg = f"{path}: there are no rows below the header"
@@ -212,21 +217,20 @@ def _csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        return math.isfinite(float(cell))
     except ValueError:
         return False
-    return True
 
 
-def _numbers(path: Path, header: list[str], rows: list[list[str]], names: list[str]) -> RawArray:
+def _numbers(path: Path, header: list[str], rows: list[_Row], names: list[str]) -> RawArray:
     places = [header.index(name) for name in names]
     table = np.empty((len(rows), len(names)))
     for index, row in enumerate(rows):
         for column, place in enumerate(places):
-            cell = row[place]
+            cell = row.cells[place]
             if not _is_number(cell):
-                found = f'"{cell[:40]}"' if cell.strip() else "nothing"
-                msg = f'{path}: row {index + 2}, column "{names[column]}": expected a number, got {found}'
+                found = describe(cell) if cell.strip() else "nothing"
+                msg = f'{path}: row {index + 1} (line {row.line}), column "{names[column]}": expected a number, got {found}'
                 raise DataError(msg)
             table[index, column] = float(cell)
     return table
@@ -273,7 +277,12 @@ def fit_targets(raw: RawArray, spec: ModelSpec, classes: bool, rows: int, source
         msg = f"{source}: expected {rows} rows, as the inputs have, got {len(raw) if raw.ndim else 'a single value'}"
         raise DataError(msg)
     if raw.dtype.kind in "US":
-        raw = _by_label(raw.astype(str), spec, source)
+        try:
+            raw = raw.astype(str)
+        except UnicodeDecodeError:
+            msg = f"{source}: got bytes that are no ASCII text"
+            raise DataError(msg) from None
+        raw = _by_label(raw, spec, source)
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: expected numbers, got {raw.dtype}"
         raise DataError(msg)

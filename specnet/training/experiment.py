@@ -22,10 +22,10 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from specnet.errors import DataError, Problem, SpecError, SpecnetError, path_text
+from specnet.errors import DataError, Problem, SpecError, SpecnetError
 from specnet.jsontext import Finding, JsonText, parse_json
+from specnet.paths import user_path
 from specnet.randomness import permutation
 from specnet.spec import PLACEHOLDER, ModelSpec, format_version
 from specnet.training import data as files
@@ -43,6 +43,7 @@ from specnet.validation import (
     findings,
     mismatch,
     read_document,
+    without_places,
 )
 
 EXPERIMENT_FORMAT = "specnet-experiment/1"
@@ -89,15 +90,15 @@ class DataEntry(Document):
 
     path: Text = ""
     """The file (.npz, .csv, .h5), relative to the document. Left out where inputs and targets are files."""
-    inputs: Columns = "x"
+    inputs: Columns | None = None
     """Name of the inputs' array or columns, or, without path, their own file (.npy, IDX). Default: "x"; in a CSV all
     columns but the targets."""
-    targets: Columns = "y"
-    """Name of the targets' array or column, or, without path, their own file."""
+    targets: Columns | None = None
+    """Name of the targets' array or column, or, without path, their own file. Default: "y"."""
 
     @model_validator(mode="after")
     def _has_files(self) -> Self:
-        if not self.path and not {"inputs", "targets"} <= self.model_fields_set:
+        if not self.path and (self.inputs is None or self.targets is None):
             message = "expected the key path, or files under inputs and targets; add one"
             raise fault(message, "missing")
         return self
@@ -105,9 +106,7 @@ class DataEntry(Document):
     def read(self, folder: Path, spec: ModelSpec, classes: bool) -> Dataset:
         """Read the rows and fit them to a model. Raises DataError."""
         if self.path:
-            path = folder / self.path
-            inputs = self.inputs if "inputs" in self.model_fields_set or path.suffix.lower() != ".csv" else None
-            raw, raw_targets = files.read_columns(path, inputs, self.targets)
+            raw, raw_targets = files.read_columns(folder / self.path, self.inputs, self.targets or "y")
             source = target_source = self.path
         else:
             source, target_source = str(self.inputs), str(self.targets)
@@ -217,7 +216,7 @@ class ExperimentSpec(Document):
 
     @field_validator("training")
     @classmethod
-    def _monitors_what_is_there(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+    def _monitors_validation(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
         data = info.data.get("data")
         if data is None:
             return training
@@ -225,9 +224,6 @@ class ExperimentSpec(Document):
         if data.validation is not None and "keep_best" not in policy.model_fields_set:
             policy = policy.model_copy(update={"keep_best": "validation_loss"})
             return training.model_copy(update={"checkpoint": policy})
-        if data.validation is None and (policy.monitored or "").startswith("val_"):
-            message = f"expected a metric of the training, as there is no data.validation, got {policy.keep_best}"
-            raise _at(("checkpoint", "keep_best"), fault(message, "wrong_value"))
         return training
 
     @model_serializer(mode="wrap")
@@ -248,11 +244,6 @@ class ExperimentSpec(Document):
         return self.model_dump_json(indent=2) + "\n"
 
 
-def _at(path: tuple[str, ...], told: PydanticCustomError) -> ValidationError:
-    detail: Any = {"type": told, "loc": path, "input": None}
-    return ValidationError.from_exception_data("experiment", [detail])
-
-
 def load_experiment(
     source: str | os.PathLike[str] | Mapping[str, Any] | ExperimentSpec, overrides: Mapping[str, str] | None = None
 ) -> tuple[ExperimentSpec, Path]:
@@ -268,28 +259,33 @@ def load_experiment(
         folder = Path()
     else:
         text = parse_json(read_document(source), os.fspath(source))
-        folder = Path(source).expanduser().parent
-    for path, value in (overrides or {}).items():
-        _override(text.value, path, value)
+        folder = user_path(source).parent
+    changed = [_override(text.value, path, value) for path, value in (overrides or {}).items()]
     try:
         spec = ExperimentSpec.nested(text.value)
     except ValidationError as error:
-        raise _error(text, findings(error)) from None
+        raise _error(text, findings(error), changed) from None
     if isinstance(spec.model, str):
         spec = spec.model_copy(update={"model": ModelSpec.from_file(folder / spec.model)})
     faults = [*text.findings, *_cross_faults(spec)]
     if faults:
-        raise _error(text, faults)
+        raise _error(text, faults, changed)
     return spec, folder
 
 
-def _error(text: JsonText, faults: list[Finding]) -> SpecError:
-    if text.text:
+def _error(text: JsonText, faults: list[Finding], changed: list[tuple[str, ...]]) -> SpecError:
+    """Make one SpecError; what was changed by an override has no place in the file."""
+    if not text.text:
+        return without_places(faults, text.value)
+    outside = [f for f in faults if any(f.path[: len(path)] == path for path in changed)]
+    if not outside:
         return text.error(faults)
-    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in faults])
+    inside = [f for f in faults if f not in outside]
+    problems = list(text.error(inside).problems) if inside or text.findings else []
+    return SpecError([*problems, *without_places(outside, text.value).problems], text.source)
 
 
-def _override(value: Any, path: str, text: str) -> None:
+def _override(value: Any, path: str, text: str) -> tuple[str, ...]:
     """Set one value of the document, given as JSON, or as plain text where that is no JSON."""
     *parents, last = path.split(".")
     for key in parents:
@@ -301,6 +297,7 @@ def _override(value: Any, path: str, text: str) -> None:
         value[last] = json.loads(text)
     except ValueError:
         value[last] = text
+    return (*parents, last)
 
 
 def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
@@ -316,6 +313,10 @@ def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
         )
         yield Finding(("training", "loss"), message, "output_width")
     monitored = spec.training.checkpoint.monitored or ""
+    if monitored.startswith("val_") and spec.data.validation is None:
+        named = spec.training.checkpoint.keep_best
+        message = f"expected a metric of the training, as there is no data.validation, got {named}"
+        yield Finding(("training", "checkpoint", "keep_best"), message, "wrong_value")
     if monitored.endswith("accuracy") and loss.correct(np.zeros((1, 2)), np.zeros((1, 2))) is None:
         message = f"{loss.name} has no accuracy to monitor; monitor the loss"
         yield Finding(("training", "checkpoint", "keep_best"), message, "wrong_value")

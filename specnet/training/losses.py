@@ -5,6 +5,7 @@ The gradient is the caller's to keep and has the outputs' dtype. Each loss stand
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import as_floats
+from specnet.layer import as_array, as_floats
 from specnet.layers.sigmoid import sigmoid
 from specnet.parameters import Array, ShapeTuple
 from specnet.validation import Document, PositiveReal, Share, Tagged
@@ -101,13 +102,16 @@ class SoftmaxCrossEntropy(Loss):
             msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
             raise ShapeError(msg)
         work = self._work_for(x)
-        target = self._target(work, np.asarray(targets), x.shape)
+        target = self._target(work, as_array(targets, self.name, f"({len(x)},)"), x.shape)
         z, e = work.z, work.e
         np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), z)
         np.exp(z, e)
         sums = np.dot(e, work.ones, work.sums)  # with few classes a matrix of ones also spreads the sums over the row
         first = sums[:, :1]
-        loss = float(np.log(first).sum()) / len(x) - float(np.vdot(z, target))
+        expected = float(np.vdot(z, target))
+        if math.isnan(expected):  # a logit of -inf whose target is 0 counts nothing
+            expected = float(np.multiply(z, target, out=np.zeros_like(z), where=target != 0).sum())
+        loss = float(np.log(first).sum()) / len(x) - expected
         gradient = e / (sums if sums.shape == e.shape else first)  # softmax
         gradient *= work.sums.dtype.type(1 / len(x))
         gradient -= target

@@ -15,6 +15,7 @@ import numpy as np
 from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import DataError, SpecError
 from specnet.model import Model
+from specnet.paths import user_path
 from specnet.training import data as files
 from specnet.training.data import Columns, RawArray
 from specnet.training.experiment import ExperimentSpec, loss_of
@@ -48,11 +49,11 @@ def predict_file(
 
     For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
     """
-    source = Path(path).expanduser()
+    source = user_path(path)
     separate = source.suffix.lower() not in (".npz", ".csv", ".h5", ".hdf5")
     raw, raw_targets = files.read_columns(source, inputs, None if separate else targets)
     if separate and targets is not None:
-        raw_targets = files.read_array(Path(targets).expanduser())
+        raw_targets = files.read_array(user_path(targets))
     x = files.fit_inputs(raw, model.spec, os.fspath(path))
     loss = _loss(model)
     metrics = {}

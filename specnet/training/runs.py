@@ -12,6 +12,7 @@ from specnet.checkpoint import load
 from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.model import Model, build
+from specnet.paths import user_path
 from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
 from specnet.training.loop import History, Listener, Run
 from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving
@@ -50,7 +51,7 @@ def train(
     Raises SpecError, DataError, CheckpointError, and SpecnetError for an existing run.
     """
     spec, folder = load_experiment(experiment, overrides)
-    target = Path(out).expanduser() if out is not None else Path("runs") / spec.name
+    target = user_path(out) if out is not None else Path("runs") / spec.name
     if resume and force:
         msg = "resume goes on with a run, force overwrites it; choose one"
         raise SpecnetError(msg)
