@@ -11,20 +11,24 @@ import hashlib
 import json
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from specnet.errors import PathKey, Problem, SpecError, path_text
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20
+MAX_VALUES = 2**20
 MAX_DEPTH = 256
+MAX_PROBLEMS = 1000
 MAX_INTEGER = 2**53 - 1
 
 Path = tuple[PathKey, ...]
 
 _TOKEN = re.compile(r'[ \t\n\r]*(?:("(?:[^"\\]|\\.)*")|([{}\[\],:])|([^\s,:\[\]{}"]+))')
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')  # a string that never ends is passed once, not from each quote
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = " \t\n\r"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -59,7 +63,9 @@ class JsonText:
             offset = finding.offset if finding.offset is not None else key_at if finding.at_key else value_at
             placed.append((offset, finding))
         placed.sort(key=lambda pair: pair[0])
-        return SpecError([_problem(self.text, offset, f) for offset, f in placed], self.source)
+        lines = _Lines(self.text)
+        problems = [lines.problem(offset, finding) for offset, finding in placed[:MAX_PROBLEMS]]
+        return SpecError(problems, self.source)
 
 
 def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
@@ -81,9 +87,9 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
         )
     except json.JSONDecodeError as error:
         offset, message = _syntax_fault(text, error)
-        raise SpecError([_problem(text, offset, Finding((), message, "json_syntax"))], source) from None
+        raise SpecError([_Lines(text).problem(offset, Finding((), message, "json_syntax"))], source) from None
     document = JsonText(text, value, source)
-    if hooks.suspicious or "\\u" in text:
+    if hooks.suspicious or _ESCAPED_SURROGATE.search(text):
         document.findings = list(_lexical_findings(text))
     return document
 
@@ -123,8 +129,10 @@ def _decode(data: bytes | str, source: str | None) -> str:
         return SpecError([Problem("", message, code, line, column)], source)
 
     if len(data) > MAX_BYTES:
-        raise refuse(f"expected at most {MAX_BYTES} bytes of JSON, got {len(data)}", "too_large")
+        raise refuse(f"expected at most {MAX_BYTES} bytes of JSON, got more", "too_large")
     if isinstance(data, str):
+        if data.startswith("\ufeff"):
+            raise refuse("the text begins with a byte order mark; remove it", "bom")
         return data
     if data.startswith(b"\xef\xbb\xbf"):
         raise refuse("the file begins with a byte order mark; save it as UTF-8 without BOM", "bom")
@@ -132,7 +140,7 @@ def _decode(data: bytes | str, source: str | None) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8")
-        line, column = _line_column(before, len(before))
+        line, column = _Lines(before).place(len(before))
         byte = data[error.start]
         raise refuse(
             f"expected UTF-8 text, got the byte 0x{byte:02x}; save the file as UTF-8", "not_utf8", line, column
@@ -140,7 +148,11 @@ def _decode(data: bytes | str, source: str | None) -> str:
 
 
 def _check_depth(text: str, source: str | None) -> None:
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    opened = text.count("[") + text.count("{")
+    if opened + text.count(",") > MAX_VALUES:
+        message = f"expected at most {MAX_VALUES} values, got more; keep large arrays in a checkpoint"
+        raise SpecError([Problem("", message, "too_large", 1, 1)], source)
+    if opened <= MAX_DEPTH:
         return
     depth = 0
     for match in _BRACKETS.finditer(text):
@@ -148,7 +160,7 @@ def _check_depth(text: str, source: str | None) -> None:
         depth += (token in "[{") - (token in "]}")
         if depth > MAX_DEPTH:
             finding = Finding((), f"expected at most {MAX_DEPTH} levels of nesting, got more", "too_deep")
-            raise SpecError([_problem(text, match.start(), finding)], source)
+            raise SpecError([_Lines(text).problem(match.start(), finding)], source)
 
 
 def _syntax_fault(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
@@ -196,11 +208,12 @@ class _Node(NamedTuple):
     value_at: int
     key_at: int
     token: str  # the scalar's text, or "{" or "["
+    siblings: dict[str, int]  # of the object around: its keys so far and their offsets
 
 
 def _walk(text: str) -> Iterator[_Node]:
     """Yield every key and value of a text that is known to be well formed, in document order."""
-    stack: list[list[Any]] = []  # [is_object, the current key or index, offset of the key]
+    stack: list[list[Any]] = []  # [is_object, the current key or index, offset of the key, keys so far]
     expect_key = False
     for match in _TOKEN.finditer(text):
         token, at = match.group().lstrip(" \t\n\r"), match.end() - len(match.group().lstrip(" \t\n\r"))
@@ -215,19 +228,20 @@ def _walk(text: str) -> Iterator[_Node]:
         elif token == ":":
             expect_key = False
         elif expect_key:
-            stack[-1][1:] = [json.loads(token), at]
+            stack[-1][1:3] = [json.loads(token), at]
         else:
-            yield _Node(tuple(frame[1] for frame in stack), at, stack[-1][2] if stack else at, token)
+            _, _, key_at, siblings = stack[-1] if stack else (False, None, at, {})
+            yield _Node(tuple(frame[1] for frame in stack), at, key_at, token, siblings)
             if token in ("[", "{"):
                 expect_key = token == "{"
-                stack.append([expect_key, None if expect_key else 0, at])
+                stack.append([expect_key, None if expect_key else 0, at, {}])
 
 
 def _lexical_findings(text: str) -> Iterator[Finding]:
-    seen: dict[Path, _Node] = {}
+    lines = _Lines(text)
     for node in _walk(text):
         if node.path and isinstance(node.path[-1], str):
-            yield from _key_findings(text, node, seen)
+            yield from _key_findings(lines, node)
         first = node.token[0]
         if first == '"':
             if _SURROGATE.search(json.loads(node.token)):
@@ -239,13 +253,13 @@ def _lexical_findings(text: str) -> Iterator[Finding]:
                 yield Finding(node.path, wrong, "number_range", offset=node.value_at)
 
 
-def _key_findings(text: str, node: _Node, seen: dict[Path, _Node]) -> Iterator[Finding]:
+def _key_findings(lines: _Lines, node: _Node) -> Iterator[Finding]:
     key = str(node.path[-1])
     if _SURROGATE.search(key):
         yield Finding(node.path, "the key holds half a surrogate pair", "surrogate", offset=node.key_at)
-    earlier = seen.setdefault(node.path, node)
-    if earlier is not node:
-        line, column = _line_column(text, earlier.key_at)
+    first_at = node.siblings.setdefault(key, node.key_at)
+    if first_at != node.key_at:
+        line, column = lines.place(first_at)
         message = f"the key stands here a second time, first at {line}:{column}; remove one of them"
         yield Finding(node.path, message, "duplicate_key", offset=node.key_at)
 
@@ -277,13 +291,21 @@ def _locate(text: str, wanted: set[Path]) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def _line_column(text: str, offset: int) -> tuple[int, int]:
-    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+class _Lines:
+    """Where the lines of a text begin."""
 
+    def __init__(self, text: str) -> None:
+        self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
-def _problem(text: str, offset: int, finding: Finding) -> Problem:
-    line, column = _line_column(text, offset)
-    return Problem(path_text(finding.path), finding.message, finding.code, line, column)
+    def place(self, offset: int) -> tuple[int, int]:
+        """Give line and column, both from 1."""
+        line = bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
+
+    def problem(self, offset: int, finding: Finding) -> Problem:
+        """Say where a finding stands."""
+        line, column = self.place(offset)
+        return Problem(path_text(finding.path), finding.message, finding.code, line, column)
 
 
 def canonical_json(value: Any) -> bytes:

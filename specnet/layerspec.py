@@ -60,7 +60,7 @@ class LayerSpec(Document):
     @field_validator("type", mode="before")
     @classmethod
     def _own_type(cls, value: Any) -> str:
-        if value not in ("", cls.registered_type):
+        if not isinstance(value, str) or value not in ("", cls.registered_type):
             raise fault(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
         return cls.registered_type
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MAX_ELEMENTS = 2**31
 """The most elements that a model's input, a layer's output or all parameters together may have."""
 
+MAX_LAYERS = 32_768
+"""The most layers that a document may list."""
+
 _NOTES = ("$schema", "name", "description", "metadata", "labels")
 
 

@@ -30,7 +30,7 @@ from specnet.jsontext import MAX_INTEGER
 from specnet.layer import size_of
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import ShapeTuple
-from specnet.plan import MAX_ELEMENTS, LayerPlan, ModelPlan, identity_of
+from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, ModelPlan, identity_of
 from specnet.registry import find_layer, layer_types
 from specnet.validation import Document, Seed, Shape, Tagged, Text, as_tuple, describe, encodable, fault, mismatch
 
@@ -61,6 +61,9 @@ class _LayerList:
         if not value:
             message = "expected at least one layer, got an empty array"
             raise fault(message, "too_short")
+        if len(value) > MAX_LAYERS:
+            message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
+            raise fault(message, "too_large")
         faults: list[InitErrorDetails] = []
         entries = [_entry(index, entry, faults) for index, entry in enumerate(value)]
         names, wrong = _names(value)
@@ -103,7 +106,7 @@ def _names(entries: Sequence[Any]) -> tuple[list[str], Faults]:
         kind, name = given.get("type"), given.get("name")
         if isinstance(kind, str):
             counts[kind] = counts.get(kind, 0) + 1
-        written.append(bool(name))
+        written.append(isinstance(name, str) and name != "")
         automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
         names.append(name if isinstance(name, str) and name else automatic)
 
@@ -212,7 +215,7 @@ def format_version(expected: str) -> BeforeValidator:
     family = expected.partition("/")[0]
 
     def validate(value: Any) -> str:
-        if value == expected:
+        if isinstance(value, str) and value == expected:
             return expected
         if isinstance(value, str) and re.fullmatch(rf"{family}/[1-9][0-9]*", value):
             message = f'this specnet reads "{expected}", the document is written for "{value}"; install a newer specnet'
@@ -273,11 +276,13 @@ class ModelSpec(Document):
     @field_validator("labels")
     @classmethod
     def _unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        seen: set[str] = set()
         for index, label in enumerate(labels):
-            if label in labels[:index]:
+            if label in seen:
                 told = fault(f"{describe(label)} stands here a second time", "duplicate_name")
                 detail = InitErrorDetails(type=told, loc=(index,), input=label)
                 raise ValidationError.from_exception_data("labels", [detail])
+            seen.add(label)
         return labels
 
     @field_validator("labels")

@@ -11,9 +11,12 @@ import difflib
 import inspect
 import json
 import os
+import re
+import stat
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -31,10 +34,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.errors import Problem, SpecError, SpecnetError, path_text
-from specnet.jsontext import MAX_INTEGER, Finding, Path, parse_json
+from specnet.jsontext import MAX_BYTES, MAX_INTEGER, Finding, Path, parse_json
 from specnet.paths import user_path
 
 JsonSchema = dict[str, Any]
+
+MAX_HINTS = 100
+"""Unknown keys of one object that get a suggestion; looking for near names takes time."""
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
 
 
 def describe(value: object) -> str:
@@ -74,17 +83,15 @@ def fault(message: str, code: str, *, at_key: bool = False) -> PydanticCustomErr
 
 
 def _remedy(phrase: str, value: object) -> str:
-    if isinstance(value, str) and ("integer" in phrase or "number" in phrase):
-        try:
-            float(value)
-        except ValueError:
-            return ""
-        return f"; write {value.strip()} without quotes"
-    if isinstance(value, float) and "integer" in phrase and value.is_integer():
+    if isinstance(value, str):
+        number = _INTEGER if "integer" in phrase else _NUMBER if "number" in phrase else None
+        if number and number.fullmatch(value):
+            return f"; write {value} without quotes"
+    if isinstance(value, float) and "integer" in phrase and value.is_integer() and abs(value) <= MAX_INTEGER:
         return f"; write {int(value)}"
     if isinstance(value, str) and value in ("true", "false") and "true or false" in phrase:
         return f"; write {value} without quotes"
-    if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase:
+    if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase and abs(value) <= MAX_INTEGER:
         return f'; write "{value}"'
     return ""
 
@@ -181,7 +188,8 @@ class Document(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            raise ValidationError.from_exception_data(cls.__name__, [_told(cls, e) for e in error.errors()]) from None
+            told = [_told(cls, e, hint=index < MAX_HINTS) for index, e in enumerate(error.errors(include_url=False))]
+            raise ValidationError.from_exception_data(cls.__name__, told) from None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
@@ -216,6 +224,8 @@ class Document(BaseModel):
     def from_text(cls, text: str | bytes, source: str | None = None) -> Self:
         """Validate JSON text; `source` is the name that errors begin with. Raises SpecError."""
         document = parse_json(text, source)
+        if any(finding.code == "surrogate" for finding in document.findings):
+            raise document.error()  # Pydantic cannot look at such text
         try:
             made = cls.nested(document.value)
         except ValidationError as error:
@@ -251,11 +261,20 @@ def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
 def read_document(path: str | os.PathLike[str]) -> bytes:
     """Read a document's bytes; a file that cannot be read is a SpecError that says why."""
     try:
-        return user_path(path).read_bytes()
+        return _read_regular(user_path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"
         raise SpecError([Problem("", message, "unreadable")], os.fspath(path)) from None
+
+
+def _read_regular(path: FilePath) -> bytes:
+    # Not blocking: a FIFO would wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(22, "Is a directory" if path.is_dir() else "It is not a regular file")
+        return file.read(MAX_BYTES + 1)
 
 
 def findings(error: ValidationError) -> list[Finding]:
@@ -287,13 +306,13 @@ def _rank(path: Path, value: Any) -> list[int]:
     return rank
 
 
-def _told(cls: type[BaseModel], error: Any) -> InitErrorDetails:
+def _told(cls: type[BaseModel], error: Any, *, hint: bool) -> InitErrorDetails:
     """Say one of Pydantic's errors in our words; those said already pass unchanged."""
     context = error.get("ctx", {})
     if "message" in context:
         told = PydanticCustomError(error["type"], "{message}", context)
     else:
-        told = _translate(cls, error, context)
+        told = _translate(cls, error, context, hint=hint)
     return InitErrorDetails(type=told, loc=error["loc"], input=error["input"])
 
 
@@ -312,20 +331,20 @@ _PHRASES = {
 }
 
 
-def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any]) -> PydanticCustomError:
+def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, hint: bool) -> PydanticCustomError:
     kind, value = error["type"], error["input"]
     last = error["loc"][-1] if error["loc"] else ""
     if kind == "extra_forbidden":
         names = [field.alias or name for name, field in cls.model_fields.items()]
-        return fault(f"unknown key{nearest(str(last), names)}", "unknown_key", at_key=True)
+        return fault(f"unknown key{nearest(str(last), names) if hint else ''}", "unknown_key", at_key=True)
     if kind == "missing":
         return fault("expected this key, it is missing; add it", "missing")
     if kind == "literal_error":
         names = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
         listed = " or ".join(f'"{name}"' for name in names)
-        hint = nearest(value, names) if isinstance(value, str) else ""
-        hint = hint if hint.startswith("; did") else ""
-        return fault(f"expected {listed}, got {describe(value)}{hint}", "wrong_value")
+        near = nearest(value, names) if isinstance(value, str) else ""
+        near = near if near.startswith("; did") else ""
+        return fault(f"expected {listed}, got {describe(value)}{near}", "wrong_value")
     if kind == "string_pattern_mismatch":
         return fault(f"expected a name of the form {context['pattern']}, got {describe(value)}", "wrong_value")
     if kind in _PHRASES:

@@ -362,6 +362,9 @@ def forged(tmp_path, model, text):
         lambda d: d["layers"].append({"type": "dropout", "name": "z", "rate": 1.0}),
         lambda d: d["layers"].append({"type": "dropout", "name": "z", "rate": "0.5"}),
         lambda d: d["layers"].append("relu"),
+        lambda d: d["layers"][0].pop("bias_init"),
+        lambda d: d.pop("seed"),
+        lambda d: d.update(metadata={"a": json.loads("[" * 70 + "]" * 70)}),
         lambda d: d.update(layers=[]),
     ],
 )
@@ -426,6 +429,71 @@ def test_hdf5_files_of_others_are_refused(tmp_path):
             specnet.load(tmp_path / "x.h5")
 
 
+def test_headers_of_another_kind_are_refused(path):
+    """Every message of every header, its flags or its type changed and the checksum made right again."""
+    data = path.read_bytes()
+    at = 0
+    refused = 0
+    while (at := data.find(b"OHDR", at)) >= 0:
+        width = 1 << (data[at + 5] & 3)
+        size = int.from_bytes(data[at + 6 : at + 6 + width], "little")
+        end = at + 6 + width + size
+        message = at + 6 + width
+        while message + 4 <= end:
+            length = int.from_bytes(data[message + 1 : message + 3], "little")
+            for offset, value in ((message + 3, data[message + 3] ^ 2), (message, 7)):
+                changed = bytearray(data)
+                changed[offset] = value
+                changed[end : end + 4] = lookup3(bytes(changed[at:end])).to_bytes(4, "little")
+                path.write_bytes(changed)
+                with pytest.raises(CheckpointError):
+                    specnet.load(path)
+                refused += 1
+            message += 4 + length
+        at = end
+    assert refused > 100
+
+
+def test_hidden_bytes_are_refused(tmp_path):
+    model = model_of(*[{"type": "affine", "units": 1}] * 12, input_shape=(1,))
+    specnet.save(tmp_path / "m.h5", model)
+    data = (tmp_path / "m.h5").read_bytes()
+    for at in (data.index(b"BTLF") + 400, data.index(b"FSSE") + 200, len(data) - 100):
+        if data[at : at + 6] == bytes(6):
+            (tmp_path / "m.h5").write_bytes(data[:at] + b"HIDDEN" + data[at + 6 :])
+            with pytest.raises(CheckpointCorruptError):
+                specnet.load(tmp_path / "m.h5")
+
+
+def test_groups_without_end_are_refused_at_once(tmp_path):
+    """A chain of nested groups: all paths together would be far longer than the file."""
+
+    def header(body):
+        head = b"OHDR\x02\x00" + bytes([len(body)]) + body
+        return head + lookup3(head).to_bytes(4, "little")
+
+    info = bytes([2, 18, 0, 0]) + b"\0\0" + b"\xff" * 16 + bytes([10, 2, 0, 1]) + b"\0\0"
+    link = b"\x01\x00\x01a"
+    size, count = len(header(info + bytes([6, 12, 0, 0]) + link + bytes(8))), 20_000
+    parts = []
+    for index in range(count):
+        target = (48 + (index + 1) * size).to_bytes(8, "little")
+        parts.append(header(info + bytes([6, 12, 0, 0]) + link + target))
+    end = 48 + size * count
+    top = (
+        b"\x89HDF\r\n\x1a\n\x02\x08\x08\0"
+        + bytes(8)
+        + b"\xff" * 8
+        + end.to_bytes(8, "little")
+        + (48).to_bytes(8, "little")
+    )
+    (tmp_path / "m.h5").write_bytes(top + lookup3(top).to_bytes(4, "little") + b"".join(parts))
+    began = time.monotonic()
+    with pytest.raises(CheckpointUnsupportedError, match="nest too deeply"):
+        specnet.load(tmp_path / "m.h5")
+    assert time.monotonic() - began < 2
+
+
 def test_special_files_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     for special in (tmp_path, tmp_path / "pipe.h5", tmp_path / "none.h5", "/dev/zero", "a\0b"):
@@ -477,7 +545,55 @@ def test_an_interrupt_leaves_what_was_there(path, model, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m.h5"]
 
 
+@pytest.mark.parametrize("given", ["abc", "1e20", "nan", "-5", "253402300800", "1.5"])
+def test_a_time_that_is_none_is_refused(path, model, monkeypatch, given):
+    before = path.read_bytes()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
+    with pytest.raises(CheckpointError, match="SOURCE_DATE_EPOCH"):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"a": ""},
+        {"a": None},
+        {"a": 2**70},
+        {"a": np.zeros(0)},
+        {"a": np.ones(2, complex)},
+        {"é": 1},
+        {"a\n": 1},
+        {"": 1},
+    ],
+)
+def test_a_state_that_cannot_be_stored_is_refused(path, model, state):
+    before = path.read_bytes()
+    model.run_state = state
+    with pytest.raises(CheckpointError, match=r"m\.h5: not saved"):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_synced_is_told_as_what_it_is(path, model, monkeypatch):
+    synced = []
+
+    def second_fails(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    other = specnet.build(model.spec, seed=9)
+    with pytest.raises(CheckpointError, match="saved, but its folder could not be synced"):
+        specnet.save(path, other)
+    assert same_arrays(arrays_of(specnet.load(path)), arrays_of(other))
+
+
 def test_targets(tmp_path, model, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="regular file"):
+        specnet.save(tmp_path / "pipe", model)
     for bad in (tmp_path, tmp_path / "none" / "m.h5", "a\0b"):
         with pytest.raises(CheckpointError):
             specnet.save(bad, model)
@@ -508,12 +624,13 @@ def test_links_and_permissions(tmp_path, model):
 def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path, model):
     import fcntl
 
-    dead, living = tmp_path / ".specnet-dead.tmp", tmp_path / ".specnet-living.tmp"
+    dead, living = (tmp_path / f".specnet-{16 * c}.tmp" for c in "0f")
+    (tmp_path / ".specnet-of-a-user.tmp").touch()
     dead.write_bytes(b"x")
     with living.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         specnet.save(tmp_path / "m.h5", model)
-        assert sorted(os.listdir(tmp_path)) == [".specnet-living.tmp", "m.h5"]
+        assert sorted(os.listdir(tmp_path)) == [living.name, ".specnet-of-a-user.tmp", "m.h5"]
 
 
 WRITER = """

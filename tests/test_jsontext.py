@@ -46,6 +46,8 @@ def fault(text):
         ('{"\\udc00": 1}', 1, 2, "surrogate"),
         ('{"a": 1,\n "b": 2, "a": 3}', 2, 10, "second time, first at 1:2"),
         (b'\xef\xbb\xbf{"a": 1}', 1, 1, "byte order mark"),
+        ("\ufeff{}", 1, 1, "byte order mark"),
+        ("[" + "0," * 2**20 + "0]", 1, 1, "values"),
         (b'{"a":\n "\xff"}', 2, 3, "0xff"),
     ],
 )
@@ -56,12 +58,25 @@ def test_refused_with_line_and_column(text, line, column, word):
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 200_000, '{"a":' * 200_000, '{"a": ' + "1" * 1_000_000 + "}", "[" * 300 + "]" * 300, "-" * 100_000]
+    "text",
+    [
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        '{"a": ' + "1" * 1_000_000 + "}",
+        "[" * 300 + "]" * 300,
+        "-" * 100_000,
+        "[" + "[]," * 300 + '\\"' * 100_000,
+    ],
 )
 def test_excess_is_answered_at_once(text):
     began = time.monotonic()
     fault(text)
     assert time.monotonic() - began < 5
+
+
+def test_a_duplicate_key_is_told_once():
+    parsed = parse_json('{"a": [{"b": 1}], "a": [{"b": 2}], "c": {"b": 1}}')
+    assert [f.path for f in parsed.findings] == [("a",)]
 
 
 def test_size_is_bounded():

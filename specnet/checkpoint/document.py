@@ -19,7 +19,7 @@ from specnet.jsontext import parse_json
 from specnet.layer import size_of
 from specnet.layers import built_in
 from specnet.parameters import ShapeTuple
-from specnet.plan import MAX_ELEMENTS, LayerPlan, ModelPlan, identity_of
+from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, ModelPlan, identity_of
 
 if TYPE_CHECKING:
     from specnet.spec import ModelSpec
@@ -63,10 +63,10 @@ def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPl
     except SpecError:
         return None
     document = parsed.value
-    if parsed.findings or not accepts(document, _schema()) or identity_of(document) != identity:
+    if parsed.findings or not accepts(document, _schema()) or not _normalized(document):
         return None
-    names = [entry.get("name") for entry in document["layers"]]
-    if None in names or len(set(names)) != len(names) or not _moderate(document["layers"]):
+    names = [entry["name"] for entry in document["layers"]]
+    if len(set(names)) != len(names) or not _moderate(document) or identity_of(document) != identity:
         return None
     try:
         layers = tuple(_fold(document["layers"], tuple(document["input_shape"])))
@@ -87,9 +87,26 @@ def _schema() -> dict[str, Any]:
     return schema
 
 
-def _moderate(layers: list[dict[str, Any]]) -> bool:
-    """Whether all numbers fit every dtype and initializers are names that fit every shape."""
-    for entry in layers:
+@cache
+def _layer_keys() -> dict[str, set[str]]:
+    branches = [branch["then"]["properties"] for branch in _schema()["$defs"]["layer"]["allOf"]]
+    return {properties["type"]["const"]: set(properties) for properties in branches}
+
+
+def _normalized(document: dict[str, Any]) -> bool:
+    """Whether nothing is left to be filled in."""
+    return {"format", "name", "dtype", "seed"} <= document.keys() and all(
+        entry.keys() == _layer_keys()[entry["type"]] for entry in document["layers"]
+    )
+
+
+def _moderate(document: dict[str, Any]) -> bool:
+    """Whether all is far from limits: numbers, nesting, and initializers that are names and fit every shape."""
+    if any(isinstance(value, (dict, list)) for value in document.get("metadata", {}).values()):
+        return False
+    if len(document["layers"]) > MAX_LAYERS:
+        return False
+    for entry in document["layers"]:
         for key, value in entry.items():
             if isinstance(value, float) and abs(value) > MODERATE:
                 return False
@@ -100,15 +117,15 @@ def _moderate(layers: list[dict[str, Any]]) -> bool:
 
 def _fold(layers: list[dict[str, Any]], input_shape: ShapeTuple) -> Iterator[LayerPlan]:
     """Follow the shapes through the layers. Raises LookupError for what is not built in, missing or too large."""
-    shape, total = input_shape, size_of(input_shape)
+    shape, total = input_shape, 0
     for entry in layers:
         kind = built_in(entry["type"])
         if kind is None:
             raise LookupError
         fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}
         parameters, output_shape = kind.infer(fields, shape)
-        total = max(total, sum(map(size_of, parameters.values())), size_of(output_shape))
-        if total > MAX_ELEMENTS:
+        total += sum(map(size_of, parameters.values()))
+        if max(total, size_of(shape), size_of(output_shape)) > MAX_ELEMENTS:
             raise LookupError
         yield LayerPlan(entry["name"], shape, output_shape, parameters, partial(kind.from_document, fields))
         shape = output_shape

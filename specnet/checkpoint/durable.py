@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -16,18 +17,24 @@ try:
 except ImportError:  # Windows has no advisory locks; leftovers of the dead stay there
     fcntl = None  # type: ignore[assignment]
 
-PREFIX, SUFFIX = ".specnet-", ".tmp"
+_TEMPORARY = re.compile(r"\.specnet-[0-9a-f]{16}\.tmp")
+
+
+class NotDurableError(OSError):
+    """The file is in its place, but its folder could not be synced: a power cut may bring back the old one."""
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> None:
     """Let `write` fill a temporary file beside `path`, make it durable, and rename it over `path`.
 
     A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
-    OSError; then the path is as it was and no temporary is left.
+    OSError; then the path is as it was and no temporary is left. (NotDurableError: then it is the new one.)
     """
     target = Path(os.path.realpath(user_path(path)))
     if target.is_dir():
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(22, "It is not a regular file", os.fspath(path))
     _clear_leftovers(target.parent)
     temporary, descriptor = _open_temporary(target.parent)
     try:
@@ -42,7 +49,10 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
         raise
     finally:
         os.close(descriptor)
-    _sync_folder(target.parent)
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise NotDurableError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
@@ -56,7 +66,7 @@ def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
 def _open_temporary(folder: Path) -> tuple[Path, int]:
     """Make a temporary and hold its lock, which tells others that its writer lives."""
     while True:
-        path = folder / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+        path = folder / f".specnet-{secrets.token_hex(8)}.tmp"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         if fcntl is None:
             return path, descriptor
@@ -92,7 +102,7 @@ def _leftovers(folder: Path) -> Iterator[Path]:
     except OSError:
         return
     for name in names:
-        if name.startswith(PREFIX) and name.endswith(SUFFIX):
+        if _TEMPORARY.fullmatch(name):
             yield folder / name
 
 

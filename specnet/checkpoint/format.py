@@ -14,6 +14,7 @@ there when the history is. No other module holds these names.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ DATASET_DIGEST = "sha256"
 ROOT_ATTRIBUTES = ("format", "format_version", "specnet_version", "created", "model_sha256", "content_sha256")
 DTYPES = ("<f4", "<f8", "<i8", "<u8")
 TEXT = "utf-8"
-CREATED_LENGTH = len("2026-01-01T00:00:00Z")
+_PATH = re.compile(r"(/[A-Za-z0-9_.-]{1,1000}){1,250}")
 
 Value = npt.NDArray[Any] | bytes
 
@@ -66,24 +67,28 @@ def array_path(name: str, kind: str) -> str:
 
 
 def dataset(path: str, value: object) -> Dataset:
-    """Bring a value into the form in which it is stored. Raises TypeError for what the format does not know."""
+    """Bring a value into the form in which it is stored. Raises ValueError for what the format does not know."""
     stored: Value
+    if not _PATH.fullmatch(path):
+        msg = f"{path!r:.80} cannot be the name of a dataset"
+        raise ValueError(msg)
     if isinstance(value, str):
         stored = value.encode()
-    elif isinstance(value, bool):
-        stored = np.array(int(value), "<i8")
     elif isinstance(value, int):
-        stored = np.array(value, "<i8")
+        stored = np.array(int(value), "<i8")
     elif isinstance(value, float):
         stored = np.array(value, "<f8")
     elif isinstance(value, np.ndarray):
         stored = np.require(value, value.dtype.newbyteorder("<"), "C")
         if stored.dtype.str not in DTYPES:
             msg = f"{path}: dtype {value.dtype} is not one of {', '.join(DTYPES)}"
-            raise TypeError(msg)
+            raise ValueError(msg)
     else:
         msg = f"{path}: a {type(value).__name__} cannot be stored"
-        raise TypeError(msg)
+        raise ValueError(msg)  # noqa: TRY004 - as all that cannot be stored
+    if not (stored if isinstance(stored, bytes) else stored.size):
+        msg = f"{path}: an empty value cannot be stored"
+        raise ValueError(msg)
     return Dataset(path, stored, digest(stored))
 
 

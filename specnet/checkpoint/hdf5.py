@@ -31,6 +31,20 @@ _FILL_NEVER = bytes.fromhex("0305")  # allocated early, no fill value written
 _NO_DENSE_ATTRIBUTES = b"\0\0" + b"\xff" * 16
 _NIL, _DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK, _LAYOUT, _GROUP_INFO = 0, 1, 2, 3, 5, 6, 8, 10
 _ATTRIBUTE, _CONTINUATION, _ATTRIBUTE_INFO = 12, 16, 21
+# The flags of each type of message: 1 says that it never changes, 4 that a writer who does not know it marks it.
+_FLAGS = {
+    _NIL: 0,
+    _DATASPACE: 0,
+    _LINK_INFO: 0,
+    _DATATYPE: 1,
+    _FILL: 1,
+    _LINK: 0,
+    _LAYOUT: 1,
+    _GROUP_INFO: 1,
+    _ATTRIBUTE: 0,
+    _CONTINUATION: 0,
+    _ATTRIBUTE_INFO: 4,
+}
 
 Attributes = dict[str, str | int]
 
@@ -69,7 +83,9 @@ def read_structure(file: BinaryIO, name: str) -> Structure:
             structure.datasets[path] = _dataset(reader, path, messages, attributes)
         else:
             structure.groups[path] = attributes
-            waiting += [(f"{path}/{link}", target) for link, target in _links(reader, path, messages).items()]
+            waiting += [
+                (reader.name_path(f"{path}/{link}"), target) for link, target in _links(reader, path, messages).items()
+            ]
     reader.check_extents()
     return structure
 
@@ -112,10 +128,12 @@ def _messages(reader: Reader, address: int) -> Iterator[tuple[int, bytes]]:
         at = 0
         while at + 4 <= len(chunk):
             kind, length = chunk[at], int.from_bytes(chunk[at + 1 : at + 3], "little")
-            body = chunk[at + 4 : at + 4 + length]
+            flags, body = chunk[at + 3], chunk[at + 4 : at + 4 + length]
             at += 4 + length
             if at > len(chunk):
                 reader.corrupt(f"a message of the object header at byte {address} is longer than its chunk")
+            if flags != _FLAGS.get(kind):
+                reader.foreign(f"the object header at byte {address} has a message of type {kind}, flags {flags}")
             if kind == _CONTINUATION:
                 if length != 16:
                     reader.corrupt(f"the object header at byte {address} has a broken continuation")

@@ -105,6 +105,8 @@ def _indirect_block(reader: Reader, address: int, rows: int, offset: int, heap: 
         reader.corrupt(f"no FHIB structure of this heap stands at byte {address}")
     for index in range(rows * _TABLE_WIDTH):
         size = _row_block(index // _TABLE_WIDTH)
+        if offset + size > 2**_HEAP_BITS:
+            reader.corrupt("a heap of links is larger than it can be")
         at = _BLOCK_PREFIX + 8 * index
         child = int.from_bytes(data[at : at + 8], "little")
         if child != UNDEFINED:
@@ -124,6 +126,8 @@ def _claim_free_space(reader: Reader, address: int, heap: int) -> None:
         body = reader.claim(sections, size)
         if not body.startswith(b"FSSE\0" + address.to_bytes(8, "little")) or used > size or used < 17:
             reader.corrupt(f"no FSSE structure of the heap at byte {heap} stands at byte {sections}")
+        if body[used:].strip(b"\0"):
+            reader.corrupt(f"bytes stand behind the FSSE structure at byte {sections}")
         if lookup3(body[: used - 4]) != int.from_bytes(body[used - 4 : used], "little"):
             reader.corrupt(f"the checksum of the FSSE structure at byte {sections} is wrong")
 

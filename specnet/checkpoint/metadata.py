@@ -10,6 +10,8 @@ from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError
 UNDEFINED = 2**64 - 1
 """HDF5's address of nothing."""
 
+MAX_PATH_DEPTH = 256
+
 
 class Reader:
     """Reads metadata from an open file and notes which bytes it has accounted for."""
@@ -19,6 +21,8 @@ class Reader:
         self.name = name
         self.size = os.fstat(file.fileno()).st_size
         self.extents: dict[int, int] = {}
+        self.owned = 0
+        self.named = 0
 
     def corrupt(self, what: str) -> NoReturn:
         """Refuse bytes that specnet cannot have written so."""
@@ -48,14 +52,24 @@ class Reader:
 
     def own(self, offset: int, size: int) -> None:
         """Account for bytes; at once refused when a structure begins where another did: no walk goes in circles."""
-        if offset in self.extents:
+        self.owned += size
+        if offset in self.extents or self.owned > self.size:
             self.corrupt(f"two structures share the bytes from {offset} on")
         self.extents[offset] = offset + size
+
+    def name_path(self, path: str) -> str:
+        """Account for a path: deep groups of long names would make all paths together far longer than the file."""
+        self.named += len(path)
+        if path.count("/") > MAX_PATH_DEPTH or self.named > 4 * self.size + 2**20:
+            self.foreign("its groups nest too deeply")
+        return path
 
     def checked(self, offset: int, size: int, signature: bytes, used: int | None = None) -> bytes:
         """Read a structure of `size` bytes that begins with a signature; a checksum follows its `used` bytes."""
         data = self.claim(offset, size)
         used = size - 4 if used is None else used
+        if data[used + 4 :].strip(b"\0"):
+            self.corrupt(f"bytes stand behind the {signature.decode()} structure at byte {offset}")
         if not data.startswith(signature):
             self.corrupt(f"no {signature.decode()} structure stands at byte {offset}")
         if lookup3(data[:used]) != int.from_bytes(data[used : used + 4], "little"):

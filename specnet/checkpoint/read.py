@@ -27,6 +27,7 @@ from specnet.model import Model, assemble
 from specnet.paths import user_path
 from specnet.plan import ModelPlan
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -108,8 +109,10 @@ class _File:
         }
         if set(root) != expected:
             self._corrupt(f"the attributes of / are {sorted(root)}, expected {sorted(expected)}")
-        if len(str(root["created"])) != layout.CREATED_LENGTH:
+        if not _DATE.match(str(root["created"])):
             self._corrupt("the attribute created is no date")
+        if any(root[name] != value for name, value in layout.HISTORY_DEFAULT.items() if name in root):
+            self._corrupt("the attribute default does not point at the history")
         return root
 
     def _text(self) -> bytes:
@@ -172,7 +175,10 @@ class _File:
         for path in sorted(paths, key=lambda path: self.structure.datasets[path].offset):
             value = self._value(path, verify)
             if isinstance(value, bytes):
-                yield path.removeprefix(prefix), value.decode()
+                try:
+                    yield path.removeprefix(prefix), value.decode()
+                except UnicodeDecodeError:
+                    self._corrupt(f"{path} is not UTF-8 text")
             elif value.shape == () and value.dtype.str in ("<i8", "<f8"):
                 yield path.removeprefix(prefix), value.item()
             else:

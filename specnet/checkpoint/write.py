@@ -17,12 +17,14 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from specnet import __version__
 from specnet.checkpoint import format as layout
-from specnet.checkpoint.durable import replace_file, write_at
+from specnet.checkpoint.durable import NotDurableError, replace_file, write_at
 from specnet.errors import CheckpointError
+from specnet.jsontext import parse_json
 from specnet.model import Model
 
 ALIGNMENT = 64
 PAGE = 4096
+YEAR_10000 = 253_402_300_800
 
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
@@ -34,8 +36,12 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     if not isinstance(model, Model):
         msg = f"save(path, model): expected a Model, got {type(model).__name__}"
         raise CheckpointError(msg)
-    datasets = list(_datasets(model))
-    skeleton = _skeleton(datasets, _root_attributes(model, datasets))
+    try:
+        datasets = list(_datasets(model))
+        skeleton = _skeleton(datasets, _root_attributes(model, datasets))
+    except (ValueError, OverflowError) as error:
+        msg = f"{os.fspath(path)}: not saved: {error}"
+        raise CheckpointError(msg) from error
 
     def write(descriptor: int) -> None:
         os.ftruncate(descriptor, skeleton.size)
@@ -47,6 +53,9 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
 
     try:
         replace_file(path, write)
+    except NotDurableError as error:
+        msg = f"{os.fspath(path)}: saved, but its folder could not be synced: {error.strerror}; a power cut may undo it"
+        raise CheckpointError(msg) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         msg = f"{os.fspath(path)}: not saved: {reason}; what was there before is intact"
@@ -54,7 +63,9 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
 
 
 def _datasets(model: Model) -> Iterator[layout.Dataset]:
-    yield layout.dataset(layout.MODEL_SPEC, model.spec.to_json())
+    text = model.spec.to_json()
+    parse_json(text.encode())  # what load would not read is not saved
+    yield layout.dataset(layout.MODEL_SPEC, text)
     for name, value in model.parameters.items():
         yield layout.dataset(layout.array_path(name, "parameters"), value)
     for name, value in model.gradients.items():
@@ -63,7 +74,11 @@ def _datasets(model: Model) -> Iterator[layout.Dataset]:
 
 
 def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[str, int | str]:
-    seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given and not (given.isdecimal() and int(given) < YEAR_10000):
+        msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {given!r:.40}"
+        raise ValueError(msg)
+    seconds = int(given) if given else time.time()
     attributes: dict[str, int | str] = {
         "format": layout.FORMAT,
         "format_version": layout.VERSION,

@@ -198,7 +198,8 @@ def _csv_rows(path: Path) -> tuple[list[str], list[_Row]]:
             header = next(reader, [])
             for row in reader:
                 if row and len(row) != len(header):
-                    msg = f"{path}: row {len(rows) + 1} (line {reader.line_num}) has {len(row)} columns, the header has {len(header)}"
+                    place = f"{path}: row {len(rows) + 1} (line {reader.line_num})"
+                    msg = f"{place} has {len(row)} columns, the header has {len(header)}"
                     raise DataError(msg)
                 if row:
                     rows.append(_Row(reader.line_num, row))
@@ -230,7 +231,8 @@ def _numbers(path: Path, header: list[str], rows: list[_Row], names: list[str]) 
             cell = row.cells[place]
             if not _is_number(cell):
                 found = describe(cell) if cell.strip() else "nothing"
-                msg = f'{path}: row {index + 1} (line {row.line}), column "{names[column]}": expected a number, got {found}'
+                where = f'row {index + 1} (line {row.line}), column "{names[column]}"'
+                msg = f"{path}: {where}: expected a number, got {found}"
                 raise DataError(msg)
             table[index, column] = float(cell)
     return table

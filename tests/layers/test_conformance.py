@@ -220,8 +220,8 @@ def test_affine_takes_any_memory_order_and_can_be_copied():
     x, dy = np.ones((2, 3)), np.ones((2, 4))
     for layer in (affine, copy.deepcopy(affine), pickle.loads(pickle.dumps(affine))):
         layer.weight[...] = np.arange(12).reshape(3, 4)
-        assert np.array_equal(layer.forward(x), x @ weight + 1)
-        assert np.array_equal(layer.backward(dy), dy @ weight.T)
+        assert np.array_equal(layer.forward(x), x @ layer.weight + 1)
+        assert np.array_equal(layer.backward(dy), dy @ layer.weight.T)
         assert np.array_equal(layer.weight_grad, x.T @ dy)
         assert layer.bias_grad.tolist() == [2, 2, 2, 2]
         layer.weight[...] = 0
