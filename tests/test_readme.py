@@ -1,0 +1,70 @@
+"""What the README and the documentation show is what happens."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import specnet
+from specnet import registry
+from specnet.training.experiment import load_experiment
+
+
+def blocks(path, language):
+    """The fenced code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs(root, tmp_path):
+    journey, by_hand, custom = blocks(root / "README.md", "python")
+    code = journey.replace("examples/", f"{root}/examples/")
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert made.stdout == "(64, 256)\n(5, 10)\n"
+    assert len([line for line in journey.splitlines() if line]) <= 10
+    made = subprocess.run([sys.executable, "-c", by_hand], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "[[" in made.stdout
+    try:
+        exec(custom, namespace := {"__name__": "readme"})
+        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "swish", "beta": 2.0}])
+        model = specnet.build(spec)
+        y = model.forward([[1.0, -1.0]], training=True)
+        assert y[0, 0] == pytest.approx(1 / (1 + 2.718281828459045**-2))
+        model.backward(y)
+        specnet.save(tmp_path / "m.h5", model)
+        assert specnet.load(tmp_path / "m.h5").predict([[1.0, -1.0]]).tolist() == y.tolist()
+        with pytest.raises(specnet.SpecError, match="positive number"):
+            namespace["SwishSpec"](beta=0)
+    finally:
+        registry._registered.pop("swish", None)
+
+
+def test_the_document_of_the_readme_and_its_faults(root, tmp_path):
+    text = blocks(root / "README.md", "json")[0]
+    specnet.ModelSpec.from_text(text)
+    wrong = text.replace('"name": "hidden"', '"nme": "hidden"').replace("32}", '"32"}').replace('"relu"', '"rellu"')
+    (tmp_path / "digits.model.json").write_text(wrong)
+    command = [sys.executable, "-m", "specnet", "validate", "digits.model.json"]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    shown = [line.strip() for line in (root / "README.md").read_text().splitlines() if "digits.model.json:" in line]
+    assert made.stderr.splitlines() == shown
+
+
+def test_the_documentation_shows_what_there_is(root, monkeypatch):
+    monkeypatch.chdir(root / "examples/digits")
+    text = blocks(root / "docs/training.md", "json")[0]
+    (spec, _) = load_experiment(json.loads(text))
+    assert spec.training.batch_size == 64
+    readme = (root / "README.md").read_text()
+    for name in specnet.layers.__all__:
+        kind = getattr(specnet.layers, f"{name}Spec").registered_type
+        assert f"`{kind}`" in readme
+
+
+def test_the_reader_of_the_format_page_reads(root, tmp_path):
+    model = specnet.build(specnet.load_spec(root / "examples/digits/digits.model.json"))
+    specnet.save(tmp_path / "digits.h5", model)
+    code = blocks(root / "docs/checkpoint-format.md", "python")[0] + "\nprint(sorted(weights), len(document))"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert made.stdout.startswith("['narrow', 'output', 'wide']")
