@@ -17,7 +17,9 @@ from pydantic import BeforeValidator, ValidationError, ValidationInfo, WithJsonS
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from specnet.parameters import ShapeTuple
-from specnet.validation import Document, NonNegativeReal, Real, Tagged, fault, mismatch
+from specnet.tagged import Tagged
+from specnet.validation import Document, NonNegativeReal, Real
+from specnet.wording import fault, mismatch
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from specnet.layer import Layer
 from specnet.parameters import Array, ShapeTuple
-from specnet.validation import Document, describe, expecting, fault
+from specnet.validation import Document, expecting
+from specnet.wording import describe, fault
 
 LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
 

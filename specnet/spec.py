@@ -32,7 +32,9 @@ from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import ShapeTuple
 from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, ModelPlan, identity_of
 from specnet.registry import find_layer, layer_types
-from specnet.validation import Document, Seed, Shape, Tagged, Text, as_tuple, describe, encodable, fault, mismatch
+from specnet.tagged import Tagged
+from specnet.validation import Document, Seed, Shape, Text, as_tuple
+from specnet.wording import describe, encodable, fault, mismatch
 
 MODEL_FORMAT = "specnet-model/1"
 

@@ -7,14 +7,11 @@ Raised inside another validation its findings nest under the outer path; at the 
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
-import json
 import os
-import re
 import stat
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Self
@@ -33,72 +30,15 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from specnet.errors import Problem, SpecError, SpecnetError, path_text
+from specnet.errors import Problem, SpecError, path_text
 from specnet.jsontext import MAX_BYTES, MAX_INTEGER, Finding, Path, parse_json
 from specnet.paths import user_path
+from specnet.wording import describe, encodable, fault, mismatch, nearest
 
 JsonSchema = dict[str, Any]
 
 MAX_HINTS = 100
 """Unknown keys of one object that get a suggestion; looking for near names takes time."""
-
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
-
-
-def describe(value: object) -> str:
-    """Name a value in JSON's words, shortened: `the string "32"`, `an array of 3`, `null`."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            shown = json.dumps(value, ensure_ascii=not value.isprintable())
-            return f"the string {shown}" if len(shown) <= 42 else f'the string {shown[:40]}…"'
-        case int():
-            digits = str(value) if value.bit_length() < 128 else "a huge value"
-            return f"the integer {digits}"
-        case float():
-            return f"the number {value!r}"
-        case list() | tuple():
-            return f"an array of {len(value)}"
-        case Mapping():
-            return "an object"
-    return f"a Python {type(value).__name__}"
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
-    names = list(names)
-    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
-    if close:
-        return f'; did you mean "{close[0]}"?'
-    return "; valid: " + ", ".join(names) if names else ""
-
-
-def fault(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
-    """Make an error that a validator raises and that keeps its words on the way out."""
-    return PydanticCustomError(code, "{message}", {"message": message, "at_key": at_key})
-
-
-def _remedy(phrase: str, value: object) -> str:
-    if isinstance(value, str):
-        number = _INTEGER if "integer" in phrase else _NUMBER if "number" in phrase else None
-        if number and number.fullmatch(value):
-            return f"; write {value} without quotes"
-    if isinstance(value, float) and "integer" in phrase and value.is_integer() and abs(value) <= MAX_INTEGER:
-        return f"; write {int(value)}"
-    if isinstance(value, str) and value in ("true", "false") and "true or false" in phrase:
-        return f"; write {value} without quotes"
-    if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase and abs(value) <= MAX_INTEGER:
-        return f'; write "{value}"'
-    return ""
-
-
-def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticCustomError:
-    """Make the error `expected <phrase>, got <value>; <remedy>`."""
-    return fault(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
 
 
 def expecting(phrase: str) -> WrapValidator:
@@ -123,13 +63,6 @@ def _as_read(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
         raise mismatch("an integer within ±(2^53 - 1)", value)
     return value + 0.0 if isinstance(value, float) else value
-
-
-def encodable(value: str) -> str:
-    """Refuse text that UTF-8 cannot hold."""
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise fault("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
-    return value
 
 
 Real = Annotated[float, Field(allow_inf_nan=False), expecting("a number"), BeforeValidator(_as_read)]
@@ -351,100 +284,3 @@ def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, 
         return mismatch(_PHRASES[kind], value, "wrong_type")
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return fault(f"{message[:1].lower()}{message[1:]}, got {describe(value)}", kind)
-
-
-class Tagged:
-    """Annotate a field whose JSON is an object with a `type` that chooses its class, or (shorthand) a name alone.
-
-    `choices` is asked anew at each validation, so that late registrations count. With `names_only`, these names
-    stand for themselves and stay strings.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        choices: Callable[[], Mapping[str, type[Document]]],
-        *,
-        shorthand: bool = False,
-        names_only: Sequence[str] = (),
-        find: Callable[[str], type[Document] | None] | None = None,
-    ) -> None:
-        self.what = what
-        self.choices = choices
-        self.shorthand = shorthand
-        self.names_only = tuple(names_only)
-        self.find = find or (lambda name: self.choices().get(name))
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.validate)
-
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> JsonSchema:
-        return self.json_schema()
-
-    def validate(self, value: Any) -> Any:
-        """Turn a name, an object or a ready document into what it stands for."""
-        if isinstance(value, str):
-            return self._named(value)
-        if isinstance(value, Document):
-            if isinstance(value, tuple(self.choices().values())):
-                return value
-            raise mismatch(f"a {self.what}", value, "wrong_type")
-        if not isinstance(value, Mapping):
-            raise mismatch(f"an object with the {self.what}'s type", value, "wrong_type")
-        if "type" not in value:
-            known = ", ".join(self.choices())
-            raise fault(f'expected the key "type" (one of {known}), it is missing; add it', "missing")
-        name = value["type"]
-        try:
-            found = self.find(name) if isinstance(name, str) else None
-        except SpecnetError as error:
-            raise fault(str(error), "plugin") from None
-        if found is None:
-            raise self._unknown_type(name)
-        return found.nested(dict(value))
-
-    def _named(self, name: str) -> Any:
-        if name in self.names_only:
-            return name
-        if self.shorthand and name in self.choices():
-            return self.choices()[name].nested({"type": name})
-        if name in self.choices():
-            if not self.names_only:
-                raise fault(f'expected an object, got the string "{name}"; write {{"type": "{name}"}}', "wrong_type")
-            raise fault(f'"{name}" needs its values; write an object: {{"type": "{name}", …}}', "wrong_type")
-        known = [*self.names_only, *self.choices()]
-        raise fault(f"unknown {self.what} {describe(name)[11:]}{nearest(name, known)}", f"unknown_{self.what}")
-
-    def _unknown_type(self, name: object) -> ValidationError:
-        if isinstance(name, str):
-            if name in self.names_only:
-                told = fault(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
-            else:
-                hint = nearest(name, self.choices())
-                told = fault(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
-        else:
-            told = mismatch("a string", name, "wrong_type")
-        detail = InitErrorDetails(type=told, loc=("type",), input=name)
-        return ValidationError.from_exception_data(self.what, [detail])
-
-    def json_schema(self) -> JsonSchema:
-        """Describe the choice so that an editor lists the types and checks the keys of the chosen one."""
-        branches: list[JsonSchema] = []
-        for name, cls in self.choices().items():
-            then = cls.model_json_schema()
-            then["properties"].get("name", {}).pop("default", None)  # it is made from the type
-            then["properties"]["type"] = {"const": name, "description": summary_line(cls)}
-            branches.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
-        entry: JsonSchema = {
-            "type": "object",
-            "required": ["type"],
-            "properties": {"type": {"enum": list(self.choices())}},
-            "allOf": branches,
-        }
-        names = self.names_only or (tuple(self.choices()) if self.shorthand else ())
-        return {"anyOf": [{"enum": list(names)}, entry]} if names else entry
-
-
-def summary_line(cls: type) -> str:
-    """Give the first line of a class's docstring."""
-    return (cls.__doc__ or "").strip().split("\n")[0]

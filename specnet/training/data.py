@@ -19,7 +19,7 @@ import numpy.typing as npt
 from specnet.errors import DataError
 from specnet.layer import batch_of
 from specnet.spec import ModelSpec
-from specnet.validation import describe, nearest
+from specnet.wording import describe, nearest
 
 RawArray: TypeAlias = npt.NDArray[Any]
 Columns: TypeAlias = str | Sequence[str] | None

@@ -39,12 +39,11 @@ from specnet.validation import (
     Seed,
     Text,
     expecting,
-    fault,
     findings,
-    mismatch,
     read_document,
     without_places,
 )
+from specnet.wording import fault, mismatch
 
 EXPERIMENT_FORMAT = "specnet-experiment/1"
 

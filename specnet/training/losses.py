@@ -16,7 +16,8 @@ from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import as_array, as_floats
 from specnet.layers.sigmoid import sigmoid
 from specnet.parameters import Array, ShapeTuple
-from specnet.validation import Document, PositiveReal, Share, Tagged
+from specnet.tagged import Tagged
+from specnet.validation import Document, PositiveReal, Share
 
 FEW_CLASSES = 32
 

@@ -14,8 +14,10 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from specnet.model import Model
 from specnet.parameters import Array
+from specnet.tagged import Tagged
 from specnet.training.optimizer import Block, Optimizer, OptimizerSpec, require
-from specnet.validation import Flag, NonNegativeReal, PositiveReal, Share, Tagged, as_tuple, fault, mismatch
+from specnet.validation import Flag, NonNegativeReal, PositiveReal, Share, as_tuple
+from specnet.wording import fault, mismatch
 
 
 class SGD(Optimizer):
