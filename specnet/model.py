@@ -201,7 +201,8 @@ class Model:
         raise KeyError(msg)
 
     def __repr__(self) -> str:
-        arrow = " -> ".join(str(shape) for shape in [self.input_shape, *(s.output_shape for s in self.plan.layers)])
+        shapes = [str(shape) for shape in [self.input_shape, *(layer.output_shape for layer in self.plan.layers)]]
+        arrow = " -> ".join(shapes if len(shapes) <= 8 else [*shapes[:4], "...", *shapes[-3:]])
         return f"<Model {self.plan.name!r}: {arrow}, {self.parameter_count:,} parameters, {self.plan.dtype}>"
 
     def __getattr__(self, name: str) -> NoReturn:
