@@ -96,6 +96,27 @@ def test_validate_tells_every_fault(tmp_path):
     assert said[0]["problems"][1]["line"] == 2
 
 
+def test_validate_for_a_pull_request(tmp_path):
+    (tmp_path / "a,b.json").write_text('{"input_shape": [3],\n "layers": [{"type": "relo"}]}')
+    out, err = run("validate", "--format", "github", "a,b.json", "none.json", cwd=tmp_path, code=1)
+    assert err == ""
+    first, second = out.splitlines()
+    assert first.startswith('::error file=a%2Cb.json,line=2,col=22::layers[0].type: unknown layer type "relo"')
+    assert second == "::error file=none.json::cannot be read: No such file or directory"
+
+
+def test_validate_prints_the_normalized_document(trained):
+    out, _ = run("validate", "--print", "digits.model.json", cwd=trained)
+    assert out == specnet.load_spec(trained / "digits.model.json").to_json()
+    (trained / "normalized.experiment.json").write_text(
+        run("validate", "--print", "digits.experiment.json", cwd=trained)[0]
+    )
+    assert (
+        run("validate", "--print", "normalized.experiment.json", cwd=trained)[0]
+        == (trained / "normalized.experiment.json").read_text()
+    )
+
+
 def test_errors_are_bounded_and_cannot_steer_a_terminal(tmp_path):
     keys = ", ".join(f'"\\u001b[31m{index}": 1' for index in range(200))
     (tmp_path / "bad.json").write_text(f'{{"layers": 3, {keys}}}')

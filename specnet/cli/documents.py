@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from specnet.checkpoint import load
-from specnet.cli.output import print_json, print_table, report_errors
-from specnet.errors import SpecError, SpecnetError
+from specnet.cli.output import print_annotations, print_json, print_table, report_errors
+from specnet.errors import Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
-from specnet.training.experiment import load_experiment
+from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.validation import read_document
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -23,38 +23,46 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 def validate(
     documents: Annotated[list[str], typer.Argument(metavar="DOC...", help="Model or experiment documents.")],
     json: Json = False,
+    form: Annotated[
+        Literal["text", "github"], typer.Option("--format", help="github: annotations on the lines of a pull request.")
+    ] = "text",
+    print_: Annotated[bool, typer.Option("--print", help="Print the normalized documents.")] = False,
 ) -> None:
     """Check documents; every fault is told with line and column.
 
     Example: specnet validate digits.model.json digits.experiment.json
     """
+    errors: list[SpecnetError] = []
     results: list[dict[str, Any]] = []
-    errors = []
     for path in documents:
+        problems: tuple[Problem, ...] = ()
         try:
-            said = _describe(path)
+            spec = _read(path)
         except SpecnetError as error:
             errors.append(error)
-            problems = error.problems if isinstance(error, SpecError) else ()
-            results.append({"file": path, "valid": False, "problems": [dataclasses.asdict(p) for p in problems]})
+            problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), "unreadable"),)
         else:
-            results.append({"file": path, "valid": True, "problems": []})
             if not json:
-                typer.echo(f"{path}: {said}")
+                typer.echo(spec.to_json() if print_ else f"{path}: {_what_it_is(spec)}", nl=not print_)
+        results.append({"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]})
     if json:
         print_json(results)
+    elif form == "github":
+        print_annotations(*errors)
     else:
         report_errors(*errors)
     if errors:
         raise typer.Exit(1)
 
 
-def _describe(path: str) -> str:
-    """Validate one document of either kind and say what it is."""
-    if _is_experiment(path):
-        spec, _ = load_experiment(path)
+def _read(path: str) -> ModelSpec | ExperimentSpec:
+    return load_experiment(path)[0] if _is_experiment(path) else ModelSpec.from_file(path)
+
+
+def _what_it_is(spec: ModelSpec | ExperimentSpec) -> str:
+    if isinstance(spec, ExperimentSpec):
         return f'a valid experiment, "{spec.name}": {_model_text(spec.built_model)}'
-    return f"a valid model, {_model_text(ModelSpec.from_file(path))}"
+    return f"a valid model, {_model_text(spec)}"
 
 
 def _is_experiment(path: str) -> bool:
@@ -99,9 +107,8 @@ def summary(
 def _spec_of(path: str) -> ModelSpec:
     if _is_hdf5(path):
         return load(path, mmap=True).spec
-    if _is_experiment(path):
-        return load_experiment(path)[0].built_model
-    return ModelSpec.from_file(path)
+    spec = _read(path)
+    return spec.built_model if isinstance(spec, ExperimentSpec) else spec
 
 
 def _is_hdf5(path: str) -> bool:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from specnet.errors import SpecError, SpecnetError, printable
+from specnet.errors import Problem, SpecError, SpecnetError, printable
 from specnet.training.loop import Event
 
 MAX_LINES = 60
@@ -24,6 +24,23 @@ def report_errors(*errors: SpecnetError) -> None:
         print(printable(line), file=sys.stderr)
     if len(lines) > MAX_LINES:
         print(f"… and {len(lines) - MAX_LINES} more", file=sys.stderr)
+
+
+def print_annotations(*errors: SpecnetError) -> None:
+    """Print problems as workflow commands of GitHub, which shows them on the lines of a pull request."""
+
+    def escaped(text: str, more: str = "") -> str:
+        for character in "%\r\n" + more:
+            text = text.replace(character, f"%{ord(character):02X}")
+        return text
+
+    for error in errors:
+        problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), ""),)
+        for problem in problems:
+            place = f"file={escaped(getattr(error, 'source', None) or '', ':,')}"
+            if problem.line is not None:
+                place += f",line={problem.line},col={problem.column}"
+            print(f"::error {place}::{escaped(str(problem))}")
 
 
 def note(text: str) -> None:
