@@ -40,6 +40,9 @@ def describe(value: object) -> str:
 def nearest(word: str, names: Iterable[str]) -> str:
     """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
     names = list(names)
+    containing = [name for name in names if len(word) > 2 and word.lower() in name]
+    if containing:
+        return "; did you mean " + " or ".join(f'"{name}"' for name in containing[:3]) + "?"
     close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
@@ -58,6 +61,8 @@ def _remedy(phrase: str, value: object) -> str:
             return f"; write {value} without quotes"
     if isinstance(value, float) and "integer" in phrase and value.is_integer() and abs(value) <= MAX_INTEGER:
         return f"; write {int(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and phrase == "an array":
+        return f"; write [{value}]" if abs(value) <= MAX_INTEGER else ""
     if isinstance(value, str) and value in ("true", "false") and "true or false" in phrase:
         return f"; write {value} without quotes"
     if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase and abs(value) <= MAX_INTEGER:

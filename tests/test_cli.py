@@ -77,7 +77,7 @@ def test_a_home_that_is_none_is_a_missing_file(tmp_path):
 def test_validate(trained):
     out, err = run("validate", "digits.model.json", "digits.experiment.json", cwd=trained)
     assert out.splitlines()[0].startswith("digits.model.json: a valid model")
-    assert out.splitlines()[1].startswith("digits.experiment.json: a valid experiment")
+    assert out.splitlines()[1].startswith('digits.experiment.json: a valid experiment with "digits-mlp"')
     assert err == ""
 
 
@@ -169,6 +169,14 @@ def test_train_prints_lines_and_results(digits):
     run("train", "digits.experiment.json", "--set", "training.epochs=1", "--force", "-q", cwd=digits)
 
 
+def test_resuming_a_finished_run_says_so(digits):
+    arguments = ["train", "digits.experiment.json", "--set", "training.epochs=1", "-q"]
+    run(*arguments, cwd=digits)
+    out, err = run(*arguments, "--resume", cwd=digits)
+    assert "finished already" in err
+    assert out.startswith("epoch 1 ")
+
+
 def test_train_refuses_in_one_line_a_problem(digits):
     _, err = run("train", "digits.experiment.json", "--set", "training.optimizer.learning_rate=-1", cwd=digits, code=1)
     assert err.startswith("digits.experiment.json: ")
@@ -190,7 +198,8 @@ def test_a_signal_ends_a_run_after_a_checkpoint(digits, number, code):
         out, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert out == ""
-    assert "Go on with: specnet train digits.experiment.json --resume" in err
+    again = "specnet train digits.experiment.json --set training.epochs=100000 --resume"
+    assert f"Go on with: {again}" in err
     state = specnet.load(digits / "runs/digits/last.h5").run_state
     assert state["epoch"] >= 3
 
@@ -250,6 +259,26 @@ def test_predict_from_csv_and_npy(trained):
     out, _ = run("predict", "run/best.h5", "--data", "x.npy", "--targets", "y.npy", "-o", "b.npy", cwd=trained)
     assert out.startswith("loss")
     assert np.array_equal(np.load(trained / "a.npy"), np.load(trained / "b.npy"))
+
+
+def test_predict_names_columns_as_the_run_did(tmp_path):
+    rows = "".join(f"{i},{i % 3},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "d.csv").write_text("u,v,kind\n" + rows)
+    layers = [{"type": "affine", "units": 2}]
+    document = {
+        "model": {"input_shape": [2], "layers": layers, "labels": ["a", "b"]},
+        "data": {"train": {"path": "d.csv", "targets": "kind"}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 1},
+    }
+    (tmp_path / "e.json").write_text(json.dumps(document))
+    run("train", "e.json", "-o", "run", cwd=tmp_path)
+    run("predict", "run/last.h5", "--data", "d.csv", "-o", "p.csv", cwd=tmp_path)
+    out, _ = run("predict", "run/last.h5", "--data", "d.csv", "--targets", "kind", "-o", "q.csv", cwd=tmp_path)
+    assert "accuracy" in out
+    assert (tmp_path / "p.csv").read_text() == (tmp_path / "q.csv").read_text()
+    assert (tmp_path / "p.csv").read_text().startswith("a,b,class\n")
+    run("predict", "run/last.h5", "--data", "d.csv", "--inputs", "u,v", "-o", "r.csv", cwd=tmp_path)
+    assert (tmp_path / "p.csv").read_text() == (tmp_path / "r.csv").read_text()
 
 
 @pytest.mark.parametrize(

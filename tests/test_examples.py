@@ -20,8 +20,8 @@ def test_digits(python, root, tmp_path):
         out = run(python, root / "examples/digits/run.py", cwd=tmp_path)
         accuracy = float(re.search(r"accuracy on 359 held-out digits: ([\d.]+)", out)[1])
         assert accuracy >= 0.96
-        assert "runs/digits/best.h5 loaded again" in out
-    assert (tmp_path / "runs/digits/last.h5").exists()
+        assert "runs/digits-example/best.h5 loaded again" in out
+    assert (tmp_path / "runs/digits-example/last.h5").exists()
 
 
 def test_digits_by_hand(python, root, tmp_path):

@@ -56,7 +56,7 @@ def test_a_name_stands_for_its_defaults(optimizer):
         ("training.epochs", "20", "training.epochs", "20 without quotes"),
         ("training.batch_size", 1.5, "training.batch_size", "positive integer"),
         ("training.shuffle", 1, "training.shuffle", "true or false"),
-        ("training.checkpoint", {"keep_best": "val_loss"}, "training.checkpoint.keep_best", "no data.validation"),
+        ("training.checkpoint", {"keep_best": "val_loss"}, "training.checkpoint.keep_best", "training_loss"),
         ("training.checkpoint", {"keep_best": "best"}, "training.checkpoint.keep_best", "expected"),
         ("training.checkpoint", {"every_epochs": 0}, "training.checkpoint.every_epochs", "positive integer"),
         ("data.train", {}, "data.train", "path"),
@@ -115,6 +115,13 @@ def test_the_models_own_file_is_named(digits):
     model.unlink()
     with pytest.raises(SpecError, match="cannot be read"):
         load_experiment(digits / "digits.experiment.json")
+
+
+def test_a_model_document_is_no_experiment(digits):
+    with pytest.raises(SpecError) as caught:
+        load_experiment(digits / "digits.model.json")
+    assert len(caught.value.problems) == 1
+    assert "this is a model document" in str(caught.value)
 
 
 def test_overrides():

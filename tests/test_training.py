@@ -153,6 +153,7 @@ def test_more_epochs_may_be_asked_for_later():
     whole = specnet.train(document(epochs=4), out="whole")
     specnet.train(document(epochs=2), out="part")
     longer = specnet.train(document(epochs=4), out="part", resume=True)
+    assert json.loads(Path("part/experiment.json").read_text())["training"]["epochs"] == 4
     assert same_arrays(arrays_of(whole.model), arrays_of(longer.model))
     assert longer.history == whole.history
 
@@ -226,6 +227,29 @@ def test_the_best_is_kept(keep):
     state = specnet.load(result.best_path).run_state
     assert (state["best/value"], state["best/epoch"]) == (best, values.index(best) + 1)
     assert state["epoch"] == state["best/epoch"]
+
+
+def test_a_loss_that_is_no_number_is_not_the_best_for_ever(monkeypatch):
+    from specnet.training import loop
+
+    losses = iter([float("nan"), 0.5, float("nan"), 0.7])
+    real = loop.evaluate
+
+    def some_nan(*arguments):
+        sums = real(*arguments)
+        sums.loss = next(losses) * sums.rows
+        return sums
+
+    monkeypatch.setattr(loop, "evaluate", some_nan)
+    result = specnet.train(document(epochs=4), out="r")
+    assert specnet.load(result.best_path).run_state["best/value"] == 0.5
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_was_good():
+    doc = document(optimizer={"type": "sgd", "learning_rate": 1e20}, every_steps=1)
+    with pytest.raises(specnet.SpecnetError, match=r"the loss is (nan|inf) at step \d+, in epoch 1: lower the"):
+        specnet.train(doc, out="r")
+    assert specnet.load("r/last.h5").run_state["step"] >= 1
 
 
 def test_a_failed_save_stops_the_run(monkeypatch):

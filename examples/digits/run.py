@@ -24,7 +24,7 @@ def report(event: specnet.training.loop.Event) -> None:
 
 
 def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/digits")
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/digits-example")
     result = specnet.train(HERE / "digits.experiment.json", out=out, force=True, listeners=[report])
 
     model = specnet.load(result.best_path)

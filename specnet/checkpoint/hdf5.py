@@ -95,7 +95,7 @@ def _root_address(reader: Reader) -> int:
         reader.corrupt("it is empty")
     head = reader.peek(0, min(reader.size, _SUPERBLOCK_SIZE))
     if not head.startswith(SIGNATURE[: len(head)]):
-        reader.foreign("it is no HDF5 file")
+        reader.unsupported("expected a checkpoint, it is no HDF5 file")
     if len(head) < _SUPERBLOCK_SIZE:
         reader.corrupt(f"it is not whole: {reader.size} bytes; it was cut while being copied or written")
     if head[8] != 2:

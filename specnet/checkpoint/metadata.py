@@ -31,7 +31,11 @@ class Reader:
 
     def foreign(self, what: str) -> NoReturn:
         """Refuse what HDF5 allows and specnet does not write."""
-        msg = f"{self.name}: {what}; it was not written by specnet, or rewritten by another program"
+        self.unsupported(f"{what}; it was not written by specnet, or rewritten by another program")
+
+    def unsupported(self, what: str) -> NoReturn:
+        """Refuse a file of another kind."""
+        msg = f"{self.name}: {what}"
         raise CheckpointUnsupportedError(msg)
 
     def peek(self, offset: int, size: int) -> bytes:

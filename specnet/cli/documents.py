@@ -61,7 +61,7 @@ def _read(path: str) -> ModelSpec | ExperimentSpec:
 
 def _what_it_is(spec: ModelSpec | ExperimentSpec) -> str:
     if isinstance(spec, ExperimentSpec):
-        return f'a valid experiment, "{spec.name}": {_model_text(spec.built_model)}'
+        return f"a valid experiment with {_model_text(spec.built_model)} (train reads its data)"
     return f"a valid model, {_model_text(spec)}"
 
 

@@ -108,5 +108,5 @@ class BarProgress:
             self._progress.remove_task(self._task)
             self._task = None
             self._console.print(epoch_text(event), soft_wrap=True)
-        elif event.kind == "end":
+        elif event.kind in ("end", "failed"):
             self._progress.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -48,9 +49,12 @@ def train(
             experiment, out=out, resume=resume, force=force, overrides=_overrides(set_ or []), listeners=listeners
         )
     if stop.signal:
-        again = f"specnet train {experiment}" + (f" --out {out}" if out else "") + " --resume"
+        options = [*(["--out", out] if out else []), *(word for setting in set_ or [] for word in ("--set", setting))]
+        again = shlex.join(["specnet", "train", experiment, *options, "--resume"])
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
         raise typer.Exit(128 + stop.signal)
+    if resume and not stop.steps:
+        note(f"{result.checkpoint_path}: the run was finished already; --set training.epochs=N makes it longer")
     last = {name: values[-1] for name, values in result.history.items()}
     if json:
         best = str(result.best_path) if result.best_path else None
@@ -74,11 +78,13 @@ def _overrides(settings: list[str]) -> dict[str, str]:
 
 
 class _Stop:
-    """A listener that ends the run after the step during which a signal came."""
+    """A listener that counts steps, and ends the run after the one during which a signal came."""
 
     signal = 0
+    steps = 0
 
     def __call__(self, event: Event) -> None:
+        self.steps += event.kind == "step"
         if self.signal:
             event.run.stop()
 

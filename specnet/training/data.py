@@ -49,15 +49,17 @@ class Dataset:
         return hasher.hexdigest()
 
 
-def read_columns(path: Path, inputs: Columns, targets: Columns) -> tuple[RawArray, RawArray | None]:
+def read_columns(
+    path: Path, inputs: Columns, targets: Columns, beside: str | None = None
+) -> tuple[RawArray, RawArray | None]:
     """Read the arrays named `inputs` and `targets` from one file; None for targets that are not wanted.
 
-    Formats by suffix: .npz and .h5 (names of arrays), .csv (names of columns; inputs None: all others), .npy and IDX
-    (the one array of the file). Raises DataError.
+    Formats by suffix: .npz and .h5 (names of arrays), .csv (names of columns; inputs None: all others, without
+    `beside`), .npy and IDX (the one array of the file). Raises DataError.
     """
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "csv":
-        return _read_csv(path, inputs, targets)
+        return _read_csv(path, inputs, targets, beside)
     if kind in ("npy", "idx"):
         if targets is not None:
             msg = f"{path}: a .{kind} file holds one array; give the targets a file of their own"
@@ -74,14 +76,15 @@ def read_columns(path: Path, inputs: Columns, targets: Columns) -> tuple[RawArra
 
 def read_array(path: Path) -> RawArray:
     """Read the one array of a .npy or IDX file. Raises DataError."""
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind not in ("npy", "idx"):
         msg = f"{path}: expected a .npy or IDX file; for other files write their name under path"
         raise DataError(msg)
     return _guarded(path, lambda: _read_npy(path) if kind == "npy" else _read_idx(path))
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Tell the kind of a data file by its name. Raises DataError."""
     name = path.name.lower()
     for suffix, kind in ((".npz", "npz"), (".npy", "npy"), (".csv", "csv"), (".h5", "h5"), (".hdf5", "h5")):
         if name.endswith(suffix):
@@ -163,13 +166,13 @@ def _read_idx(path: Path) -> RawArray:
     return array.astype(dtype.newbyteorder("="))
 
 
-def _read_csv(path: Path, inputs: Columns, targets: Columns) -> tuple[RawArray, RawArray | None]:
+def _read_csv(path: Path, inputs: Columns, targets: Columns, beside: str | None) -> tuple[RawArray, RawArray | None]:
     header, rows = _guarded(path, lambda: _csv_rows(path))
     target_names = [targets] if isinstance(targets, str) else list(targets or [])
     input_names = [inputs] if isinstance(inputs, str) else list(inputs or [])
     for name in (*target_names, *input_names):
         _pick(path, name, header, "column")
-    input_names = input_names or [name for name in header if name not in target_names]
+    input_names = input_names or [name for name in header if name not in (*target_names, beside)]
     x = _numbers(path, header, rows, input_names)
     if not target_names:
         return x, None
@@ -238,8 +241,11 @@ def _numbers(path: Path, header: list[str], rows: list[_Row], names: list[str]) 
     return table
 
 
-def fit_inputs(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
-    """Bring inputs into the model's shape and dtype. Raises DataError, also for NaN and infinity."""
+def fit_inputs(raw: RawArray, spec: ModelSpec, source: str, *, trained: bool = False) -> RawArray:
+    """Bring inputs into the model's shape and dtype. Raises DataError, also for NaN and infinity.
+
+    A `trained` model cannot be given another shape; the error then advises to choose other inputs.
+    """
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: inputs: expected numbers, got {raw.dtype}"
         raise DataError(msg)
@@ -250,6 +256,8 @@ def fit_inputs(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
         hint = f"; set input_shape to {list(raw.shape[1:])}" if raw.ndim > 1 else ""
         if raw.ndim > 2 and np.prod(raw.shape[1:]) == np.prod(spec.input_shape):
             hint += ' and begin with {"type": "flatten"}'
+        if trained:
+            hint = "; choose others by name (--inputs)"
         msg = f"{source}: inputs: the model expects shape {batch_of(spec.input_shape)}, got {raw.shape}{hint}"
         raise DataError(msg)
     return _finite(raw, np.dtype(spec.dtype), f"{source}: inputs")
@@ -261,10 +269,10 @@ def _finite(raw: RawArray, dtype: np.dtype[Any], source: str) -> RawArray:
     wrong = ~np.isfinite(values)
     if wrong.any():
         place = np.argwhere(wrong)[0]
-        column = f", column {', '.join(map(str, place[1:]))}" if len(place) > 1 else ""
+        column = f", column {', '.join(str(at + 1) for at in place[1:])}" if len(place) > 1 else ""
         found = raw[tuple(place)]
         why = f", which {dtype.name} cannot hold" if np.isfinite(found) else ""
-        msg = f"{source}: row {place[0]}{column} (from 0): expected a finite number, got {found}{why}"
+        msg = f"{source}: row {place[0] + 1}{column}: expected a finite number, got {found}{why}"
         raise DataError(msg)
     return values
 
@@ -278,7 +286,7 @@ def fit_targets(raw: RawArray, spec: ModelSpec, classes: bool, rows: int, source
     if raw.ndim == 0 or len(raw) != rows:
         msg = f"{source}: expected {rows} rows, as the inputs have, got {len(raw) if raw.ndim else 'a single value'}"
         raise DataError(msg)
-    if raw.dtype.kind in "US":
+    if raw.dtype.kind in "US" and classes:
         try:
             raw = raw.astype(str)
         except UnicodeDecodeError:
@@ -307,7 +315,7 @@ def _by_label(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
     indices = {label: index for index, label in enumerate(spec.labels)}
     for row, name in enumerate(raw.reshape(-1)):
         if name not in indices:
-            msg = f'{source}: row {row} (from 0): "{name}" is not one of the labels{nearest(str(name), spec.labels)}'
+            msg = f'{source}: row {row + 1}: "{name}" is not one of the labels{nearest(str(name), spec.labels)}'
             raise DataError(msg)
     return np.array([indices[name] for name in raw.reshape(-1)], np.int64).reshape(raw.shape)
 
@@ -322,11 +330,11 @@ def _classes(raw: RawArray, count: int, source: str) -> RawArray:
         whole = np.isfinite(raw) & (np.floor(raw) == raw)
         if not whole.all():
             row = int(np.argmin(whole))
-            msg = f"{source}: row {row} (from 0): expected a class index, got {raw[row]}"
+            msg = f"{source}: row {row + 1}: expected a class index, got {raw[row]}"
             raise DataError(msg)
     outside = (raw < 0) | (raw >= count)
     if outside.any():
         row = int(np.argmax(outside))
-        msg = f"{source}: row {row} (from 0): expected a class from 0 to {count - 1}, got {raw[row]}"
+        msg = f"{source}: row {row + 1}: expected a class from 0 to {count - 1}, got {raw[row]}"
         raise DataError(msg)
     return raw.astype(np.int64)

@@ -260,6 +260,9 @@ def load_experiment(
         text = parse_json(read_document(source), os.fspath(source))
         folder = user_path(source).parent
     changed = [_override(text.value, path, value) for path, value in (overrides or {}).items()]
+    if isinstance(text.value, dict) and "layers" in text.value and "training" not in text.value:
+        message = "this is a model document, expected an experiment, which names a model, data and training"
+        raise _error(text, [Finding((), message, "wrong_document")], [])
     try:
         spec = ExperimentSpec.nested(text.value)
     except ValidationError as error:
@@ -314,7 +317,7 @@ def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
     monitored = spec.training.checkpoint.monitored or ""
     if monitored.startswith("val_") and spec.data.validation is None:
         named = spec.training.checkpoint.keep_best
-        message = f"expected a metric of the training, as there is no data.validation, got {named}"
+        message = f'there is no data.validation to take {named} from; add it, or write "training_loss"'
         yield Finding(("training", "checkpoint", "keep_best"), message, "wrong_value")
     if monitored.endswith("accuracy") and loss.correct(np.zeros((1, 2)), np.zeros((1, 2))) is None:
         message = f"{loss.name} has no accuracy to monitor; monitor the loss"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from specnet.errors import SpecnetError
 from specnet.model import Model
 from specnet.randomness import permutation
 from specnet.training.data import Dataset
@@ -17,6 +19,7 @@ from specnet.training.optimizer import Optimizer
 
 EVALUATION_ROWS = 1024
 
+EventKind: TypeAlias = Literal["start", "step", "epoch", "end", "failed"]
 History: TypeAlias = dict[str, list[float]]
 
 
@@ -45,9 +48,9 @@ class Sums:
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened in a run: it began, a step or an epoch was finished, it ended."""
+    """Something happened in a run: it began, a step or an epoch was finished, it ended or failed."""
 
-    kind: Literal["start", "step", "epoch", "end"]
+    kind: EventKind
     run: Run
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -95,17 +98,25 @@ class Run:
         self.stopping = True
 
     def go(self) -> None:
-        """Train until the last epoch is finished or someone asks to stop."""
+        """Train until the last epoch is finished or someone asks to stop. Raises SpecnetError for a loss of NaN."""
         self.model.draws.seed = self.training.seed
         self._tell("start")
-        while self.epoch < self.training.epochs and not self.stopping:
-            for rows in self._remaining_batches():
-                self._step(rows)
-                if self.stopping:
-                    break
-            if self.batch == self.batches:
-                self._finish_epoch()
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # a loss that overflows is told by what becomes of it
+                while self.epoch < self.training.epochs and not self.stopping:
+                    self._epoch()
+        except BaseException:
+            self._tell("failed")  # what was saved last stays
+            raise
         self._tell("end")
+
+    def _epoch(self) -> None:
+        for rows in self._remaining_batches():
+            self._step(rows)
+            if self.stopping:
+                break
+        if self.batch == self.batches:
+            self._finish_epoch()
 
     def _remaining_batches(self) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the rows of the epoch's batches, from the first that has not been seen."""
@@ -121,6 +132,9 @@ class Run:
         self.model.draws.step = self.step
         outputs = self.model.forward(x, training=True)
         loss, gradient = self.loss(outputs, targets)
+        if not math.isfinite(loss):
+            msg = f"the loss is {loss} at step {self.step + 1}, in epoch {self.epoch + 1}: lower the learning_rate"
+            raise SpecnetError(msg)
         self.model.backward(gradient, input_gradient=False)
         self.optimizer.step()
         self.sums.add(len(rows), loss, self.loss.correct(outputs, targets))
@@ -138,7 +152,7 @@ class Run:
             self.history.setdefault(name, []).append(value)
         self._tell("epoch", metrics)
 
-    def _tell(self, kind: Literal["start", "step", "epoch", "end"], metrics: dict[str, float] | None = None) -> None:
+    def _tell(self, kind: EventKind, metrics: dict[str, float] | None = None) -> None:
         event = Event(kind, self, metrics or {})
         for listener in self.listeners:
             listener(event)

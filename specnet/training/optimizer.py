@@ -112,6 +112,9 @@ class Optimizer(ABC):
         self.steps = int(state["steps"])
         for key, array in own.items():
             if key != "steps":
+                if np.shape(state[key]) != array.shape:
+                    msg = f"the optimizer's state {key} has shape {np.shape(state[key])}, expected {array.shape}"
+                    raise SpecnetError(msg)
                 array[...] = state[key]
 
 

@@ -18,7 +18,7 @@ from specnet.model import Model
 from specnet.paths import user_path
 from specnet.training import data as files
 from specnet.training.data import Columns, RawArray
-from specnet.training.experiment import ExperimentSpec, loss_of
+from specnet.training.experiment import DataEntry, ExperimentSpec, loss_of
 from specnet.training.loop import EVALUATION_ROWS, evaluate
 from specnet.training.losses import Loss
 
@@ -47,15 +47,21 @@ def predict_file(
 ) -> Prediction:
     """Predict for the rows of a data file; `inputs` and `targets` name its arrays or columns.
 
+    Inputs are named as the run's training data were, by default; in a CSV the column of the targets is passed over.
     For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
     """
     source = user_path(path)
     separate = source.suffix.lower() not in (".npz", ".csv", ".h5", ".hdf5")
-    raw, raw_targets = files.read_columns(source, inputs, None if separate else targets)
+    experiment = _experiment(model)
+    entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(path))
+    beside = entry.targets if isinstance(entry.targets, str) else "y"
+    alike = entry.path and files.kind_of(Path(entry.path)) == files.kind_of(source)
+    named = inputs or (entry.inputs if alike else None)
+    raw, raw_targets = files.read_columns(source, named, None if separate else targets, beside)
     if separate and targets is not None:
         raw_targets = files.read_array(user_path(targets))
-    x = files.fit_inputs(raw, model.spec, os.fspath(path))
-    loss = _loss(model)
+    x = files.fit_inputs(raw, model.spec, os.fspath(path), trained=True)
+    loss = None if experiment is None else loss_of(experiment)
     metrics = {}
     if raw_targets is not None:
         if loss is None:
@@ -69,12 +75,12 @@ def predict_file(
     return Prediction(outputs, _names(model, outputs), _classes(model, loss, outputs, logits), metrics)
 
 
-def _loss(model: Model) -> Loss | None:
+def _experiment(model: Model) -> ExperimentSpec | None:
     text = (model.run_state or {}).get("experiment")
-    if text is None:
+    if not isinstance(text, str):
         return None
     try:
-        return loss_of(ExperimentSpec.from_text(text))
+        return ExperimentSpec.from_text(text)
     except SpecError as error:
         msg = f"the experiment in the checkpoint is not valid: {error}"
         raise DataError(msg) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from specnet.checkpoint import load
 from specnet.checkpoint.durable import replace_file, write_at
-from specnet.errors import CheckpointMismatchError, SpecnetError
+from specnet.errors import SpecnetError
 from specnet.model import Model, build
 from specnet.paths import user_path
 from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
@@ -57,41 +57,47 @@ def train(
         raise SpecnetError(msg)
     there = [name for name in (LAST, BEST, EXPERIMENT) if (target / name).exists()]
     if there and not (resume or force):
-        msg = f"{target}: holds a run already ({', '.join(there)}); --resume goes on with it, --force overwrites it"
+        ways = "resume (--resume) goes on with it, force (--force) overwrites it"
+        msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
         raise SpecnetError(msg)
     data, validation = load_data(spec, folder)
     saving = Saving(target, spec, data.fingerprint() + (validation.fingerprint() if validation else ""))
     state = None
     if resume and (target / LAST).exists():
         model = load(target / LAST)
-        state = model.run_state
-        if state is None or "experiment" not in state:
-            msg = f"{target / LAST}: holds a model, but no run to go on with"
-            raise CheckpointMismatchError(msg)
+        state = model.run_state or {}
     else:
         model = build(spec.built_model)
-        _begin(target, spec, folder, there)
+        _clear(target, there)
     decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
     optimizer = spec.training.optimizer.build(model, model.parameters.keys() - decayed)
     run = Run(model, loss_of(spec), optimizer, spec.training, data, validation, [saving, *listeners])
     if state is not None:
         saving.restore(run, state)
+    _write_document(target, spec, folder)
     run.go()
     best = target / BEST
     finished = run.epoch >= spec.training.epochs
     return TrainingResult(model, run.history, target / LAST, best if saving.best is not None else None, finished)
 
 
-def _begin(target: Path, spec: ExperimentSpec, folder: Path, there: list[str]) -> None:
-    """Make the run's folder, without what an overwritten run left, and write the resolved document into it."""
+def _clear(target: Path, there: list[str]) -> None:
+    """Make the run's folder, without what an overwritten run left."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in there:
             (target / name).unlink()
-        text = _resolved(spec, folder, target).encode()
-        replace_file(target / EXPERIMENT, lambda descriptor: write_at(descriptor, 0, text))
     except OSError as error:
         msg = f"{target}: cannot be written to: {error.strerror or error}"
+        raise SpecnetError(msg) from error
+
+
+def _write_document(target: Path, spec: ExperimentSpec, folder: Path) -> None:
+    text = _resolved(spec, folder, target).encode()
+    try:
+        replace_file(target / EXPERIMENT, lambda descriptor: write_at(descriptor, 0, text))
+    except OSError as error:
+        msg = f"{target / EXPERIMENT}: cannot be written: {error.strerror or error}"
         raise SpecnetError(msg) from error
 
 
@@ -103,6 +109,7 @@ def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
         return Path(moved).as_posix()
 
     document = spec.model_dump(mode="json", exclude={"schema_"})
+    document["model"].pop("$schema", None)
     for entry in document["data"].values():
         keys = ("path",) if entry and entry.get("path") else ("inputs", "targets")
         for key in keys if entry and "fraction" not in entry else ():

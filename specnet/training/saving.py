@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from specnet.training.experiment import ExperimentSpec
 from specnet.training.loop import Event, Run, Sums
 
 LAST, BEST, EXPERIMENT = "last.h5", "best.h5", "experiment.json"
-_MAY_CHANGE = (("training", "epochs"), ("training", "checkpoint"), ("name",), ("$schema",))
+_MAY_CHANGE = (
+    ("training", "epochs"),
+    ("training", "checkpoint", "every_steps"),
+    ("training", "checkpoint", "every_epochs"),
+    ("name",),
+    ("$schema",),
+)
+_NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/rows", "sums/loss", "optimizer/steps"}
 
 
 class Saving:
@@ -48,7 +56,10 @@ class Saving:
         if monitored is None:
             return False
         value = event.metrics[monitored]
-        better = self.best is None or (value > self.best if monitored.endswith("accuracy") else value < self.best)
+        if self.best is None or math.isnan(self.best):
+            better = True
+        else:
+            better = value > self.best if monitored.endswith("accuracy") else value < self.best
         if better:
             self.best, self.best_epoch = value, event.run.epoch
         return better
@@ -82,13 +93,15 @@ class Saving:
 
     def restore(self, run: Run, state: Mapping[str, Any]) -> None:
         """Set a fresh run to where a checkpoint's run was. Raises CheckpointMismatchError when it is another run."""
+        if not state.keys() >= _NEEDED:
+            msg = f"{self.folder / LAST}: holds a model, but no run to go on with"
+            raise CheckpointMismatchError(msg)
         changes = list(_changes(parse_json(state["experiment"]).value, self.experiment.model_dump(mode="json"), ()))
         if state["data_sha256"] != self.fingerprint:
             changes.append("the training or validation data")
         if changes:
-            msg = f"{self.folder / LAST}: the run cannot go on, it began with another document or data: " + "; ".join(
-                changes
-            )
+            told = "; ".join(changes)
+            msg = f"{self.folder / LAST}: the run cannot go on, it began with another document or data: {told}"
             raise CheckpointMismatchError(msg)
         run.step, run.epoch, run.batch = state["step"], state["epoch"], state["batch"]
         run.sums = Sums(state["sums/rows"], state["sums/loss"], state.get("sums/correct"))
