@@ -39,6 +39,7 @@ class Layer(ABC):
         self.name = type(self).__name__.lower()
         self.draws = Draws()
         self.parameters: dict[str, Array] = {name: array for name, array in parameters.items() if array is not None}
+        self.buffers: dict[str, npt.NDArray[Any]] = {}
         self._gradients: dict[str, Array] = {}
         self._kept: dict[str, npt.NDArray[Any]] = {}
 
@@ -46,6 +47,13 @@ class Layer(ABC):
     def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         """From a document's fields give (shape of each parameter, shape of one output). Raises ShapeError."""
         return {}, input_shape
+
+    @classmethod
+    def infer_buffers(
+        cls, _fields: Mapping[str, Any], _input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        """From a document's fields give (shape, dtype) of each buffer; None stands for the model's dtype."""
+        return {}
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:

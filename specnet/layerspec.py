@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from specnet.layer import Layer
@@ -76,6 +77,10 @@ class LayerSpec(Document):
     def parameters(self, _input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
         """List the trained arrays, in the order of the constructor."""
         return {}
+
+    def buffers(self, input_shape: ShapeTuple) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        """List the arrays that are state but not trained: shape and dtype, None for the model's."""
+        return self.layer.infer_buffers(self.fields(), input_shape)
 
     def resolve(self, _activation: LayerSpec | None) -> Self:
         """Fill in the defaults that depend on the next activation in the same list."""

@@ -83,9 +83,11 @@ class Model:
         return MappingProxyType(self.store.gradients if self._has_gradients else {})
 
     @property
-    def buffers(self) -> Mapping[str, Array]:
-        """Arrays that are state but not trained, by full name."""
-        return MappingProxyType({})
+    def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Arrays that are state but not trained (a running mean), by full name; live."""
+        return MappingProxyType(
+            {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.buffers.items()}
+        )
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
         """Compute (batch, *output_shape) from x, (batch, *input_shape), and cache what `backward` needs.
@@ -215,6 +217,7 @@ class Model:
         return _restored, (
             self.spec,
             dict(self.parameters),
+            dict(self.buffers),
             gradients,
             (self.draws.seed, self.draws.step, self.draws.first_row),
             self.run_state,
@@ -263,6 +266,7 @@ def _taking_out(method: Callable[..., Array]) -> Callable[..., Array]:
 def _restored(
     spec: ModelSpec,
     values: Mapping[str, Array],
+    buffers: Mapping[str, npt.NDArray[Any]],
     gradients: Mapping[str, Array] | None,
     draws: tuple[int, int, int],
     run_state: dict[str, Any] | None,
@@ -271,6 +275,8 @@ def _restored(
     model = assemble(spec.plan())
     for name, value in values.items():
         model.parameters[name][...] = value
+    for name, buffer in buffers.items():
+        model.buffers[name][...] = buffer
     if gradients is not None:
         for name, gradient in gradients.items():
             model.store.gradients[name][...] = gradient

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from specnet.jsontext import sha256_of
 from specnet.layer import Layer
@@ -29,12 +31,13 @@ def identity_of(document: Mapping[str, object]) -> str:
 
 
 class LayerPlan(NamedTuple):
-    """One layer: its name, the shapes that flow through it and its parameters', and how it is made."""
+    """One layer: its name, the shapes that flow through it, its parameters' and buffers', and how it is made."""
 
     name: str
     input_shape: ShapeTuple
     output_shape: ShapeTuple
     parameters: Mapping[str, ShapeTuple]
+    buffers: Mapping[str, tuple[ShapeTuple, np.dtype[Any] | None]]
     make: Callable[[Mapping[str, Array]], Layer]
 
 
@@ -52,3 +55,11 @@ class ModelPlan:
     def parameter_shapes(self) -> dict[str, ShapeTuple]:
         """Map full names, `hidden.weight`, in document order, to shapes."""
         return {f"{layer.name}.{name}": shape for layer in self.layers for name, shape in layer.parameters.items()}
+
+    def buffer_shapes(self) -> dict[str, tuple[ShapeTuple, np.dtype[Any]]]:
+        """Map full names, `norm.running_mean`, in document order, to shape and dtype."""
+        return {
+            f"{layer.name}.{name}": (shape, np.dtype(self.dtype) if dtype is None else dtype)
+            for layer in self.layers
+            for name, (shape, dtype) in layer.buffers.items()
+        }

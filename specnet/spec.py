@@ -323,7 +323,8 @@ class ModelSpec(Document):
         layers = []
         for layer, input_shape, output_shape in self.shapes():
             parameters = {name: p.shape for name, p in layer.parameters(input_shape).items()}
-            layers.append(LayerPlan(layer.name, input_shape, output_shape, parameters, layer.build))
+            buffers = layer.buffers(input_shape)
+            layers.append(LayerPlan(layer.name, input_shape, output_shape, parameters, buffers, layer.build))
         return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, tuple(layers), lambda: self)
 
     def shapes(self) -> list[LayerShapes]:

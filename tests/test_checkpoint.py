@@ -91,6 +91,22 @@ def test_any_valid_document_round_trips(tmp_path_factory, document):
     assert same_arrays(arrays_of(loaded), arrays_of(model))
 
 
+def test_buffers_come_back_and_are_expected(tmp_path):
+    model = model_of({"type": "batch_norm"}, {"type": "affine", "units": 2}, dtype="float32")
+    model.forward(np.random.default_rng(0).normal(size=(9, 5)), training=True)
+    specnet.save(tmp_path / "m.h5", model)
+    for mmap in (False, True):
+        loaded = specnet.load(tmp_path / "m.h5", mmap=mmap)
+        assert same_arrays(arrays_of(loaded), arrays_of(model))
+        assert loaded.buffers["batch_norm_1.count"] == 1
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert file["layers/batch_norm_1/buffers/count"].dtype == np.int64
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        del file["layers/batch_norm_1/buffers/count"]
+    with pytest.raises((CheckpointCorruptError, CheckpointUnsupportedError)):
+        specnet.load(tmp_path / "m.h5")
+
+
 def test_saving_is_pure_and_repeatable(tmp_path, model, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     model.run_state = dict(RUN_STATE)
@@ -324,6 +340,7 @@ def forged(tmp_path, model, text):
             self.store = model.store
             self._has_gradients = False
             self.run_state = None
+            self.layers = ()
 
         spec = Spec()
 

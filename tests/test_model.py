@@ -167,8 +167,8 @@ def test_predict_from_several_threads():
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), copy.copy])
 def test_copies_share_nothing(duplicate):
-    model = model_of(*MLP, {"type": "dropout"})
-    x = np.ones((2, 5))
+    model = model_of(*MLP, {"type": "batch_norm"}, {"type": "dropout"})
+    x = np.arange(10.0).reshape(2, 5)
     assert dict(duplicate(model).gradients) == {}
     model.backward(model.forward(x, training=True))
     twin = duplicate(model)
@@ -176,7 +176,8 @@ def test_copies_share_nothing(duplicate):
     assert same_arrays(arrays_of(twin), before)
     assert twin.spec == model.spec
     assert np.array_equal(twin.forward(x, training=True), model.forward(x, training=True))
-    for array in (*twin.parameters.values(), *twin.gradients.values()):
+    before = arrays_of(model)
+    for array in (*twin.parameters.values(), *twin.buffers.values(), *twin.gradients.values()):
         array.fill(0)
     assert same_arrays(arrays_of(model), before)
     twin.parameters["hidden.weight"][...] = 1

@@ -77,6 +77,9 @@ def test_names_and_defaults_are_filled_in():
         (["dropout", "flatten", "relu"], "he_normal"),
         (["dropout", "tanh"], "glorot_uniform"),
         (["dropout"], "glorot_uniform"),
+        (["batch_norm", "dropout", "relu"], "he_normal"),
+        (["layer_norm", "tanh"], "glorot_uniform"),
+        (["prelu"], "he_normal"),
         (["affine", "relu"], "glorot_uniform"),
     ],
 )
@@ -265,6 +268,10 @@ def test_all_problems_come_at_once_in_document_order():
         ({"layers": [{"type": "leaky_relu", "negative_slope": 1e39}]}, "layers[0].negative_slope", "float32"),
         ({"layers": [{"type": "gelu", "approximate": "tan"}]}, "layers[0].approximate", 'did you mean "tanh"'),
         ({"layers": [{"type": "softplus", "beta": 0}]}, "layers[0].beta", "positive number"),
+        ({"layers": [{"type": "reshape", "shape": [3]}]}, "layers[0]", "(4,), 4 elements; (3,) has 3"),
+        ({"layers": [{"type": "reshape", "shape": []}]}, "layers[0].shape", "at least 1 entry"),
+        ({"layers": [{"type": "batch_norm", "momentum": 1}]}, "layers[0].momentum", "[0, 1)"),
+        ({"layers": [{"type": "rms_norm", "epsilon": 0}]}, "layers[0].epsilon", "positive number"),
     ],
 )  # fmt: skip
 def test_refused_with_path_and_words(change, path, words):
@@ -481,7 +488,7 @@ initializers = st.sampled_from(["he_normal", "glorot_uniform", "zeros", "ones", 
     st.fixed_dictionaries({"type": st.just("normal"), "std": st.floats(0, 2)}),
     st.fixed_dictionaries({"type": st.just("constant"), "value": floats32}),
 )
-plain = sorted(set(layer_types()) - {"affine", "dropout", "leaky_relu", "elu", "test_double"})
+plain = sorted(set(layer_types()) - {"affine", "dropout", "leaky_relu", "elu", "reshape", "test_double"})
 entries = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("affine"), "units": st.integers(1, 6)},

@@ -29,6 +29,7 @@ def document(epochs=3, optimizer="adam", batch_size=16, loss="softmax_cross_entr
             "seed": 4,
             "layers": [
                 {"type": "affine", "units": 12},
+                {"type": "batch_norm"},
                 {"type": "relu"},
                 {"type": "dropout", "rate": 0.3},
                 {"type": "affine", "units": 3},

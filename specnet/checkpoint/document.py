@@ -127,5 +127,6 @@ def _fold(layers: list[dict[str, Any]], input_shape: ShapeTuple) -> Iterator[Lay
         total += sum(map(size_of, parameters.values()))
         if max(total, size_of(shape), size_of(output_shape)) > MAX_ELEMENTS:
             raise LookupError
-        yield LayerPlan(entry["name"], shape, output_shape, parameters, partial(kind.from_document, fields))
+        make = partial(kind.from_document, fields)
+        yield LayerPlan(entry["name"], shape, output_shape, parameters, kind.infer_buffers(fields, shape), make)
         shape = output_shape

@@ -4,6 +4,7 @@
 /model_spec             text: the normalized model document
 /layers/<name>/parameters/<parameter>   float32 or float64
 /layers/<name>/gradients/<parameter>    the same shapes; all of them, or none before a backward
+/layers/<name>/buffers/<buffer>         state that is not trained, such as a running mean
 /training/<key>         what a run needs to go on: numbers, text and arrays; absent for a model that no run saved
 /training/history/<metric>              one value an epoch, with the attributes that make NeXus viewers plot it
 

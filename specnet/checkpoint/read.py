@@ -6,7 +6,7 @@ import mmap as memory_map
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -24,6 +24,7 @@ from specnet.errors import (
 from specnet.jsontext import MAX_BYTES
 from specnet.layer import size_of
 from specnet.model import Model, assemble
+from specnet.parameters import ShapeTuple
 from specnet.paths import user_path
 from specnet.plan import ModelPlan
 
@@ -79,7 +80,7 @@ class _File:
         """Check everything that was promised and make the model."""
         root = self._root_attributes()
         plan = read_plan(self._text(), str(root["model_sha256"]), f"{self.name}:{layout.MODEL_SPEC}")
-        parameters, gradients = self._arrays(plan)
+        parameters, gradients, buffers = self._arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
         if self.mapping is None:
             model = assemble(plan)
@@ -91,6 +92,8 @@ class _File:
             for full, path in gradients.items():
                 self._read_into(path, model.store.gradients[full], verify)
             model.adopt_gradients()
+        for full, path in buffers.items():
+            self._read_into(path, model.buffers[full], verify)
         model.run_state = dict(self._run_state(verify)) or None
         return model
 
@@ -124,25 +127,28 @@ class _File:
         text: bytes = self._value(layout.MODEL_SPEC, verify=True)
         return text
 
-    def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str]]:
-        """Hold the names, types and shapes in the file against the document's; give the paths of both kinds."""
-        datasets = self.structure.datasets
-        shapes = plan.parameter_shapes()
-        parameters = {full: layout.array_path(full, "parameters") for full in shapes}
-        gradients = {full: layout.array_path(full, "gradients") for full in shapes}
-        if not any(path in datasets for path in gradients.values()):
-            gradients = {}
-        dtype = np.dtype(plan.dtype).str
-        for paths in (parameters, gradients):
-            for full, path in paths.items():
-                stored = datasets.get(path)
-                if stored is None:
-                    self._corrupt(f"{path} is missing")
-                if (stored.dtype, stored.shape) != (dtype, shapes[full]):
-                    found = f"{stored.dtype} of shape {stored.shape}"
-                    self._corrupt(f"{path}: expected {dtype} of shape {shapes[full]}, got {found}")
-        self._check_names({layout.MODEL_SPEC, *parameters.values(), *gradients.values()})
-        return parameters, gradients
+    def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Hold names, types and shapes in the file against the document's; give the paths of the three kinds."""
+        dtype = np.dtype(plan.dtype)
+        shapes = {full: (shape, dtype) for full, shape in plan.parameter_shapes().items()}
+        parameters = self._expect("parameters", shapes)
+        there = any(layout.array_path(full, "gradients") in self.structure.datasets for full in shapes)
+        gradients = self._expect("gradients", shapes if there else {})
+        buffers = self._expect("buffers", plan.buffer_shapes())
+        self._check_names({layout.MODEL_SPEC, *parameters.values(), *gradients.values(), *buffers.values()})
+        return parameters, gradients, buffers
+
+    def _expect(self, kind: str, expected: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> dict[str, str]:
+        paths = {full: layout.array_path(full, kind) for full in expected}
+        for full, path in paths.items():
+            shape, dtype = expected[full]
+            stored = self.structure.datasets.get(path)
+            if stored is None:
+                self._corrupt(f"{path} is missing")
+            if (stored.dtype, stored.shape) != (dtype.str, shape):
+                found = f"{stored.dtype} of shape {stored.shape}"
+                self._corrupt(f"{path}: expected {dtype.str} of shape {shape}, got {found}")
+        return paths
 
     def _check_names(self, known: set[str]) -> None:
         datasets, groups = self.structure.datasets, self.structure.groups

@@ -70,6 +70,8 @@ def _datasets(model: Model) -> Iterator[layout.Dataset]:
         yield layout.dataset(layout.array_path(name, "parameters"), value)
     for name, value in model.gradients.items():
         yield layout.dataset(layout.array_path(name, "gradients"), value)
+    for name, buffer in model.buffers.items():
+        yield layout.dataset(layout.array_path(name, "buffers"), buffer)
     yield from layout.run_datasets(model.run_state or {})
 
 

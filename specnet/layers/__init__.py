@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from specnet.layers.dropout import Dropout as Dropout
     from specnet.layers.elu import Elu as Elu
     from specnet.layers.elu import Selu as Selu
-    from specnet.layers.flatten import Flatten as Flatten
     from specnet.layers.gelu import Gelu as Gelu
+    from specnet.layers.norm import BatchNorm as BatchNorm
+    from specnet.layers.norm import LayerNorm as LayerNorm
+    from specnet.layers.norm import RmsNorm as RmsNorm
     from specnet.layers.relu import LeakyRelu as LeakyRelu
+    from specnet.layers.relu import Prelu as Prelu
     from specnet.layers.relu import Relu as Relu
+    from specnet.layers.reshape import Flatten as Flatten
+    from specnet.layers.reshape import Reshape as Reshape
     from specnet.layers.sigmoid import Mish as Mish
     from specnet.layers.sigmoid import Sigmoid as Sigmoid
     from specnet.layers.sigmoid import Silu as Silu
@@ -28,14 +33,19 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Affine": "affine",
+    "BatchNorm": "norm",
     "Dropout": "dropout",
     "Elu": "elu",
-    "Flatten": "flatten",
+    "Flatten": "reshape",
     "Gelu": "gelu",
+    "LayerNorm": "norm",
     "LeakyRelu": "relu",
     "LogSoftmax": "softmax",
     "Mish": "sigmoid",
+    "Prelu": "relu",
     "Relu": "relu",
+    "Reshape": "reshape",
+    "RmsNorm": "norm",
     "Selu": "elu",
     "Sigmoid": "sigmoid",
     "Silu": "sigmoid",

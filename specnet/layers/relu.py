@@ -1,12 +1,16 @@
-"""Rectifiers: relu, leaky_relu."""
+"""Rectifiers: relu, leaky_relu, prelu."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from specnet.layer import FLOAT64, Elementwise, Layer
-from specnet.parameters import Array
+from specnet.errors import ShapeError
+from specnet.layer import FLOAT64, Elementwise, Layer, batch_of, size_of
+from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
 
 
 class Relu(Layer):
@@ -51,3 +55,45 @@ class LeakyRelu(Elementwise):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         slope.fill(self.negative_slope)
         np.copyto(slope, 1, where=x > 0)
+
+
+class Prelu(Layer):
+    """y = x where x > 0, slope * x elsewhere, with a trained slope a feature of the last axis (He et al. 2015).
+
+    slope: (features,).
+    """
+
+    slope = ParameterView()
+    slope_grad = GradientView("slope")
+
+    def __init__(self, slope: npt.ArrayLike) -> None:
+        super().__init__()
+        self._slope = self.parameters["slope"] = self.floats(slope)
+        if self._slope.ndim != 1:
+            msg = f"{self.name}: expected a slope of shape (features,), got {self._slope.shape}"
+            raise ShapeError(msg)
+        self._x: Array | None = None
+
+    @classmethod
+    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        return {"slope": input_shape[-1:]}, input_shape
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        self._x = self.floats(x, self._slope.dtype)
+        return self.predict(self._x, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self.cached(self._x)
+        dy = self.incoming(dy, x.shape, x.dtype)
+        below = np.minimum(x, 0) * dy  # ∂y/∂slope = x where x is negative
+        np.sum(below.reshape(size_of(x.shape[:-1]), len(self._slope)), axis=0, out=self.gradient("slope"))
+        return np.multiply(dy, np.where(x > 0, x.dtype.type(1), self._slope), out)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self.floats(x, self._slope.dtype)
+        if x.ndim < 2 or x.shape[-1] != len(self._slope):
+            msg = f"{self.name}: expected an array of shape {batch_of(self._slope.shape)}, got {x.shape}"
+            raise ShapeError(msg)
+        y = np.multiply(x, self._slope, out)
+        np.copyto(y, x, where=x > 0)
+        return y

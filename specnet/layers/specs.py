@@ -9,19 +9,20 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field
 
-from specnet.initializers import Initializer
+from specnet.initializers import Constant, Initializer
 from specnet.layers.affine import Affine
 from specnet.layers.dropout import Dropout
 from specnet.layers.elu import Elu, Selu
-from specnet.layers.flatten import Flatten
 from specnet.layers.gelu import Gelu
-from specnet.layers.relu import LeakyRelu, Relu
+from specnet.layers.norm import BatchNorm, LayerNorm, RmsNorm
+from specnet.layers.relu import LeakyRelu, Prelu, Relu
+from specnet.layers.reshape import Flatten, Reshape
 from specnet.layers.sigmoid import Mish, Sigmoid, Silu, Softplus, Tanh
 from specnet.layers.softmax import LogSoftmax, Softmax
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import ShapeTuple
 from specnet.registry import register_layer
-from specnet.validation import Flag, PositiveInteger, PositiveReal, Real, Share
+from specnet.validation import Flag, PositiveInteger, PositiveReal, Real, Shape, Share
 
 
 @register_layer("affine")
@@ -76,6 +77,19 @@ class LeakyReluSpec(LayerSpec):
 
     negative_slope: Real = 0.01
     """Slope where x is negative."""
+
+
+@register_layer("prelu")
+class PreluSpec(LayerSpec):
+    """Leaky rectified linear unit whose slope is trained, one a feature of the last axis; 0.25 at first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "prelu"}]})
+    layer = Prelu
+    activation = True
+    rectifier = True
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        return {"slope": ParameterSpec(input_shape[-1:], Constant(value=0.25))}
 
 
 @register_layer("elu")
@@ -203,3 +217,61 @@ class DropoutSpec(LayerSpec):
 
     rate: Share = 0.5
     """Share of elements that are set to 0, in [0, 1)."""
+
+
+@register_layer("reshape")
+class ReshapeSpec(LayerSpec):
+    """Arrange the axes of each row anew, row-major."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "reshape", "shape": [28, 28]}]})
+    layer = Reshape
+    transparent = True
+
+    shape: Shape
+    """Shape of one output, without the batch axis; as many elements as the input has."""
+
+
+class _NormSpec(LayerSpec):
+    """What the normalizations share: a scale of ones and, where there is one, a shift of zeros."""
+
+    transparent = True
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = self.layer.infer(self.fields(), input_shape)
+        first = {"scale": "ones", "shift": "zeros"}
+        return {name: ParameterSpec(shape, first[name], decay=False) for name, shape in shapes.items()}
+
+
+@register_layer("batch_norm")
+class BatchNormSpec(_NormSpec):
+    """Normalize each feature of the last axis over the batch; by running mean and variance outside training."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "batch_norm"}]})
+    layer = BatchNorm
+
+    momentum: Share = 0.1
+    """Share by which the running mean and variance move towards each batch's."""
+    epsilon: PositiveReal = 1e-5
+    """Added to the variance."""
+
+
+@register_layer("layer_norm")
+class LayerNormSpec(_NormSpec):
+    """Normalize each row over the last axis."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "layer_norm"}]})
+    layer = LayerNorm
+
+    epsilon: PositiveReal = 1e-5
+    """Added to the variance."""
+
+
+@register_layer("rms_norm")
+class RmsNormSpec(_NormSpec):
+    """Divide each row by its root mean square over the last axis."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "rms_norm"}]})
+    layer = RmsNorm
+
+    epsilon: PositiveReal = 1e-5
+    """Added to the mean square."""

@@ -29,15 +29,17 @@ def alone(entry, input_shape=(5,), dtype="float64"):
 
 def test_every_built_in_layer_is_tested_here():
     assert {entry["type"] for entry in LAYERS.values()} == set(layer_types()) - {"test_double"}
-    assert len(set(layer_types()) - {"test_double"}) == 15
+    assert len(set(layer_types()) - {"test_double"}) == 20
 
 
 @every_layer
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_equal_numerical_ones(entry, training):
     rng = np.random.default_rng(1)
-    model = model_of({"type": "affine", "units": 6}, entry, {"type": "affine", "units": 3})
+    model = model_of({"type": "affine", "units": 5}, entry, {"type": "flatten"}, {"type": "affine", "units": 3})
     x, dy = away_from_kinks(rng, (4, 5)), rng.normal(size=(4, 3))
+    for value in model.parameters.values():
+        np.add(value, rng.normal(size=value.shape) / 10, out=value)
 
     def loss():
         model.draws.step = 0
@@ -65,7 +67,7 @@ def test_input_gradient_of_the_layer_alone(entry):
 
 @every_layer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+@pytest.mark.parametrize("shape", [(5,), (1, 5)])
 def test_shapes_and_dtypes_are_those_announced(entry, dtype, shape):
     model = model_of(entry, input_shape=shape, dtype=dtype)
     for batch in (0, 1, 7):
@@ -81,7 +83,7 @@ def test_shapes_and_dtypes_are_those_announced(entry, dtype, shape):
 @pytest.mark.parametrize("batch", [1, 2, 33, 1500])
 def test_predict_equals_forward_bit_for_bit(entry, batch):
     x = np.random.default_rng(3).normal(size=(batch, 5)).astype(np.float32)
-    model = model_of({"type": "affine", "units": 40}, entry, {"type": "affine", "units": 3}, dtype="float32")
+    model = model_of({"type": "affine", "units": 5}, entry, {"type": "affine", "units": 3}, dtype="float32")
     assert model.predict(x).tobytes() == model.forward(x).tobytes()
     layer = alone(entry, dtype="float32")
     assert layer.predict(x).tobytes() == layer.forward(x).tobytes()
@@ -247,6 +249,23 @@ def test_affine_works_on_the_last_axis():
     assert np.allclose(affine.bias_grad, dy.sum(axis=(0, 1)), rtol=1e-12)
 
 
+def test_batch_norm_normalizes_while_training_and_remembers():
+    model = model_of({"type": "batch_norm"})
+    x = np.random.default_rng(8).normal(3, 2, size=(50, 5))
+    y = model.forward(x, training=True)
+    assert np.allclose(y.mean(axis=0), 0, atol=1e-12)
+    assert np.allclose(y.std(axis=0), 1, atol=1e-5)
+    assert list(model.buffers) == ["batch_norm_1.running_mean", "batch_norm_1.running_var", "batch_norm_1.count"]
+    assert np.allclose(model.buffers["batch_norm_1.running_mean"], 0.1 * x.mean(axis=0))
+    assert np.allclose(model.buffers["batch_norm_1.running_var"], 0.9 + 0.1 * x.var(axis=0, ddof=1))
+    assert model.buffers["batch_norm_1.count"] == 1
+    kept = {name: array.copy() for name, array in model.buffers.items()}
+    model.forward(x)
+    model.predict(x)
+    model.forward(x[:1], training=True)  # a single row has no variance
+    assert all(np.array_equal(model.buffers[name], array) for name, array in kept.items())
+
+
 def test_dropout_keeps_the_mean_and_differs_from_step_to_step():
     dropout = specnet.layers.Dropout(0.25, seed=1)
     x = np.ones((200, 500))
@@ -301,16 +320,31 @@ def test_layers_agree_with_torch():
         "tanh": nn.Tanh(),
         "softmax": nn.Softmax(-1),
         "log_softmax": nn.LogSoftmax(-1),
+        "prelu": nn.PReLU(5).double(),
+        "layer_norm": nn.LayerNorm(5).double(),
+        "rms_norm": nn.RMSNorm(5, eps=1e-5).double(),
+        "batch_norm": nn.BatchNorm1d(5).double(),
     }
     rng = np.random.default_rng(7)
     x, dy = rng.normal(size=(6, 5)) * 3, rng.normal(size=(6, 5))
     for name, theirs in pairs.items():
         ours = alone(LAYERS[name])
-        given = torch.tensor(x, requires_grad=True)
-        expected = theirs(given)
-        expected.backward(torch.tensor(dy))
-        assert np.allclose(ours.forward(x), expected.detach().numpy(), rtol=1e-9, atol=1e-9), name
-        assert np.allclose(ours.backward(dy), given.grad.numpy(), rtol=1e-9, atol=1e-9), name
+        pairs_of_arrays = list(zip(ours.parameters.items(), theirs.parameters(), strict=True))
+        for (_, array), tensor in pairs_of_arrays:
+            tensor.data[...] = torch.tensor(array)
+        for training in (True, True, False):
+            theirs.train(training)
+            theirs.zero_grad()
+            given = torch.tensor(x, requires_grad=True)
+            expected = theirs(given)
+            expected.backward(torch.tensor(dy))
+            y = ours.forward(x, training=training)
+            assert np.allclose(y, expected.detach().numpy(), rtol=1e-9, atol=1e-9), name
+            assert np.allclose(ours.backward(dy), given.grad.numpy(), rtol=1e-9, atol=1e-9), name
+            for (parameter, _), tensor in pairs_of_arrays:
+                assert np.allclose(ours.gradients[parameter], tensor.grad.numpy(), rtol=1e-9, atol=1e-9), name
+            for array, tensor in zip(ours.buffers.values(), theirs.buffers(), strict=True):
+                assert np.allclose(array, tensor.numpy(), rtol=1e-12), name
 
 
 def test_specs_of_layers_are_public():

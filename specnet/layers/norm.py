@@ -1,0 +1,200 @@
+"""Normalizations: batch_norm over the batch, layer_norm and rms_norm over the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import ShapeError
+from specnet.layer import Layer, batch_of, size_of
+from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
+
+
+class _Norm(Layer):
+    """Scale and shift of one element a feature of the last axis, and what both backwards share."""
+
+    scale = ParameterView()
+    shift = ParameterView()
+    scale_grad = GradientView("scale")
+    shift_grad = GradientView("shift")
+    parameter_names: ClassVar[tuple[str, ...]] = ("scale", "shift")
+
+    def __init__(self, scale: npt.ArrayLike, shift: npt.ArrayLike | None, epsilon: float) -> None:
+        super().__init__()
+        self._scale = self.parameters["scale"] = self.floats(scale)
+        if self._scale.ndim != 1:
+            msg = f"{self.name}: expected a scale of shape (features,), got {self._scale.shape}"
+            raise ShapeError(msg)
+        if shift is not None:
+            self.parameters["shift"] = self.floats(shift, self._scale.dtype)
+            if self.parameters["shift"].shape != self._scale.shape:
+                got = self.parameters["shift"].shape
+                msg = f"{self.name}: expected a shift of shape {self._scale.shape}, got {got}"
+                raise ShapeError(msg)
+        self.epsilon = float(epsilon)
+        self._x_shape: ShapeTuple | None = None
+        self._normed: Array = np.zeros(0)
+        self._inverse: Array = np.zeros(0)  # 1 / standard deviation, as it was used
+
+    @classmethod
+    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        return dict.fromkeys(cls.parameter_names, input_shape[-1:]), input_shape
+
+    def _rows(self, x: npt.ArrayLike) -> tuple[Array, ShapeTuple]:
+        """Check x and give it with one row a position, and its shape."""
+        x = self.floats(x, self._scale.dtype)
+        features = len(self._scale)
+        if x.ndim < 2 or x.shape[-1] != features:
+            msg = f"{self.name}: expected an array of shape {batch_of((features,))}, got {x.shape}"
+            raise ShapeError(msg)
+        return x.reshape(size_of(x.shape[:-1]), features), x.shape
+
+    def _scaled(self, normed: Array, shape: ShapeTuple, out: Array | None) -> Array:
+        y = np.multiply(normed, self._scale, None if out is None else out.reshape(normed.shape))
+        if "shift" in self.parameters:
+            y += self.parameters["shift"]
+        return y.reshape(shape)
+
+    def _parameter_gradients(self, dy: npt.ArrayLike) -> Array:
+        """Fill the parameters' gradients; give ∂loss/∂normed, one row a position."""
+        shape = self.cached(self._x_shape)
+        rows = self.incoming(dy, shape, self._scale.dtype).reshape(self._normed.shape)
+        np.einsum("ij,ij->j", rows, self._normed, out=self.gradient("scale"))  # ∂y/∂scale = normed
+        if "shift" in self.parameters:
+            np.sum(rows, axis=0, out=self.gradient("shift"))  # ∂y/∂shift = 1
+        return rows * self._scale
+
+
+class LayerNorm(_Norm):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + shift, mean and variance over the last axis (Ba et al. 2016).
+
+    scale, shift: (features,).
+    """
+
+    def __init__(self, scale: npt.ArrayLike, shift: npt.ArrayLike, epsilon: float = 1e-5) -> None:
+        super().__init__(scale, shift, epsilon)
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        self._normed, self._inverse = self._normalize(rows)
+        self._x_shape = shape
+        return self._scaled(self._normed, shape, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        d = self._parameter_gradients(dy)
+        along = np.mean(d * self._normed, axis=1, keepdims=True)
+        d -= self._normed * along + np.mean(d, axis=1, keepdims=True)  # the mean and the variance move with x
+        return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        return self._scaled(self._normalize(rows)[0], shape, out)
+
+    def _normalize(self, rows: Array) -> tuple[Array, Array]:
+        centred = rows - np.mean(rows, axis=1, keepdims=True)
+        inverse = 1 / np.sqrt(np.mean(centred * centred, axis=1, keepdims=True) + self.epsilon)
+        return np.multiply(centred, inverse, centred), inverse
+
+
+class RmsNorm(_Norm):
+    """y = x / sqrt(mean(x^2) + epsilon) * scale, the mean over the last axis (Zhang and Sennrich 2019).
+
+    scale: (features,).
+    """
+
+    parameter_names = ("scale",)
+
+    def __init__(self, scale: npt.ArrayLike, epsilon: float = 1e-5) -> None:
+        super().__init__(scale, None, epsilon)
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        self._normed, self._inverse = self._normalize(rows)
+        self._x_shape = shape
+        return self._scaled(self._normed, shape, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        d = self._parameter_gradients(dy)
+        d -= self._normed * np.mean(d * self._normed, axis=1, keepdims=True)  # the mean square moves with x
+        return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        return self._scaled(self._normalize(rows)[0], shape, out)
+
+    def _normalize(self, rows: Array) -> tuple[Array, Array]:
+        inverse = 1 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self.epsilon)
+        return rows * inverse, inverse
+
+
+class BatchNorm(_Norm):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + shift, over every axis but the last (Ioffe and Szegedy 2015).
+
+    While training, mean and variance are the batch's, and the running ones move by `momentum` towards them (the
+    variance unbiased, as torch's); otherwise the running ones are used. A single row has no variance: it is normalized
+    by the running ones and leaves them. scale, shift: (features,); buffers running_mean, running_var: (features,),
+    count: batches seen.
+    """
+
+    def __init__(
+        self, scale: npt.ArrayLike, shift: npt.ArrayLike, momentum: float = 0.1, epsilon: float = 1e-5
+    ) -> None:
+        super().__init__(scale, shift, epsilon)
+        self.momentum = float(momentum)
+        self.buffers = {
+            "running_mean": np.zeros_like(self._scale),
+            "running_var": np.ones_like(self._scale),
+            "count": np.zeros((), np.int64),
+        }
+        self._of_batch = False
+
+    @classmethod
+    def infer_buffers(
+        cls, _fields: Mapping[str, Any], input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        features = input_shape[-1:]
+        return {
+            "running_mean": (features, None),
+            "running_var": (features, None),
+            "count": ((), np.dtype(np.int64)),
+        }
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        self._of_batch = training and len(rows) > 1
+        if self._of_batch:
+            self._normed, self._inverse = self._normalize_batch(rows)
+        else:
+            self._normed, self._inverse = self._normalize(rows)
+        self._x_shape = shape
+        return self._scaled(self._normed, shape, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        d = self._parameter_gradients(dy)
+        if self._of_batch:  # the mean and the variance move with x
+            along = np.mean(d * self._normed, axis=0)
+            d -= self._normed * along + np.mean(d, axis=0)
+        return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        return self._scaled(self._normalize(rows)[0], shape, out)
+
+    def _normalize(self, rows: Array) -> tuple[Array, Array]:
+        inverse = 1 / np.sqrt(self.buffers["running_var"] + self.epsilon)
+        centred = rows - self.buffers["running_mean"]
+        return np.multiply(centred, inverse, centred), inverse
+
+    def _normalize_batch(self, rows: Array) -> tuple[Array, Array]:
+        mean = np.mean(rows, axis=0)
+        centred = rows - mean
+        variance = np.mean(centred * centred, axis=0)
+        for name, seen in (("running_mean", mean), ("running_var", variance * (len(rows) / (len(rows) - 1)))):
+            running = self.buffers[name]
+            running += (seen - running) * self.momentum
+        self.buffers["count"] += 1
+        inverse = 1 / np.sqrt(variance + self.epsilon)
+        return np.multiply(centred, inverse, centred), inverse
