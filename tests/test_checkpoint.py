@@ -319,8 +319,8 @@ def test_what_another_program_changed_is_refused(path, change):
     assert "\n" not in str(caught.value)
 
 
-def forged(tmp_path, model, text):
-    """Save a model with another document in it, all digests right."""
+def forged(tmp_path, model, text, identity=None):
+    """Save a model with another document in it, all digests right, the identity too unless one is given."""
     from specnet.checkpoint import write
 
     class Spec:
@@ -334,6 +334,7 @@ def forged(tmp_path, model, text):
         Spec.identity = documents.identity_of(value)
     except (ValueError, TypeError, AttributeError, RecursionError):
         pass
+    Spec.identity = identity or Spec.identity
 
     class Stub(specnet.Model):
         def __init__(self):
@@ -387,6 +388,28 @@ def test_a_forged_document_is_refused(tmp_path, model, change):
     with pytest.raises(CheckpointError) as caught:
         specnet.load(forged(tmp_path, model, json.dumps(document, indent=2)))
     assert str(caught.value).startswith(str(tmp_path / "forged.h5"))
+
+
+def test_a_wrong_identity_is_refused(tmp_path, model):
+    text = model.spec.to_json()
+    specnet.load(forged(tmp_path, model, text))
+    with pytest.raises(CheckpointCorruptError, match="model_sha256"):
+        specnet.load(forged(tmp_path, model, text, identity="0" * 64))
+
+
+def test_overlapping_data_are_refused(path):
+    with h5py.File(path) as file:
+        weight, bias = (file[f"layers/hidden/parameters/{name}"].id.get_offset() for name in ("weight", "bias"))
+    data = bytearray(path.read_bytes())
+    layout = b"\x03\x01" + bias.to_bytes(8, "little")
+    at = data.index(layout)
+    data[at + 2 : at + 10] = (weight + 8).to_bytes(8, "little")
+    start = data.rindex(b"OHDR", 0, at)
+    end = start + 8 + int.from_bytes(data[start + 6 : start + 8], "little")
+    data[end : end + 4] = lookup3(bytes(data[start:end])).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(CheckpointCorruptError, match=f"share the bytes from {weight + 8} on"):
+        specnet.load(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": NaN}', "null", '{"name": "a", "name": "b"}', "[" * 1000])
