@@ -52,6 +52,11 @@ class JsonText:
     source: str | None = None
     findings: list[Finding] = field(default_factory=list)
 
+    def require_text(self) -> None:
+        """Raise SpecError where strings hold lone surrogates: nothing further can be looked at then."""
+        if any(finding.code == "surrogate" for finding in self.findings):
+            raise self.error()
+
     def error(self, findings: Iterable[Finding] = ()) -> SpecError:
         """Make one SpecError of the text's own faults and of `findings`, in document order."""
         known = {finding.path for finding in self.findings}

@@ -124,6 +124,13 @@ def test_a_model_document_is_no_experiment(digits):
     assert "this is a model document" in str(caught.value)
 
 
+def test_half_a_surrogate_pair_is_told_as_such(tmp_path):
+    (tmp_path / "e.json").write_text('{"name": "\\ud800", "training": {}, "\\udc00": 1}')
+    with pytest.raises(SpecError) as caught:
+        load_experiment(tmp_path / "e.json")
+    assert [(p.code, p.column) for p in caught.value.problems] == [("surrogate", 10), ("surrogate", 36)]
+
+
 def test_overrides():
     spec, _ = load_experiment(
         MINIMAL, {"training.epochs": "3", "training.optimizer.learning_rate": "0.5", "training.optimizer.type": "sgd"}

@@ -12,6 +12,7 @@ from specnet.checkpoint import load
 from specnet.cli.output import print_annotations, print_json, print_table, report_errors
 from specnet.errors import Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
+from specnet.layer import batch_of, size_of
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
 from specnet.training.experiment import ExperimentSpec, load_experiment
@@ -86,19 +87,18 @@ def summary(
     Example: specnet summary runs/digits/best.h5
     """
     spec = _spec_of(path)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer, input_shape, output_shape in spec.shapes():
-        shapes = {name: p.shape for name, p in layer.parameters(input_shape).items()}
-        count = sum(_size(shape) for shape in shapes.values())
-        rows.append({"layer": layer.name, "type": layer.type, "output_shape": list(output_shape), "parameters": count})
+        count = sum(size_of(parameter.shape) for parameter in layer.parameters(input_shape).values())
+        rows.append({"layer": layer.name, "type": layer.type, "output_shape": output_shape, "parameters": count})
     item = 4 if spec.dtype == "float32" else 8
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
     if json:
-        shape = list(spec.input_shape)
-        print_json({"name": spec.name, "identity": spec.identity, "input_shape": shape, "layers": rows, **totals})
+        model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
+        print_json({**model, "layers": rows, **totals})
         return
-    table = [[str(r["layer"]), str(r["type"]), _batch(r["output_shape"]), f"{r['parameters']:,}"] for r in rows]
-    table.insert(0, ["(input)", "", _batch(list(spec.input_shape)), ""])
+    table = [[str(r["layer"]), str(r["type"]), batch_of(r["output_shape"]), f"{r['parameters']:,}"] for r in rows]
+    table.insert(0, ["(input)", "", batch_of(spec.input_shape), ""])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
@@ -118,17 +118,6 @@ def _is_hdf5(path: str) -> bool:
             return file.read(4) == b"\x89HDF"
     except (OSError, ValueError):
         return Path(path).suffix.lower() in (".h5", ".hdf5")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
-
-
-def _batch(shape: Any) -> str:
-    return f"(batch, {', '.join(map(str, shape))})"
 
 
 def schema(

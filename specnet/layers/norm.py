@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -43,6 +44,20 @@ class _Norm(Layer):
     def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         return dict.fromkeys(cls.parameter_names, input_shape[-1:]), input_shape
 
+    @abstractmethod
+    def _normalize(self, rows: Array) -> tuple[Array, Array]:
+        """Give the rows normalized, and what they were multiplied by for that; leave no trace on the layer."""
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        self._normed, self._inverse = self._normalize(rows)
+        self._x_shape = shape
+        return self._scaled(self._normed, shape, out)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        rows, shape = self._rows(x)
+        return self._scaled(self._normalize(rows)[0], shape, out)
+
     def _rows(self, x: npt.ArrayLike) -> tuple[Array, ShapeTuple]:
         """Check x and give it with one row a position, and its shape."""
         x = self.floats(x, self._scale.dtype)
@@ -77,21 +92,11 @@ class LayerNorm(_Norm):
     def __init__(self, scale: npt.ArrayLike, shift: npt.ArrayLike, epsilon: float = 1e-5) -> None:
         super().__init__(scale, shift, epsilon)
 
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        rows, shape = self._rows(x)
-        self._normed, self._inverse = self._normalize(rows)
-        self._x_shape = shape
-        return self._scaled(self._normed, shape, out)
-
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         d = self._parameter_gradients(dy)
         along = np.mean(d * self._normed, axis=1, keepdims=True)
         d -= self._normed * along + np.mean(d, axis=1, keepdims=True)  # the mean and the variance move with x
         return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
-
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        rows, shape = self._rows(x)
-        return self._scaled(self._normalize(rows)[0], shape, out)
 
     def _normalize(self, rows: Array) -> tuple[Array, Array]:
         centred = rows - np.mean(rows, axis=1, keepdims=True)
@@ -110,20 +115,10 @@ class RmsNorm(_Norm):
     def __init__(self, scale: npt.ArrayLike, epsilon: float = 1e-5) -> None:
         super().__init__(scale, None, epsilon)
 
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        rows, shape = self._rows(x)
-        self._normed, self._inverse = self._normalize(rows)
-        self._x_shape = shape
-        return self._scaled(self._normed, shape, out)
-
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         d = self._parameter_gradients(dy)
         d -= self._normed * np.mean(d * self._normed, axis=1, keepdims=True)  # the mean square moves with x
         return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
-
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        rows, shape = self._rows(x)
-        return self._scaled(self._normalize(rows)[0], shape, out)
 
     def _normalize(self, rows: Array) -> tuple[Array, Array]:
         inverse = 1 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self.epsilon)
@@ -165,10 +160,7 @@ class BatchNorm(_Norm):
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         rows, shape = self._rows(x)
         self._of_batch = training and len(rows) > 1
-        if self._of_batch:
-            self._normed, self._inverse = self._normalize_batch(rows)
-        else:
-            self._normed, self._inverse = self._normalize(rows)
+        self._normed, self._inverse = self._normalize_batch(rows) if self._of_batch else self._normalize(rows)
         self._x_shape = shape
         return self._scaled(self._normed, shape, out)
 
@@ -178,10 +170,6 @@ class BatchNorm(_Norm):
             along = np.mean(d * self._normed, axis=0)
             d -= self._normed * along + np.mean(d, axis=0)
         return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
-
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        rows, shape = self._rows(x)
-        return self._scaled(self._normalize(rows)[0], shape, out)
 
     def _normalize(self, rows: Array) -> tuple[Array, Array]:
         inverse = 1 / np.sqrt(self.buffers["running_var"] + self.epsilon)

@@ -258,6 +258,7 @@ def load_experiment(
         folder = Path()
     else:
         text = parse_json(read_document(source), os.fspath(source))
+        text.require_text()
         folder = user_path(source).parent
     changed = [_override(text.value, path, value) for path, value in (overrides or {}).items()]
     if isinstance(text.value, dict) and "layers" in text.value and "training" not in text.value:

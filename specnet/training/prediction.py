@@ -51,11 +51,12 @@ def predict_file(
     For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
     """
     source = user_path(path)
-    separate = source.suffix.lower() not in (".npz", ".csv", ".h5", ".hdf5")
+    kind = files.kind_of(source)
+    separate = kind in ("npy", "idx")
     experiment = _experiment(model)
     entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(path))
     beside = entry.targets if isinstance(entry.targets, str) else "y"
-    alike = entry.path and files.kind_of(Path(entry.path)) == files.kind_of(source)
+    alike = entry.path and files.kind_of(Path(entry.path)) == kind
     named = inputs or (entry.inputs if alike else None)
     raw, raw_targets = files.read_columns(source, named, None if separate else targets, beside)
     if separate and targets is not None:
