@@ -56,6 +56,11 @@ class Layer(ABC):
         return {}
 
     @classmethod
+    def input_limit(cls, _fields: Mapping[str, Any]) -> int | None:
+        """Give the bound that integer inputs stay below; None for a layer that takes real numbers, as nearly all do."""
+        return None
+
+    @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
         """Make the layer of a document's fields around its parameters, which it keeps by reference."""
         return cls(**fields, **parameters)
@@ -65,8 +70,8 @@ class Layer(ABC):
         """Compute y from x (batch first) and cache what `backward` needs; `training` switches dropout and the like."""
 
     @abstractmethod
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        """From ∂loss/∂y give ∂loss/∂x, of x's shape; overwrites the parameters' gradients."""
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
+        """From ∂loss/∂y give ∂loss/∂x, of x's shape, or None for integers; overwrites the parameters' gradients."""
 
     @abstractmethod
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -88,9 +93,14 @@ class Layer(ABC):
             self._gradients[name] = np.zeros(parameter.shape, parameter.dtype)
         return self._gradients[name]
 
-    def bind_gradients(self, gradients: Mapping[str, Array]) -> None:
-        """Let `backward` fill these arrays (the model's) from now on."""
+    def bind(
+        self, name: str, draws: Draws, gradients: Mapping[str, Array], buffers: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Make the layer a part of a model: its full name, the model's draws, and the arrays it fills from now on."""
+        self.name = name
+        self.draws = draws
         self._gradients = dict(gradients)
+        self.buffers = dict(buffers)
 
     def floats(self, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> Array:
         """Take x as it is where it is a float array (of `dtype`), else as one; ShapeError for anything but numbers."""
@@ -180,6 +190,23 @@ def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected:
     if dtype is None:
         dtype = FLOAT32 if array.dtype == FLOAT32 else FLOAT64
     return np.asarray(array, dtype)
+
+
+def as_integers(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.NDArray[np.int64]:
+    """Convert integers, and real numbers that are whole, to int64. Raises ShapeError."""
+    array = as_array(x, who, expected)
+    if array.dtype.kind == "f" and array.size:
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int64)
+        if not np.array_equal(whole, array):
+            odd = array[whole != array].reshape(-1)[0]
+            msg = f"{who}: expected integers of shape {expected}, got {odd!s}"
+            raise ShapeError(msg)
+        return whole
+    if array.dtype.kind not in "biuf":
+        msg = f"{who}: expected integers of shape {expected}, got {array.dtype} of shape {array.shape}"
+        raise ShapeError(msg)
+    return array.astype(np.int64, copy=False)
 
 
 def batch_of(shape: ShapeTuple) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from specnet.layer import Layer
 from specnet.parameters import Array, ShapeTuple
+from specnet.plan import LayerPlan
 from specnet.validation import Document, expecting
 from specnet.wording import describe, fault
 
@@ -69,6 +70,28 @@ class LayerSpec(Document):
     def fields(self) -> dict[str, Any]:
         """Give what the document says besides type and name."""
         return {name: value for name, value in self if name not in ("type", "name")}
+
+    @property
+    def input_limit(self) -> int | None:
+        """The bound that integer inputs stay below; None for a layer that takes real numbers."""
+        return self.layer.input_limit(self.fields())
+
+    @property
+    def unfitted(self) -> bool:
+        """Whether the layer's buffers are still to be fitted from the training inputs."""
+        return False
+
+    def plan(self, input_shape: ShapeTuple) -> LayerPlan:
+        """Say how the layer is put together for inputs of this shape. Raises ShapeError."""
+        return LayerPlan(
+            self.name,
+            input_shape,
+            self.output_shape(input_shape),
+            {name: parameter.shape for name, parameter in self.parameters(input_shape).items()},
+            self.buffers(input_shape),
+            self.build,
+            self.input_limit,
+        )
 
     def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
         """Infer the shape of one output, without the batch axis. Raises ShapeError where the input does not fit."""

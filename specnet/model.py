@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from specnet.chain import Chain
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import Layer, as_floats, batch_of
+from specnet.layer import Layer, as_floats, as_integers, batch_of
 from specnet.parameters import Array, Parameters, ShapeTuple
 from specnet.plan import ModelPlan
 from specnet.randomness import Draws
 
 if TYPE_CHECKING:
     from specnet.spec import ModelSpec
-
-KEPT_ROWS = 1024
-"""Up to so many rows, the intermediate arrays of `predict` are kept for the next call of the thread."""
 
 _ELSEWHERE = {
     "fit": "specnet.train(experiment), or the loop in examples/digits/loop.py",
@@ -48,24 +44,30 @@ class Model:
         self.store = store
         self.layers = tuple(layers)
         self.dtype = np.dtype(plan.dtype)
+        self.input_dtype = np.dtype(plan.input_dtype)
         self.input_shape: ShapeTuple = plan.input_shape
         self.output_shape: ShapeTuple = plan.layers[-1].output_shape
         self.parameter_count = store.size
         self.draws = Draws(plan.seed)
         self.run_state: dict[str, Any] | None = None
-        self._forwards = [_taking_out(layer.forward) for layer in layers]
-        self._backwards = [_taking_out(layer.backward) for layer in layers]
-        self._predicts = [_taking_out(layer.predict) for layer in layers]
-        self._trained = [index for index, layer in enumerate(layers) if layer.parameters]
+        self._chain = Chain(layers)
         self._has_gradients = False
         self._batch: int | None = None  # of the last whole forward
-        self._buffers_for: int | None = None
-        self._outputs: list[Array | None] = []
-        self._input_gradients: list[Array | None] = []
-        self._scratch = threading.local()
-        for layer, planned in zip(layers, plan.layers, strict=True):
-            layer.name = planned.name
-            layer.draws = self.draws
+        self._buffers = self._bind()
+
+    def _bind(self) -> dict[str, npt.NDArray[Any]]:
+        """Make the layers parts of this model; give the buffers, brought to the shapes and dtypes announced."""
+        expected = self.plan.buffer_shapes()
+        buffers: dict[str, npt.NDArray[Any]] = {}
+        for layer, planned in zip(self.layers, self.plan.layers, strict=True):
+            mine = {}
+            for name in planned.buffers:
+                shape, dtype = expected[f"{planned.name}.{name}"]
+                mine[name] = np.array(np.broadcast_to(layer.buffers[name], shape), dtype)
+            gradients = {name: self.store.gradients[f"{planned.name}.{name}"] for name in planned.parameters}
+            layer.bind(planned.name, self.draws, gradients, mine)
+            buffers |= {f"{planned.name}.{name}": array for name, array in mine.items()}
+        return buffers
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -85,9 +87,7 @@ class Model:
     @property
     def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
         """Arrays that are state but not trained (a running mean), by full name; live."""
-        return MappingProxyType(
-            {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.buffers.items()}
-        )
+        return MappingProxyType(self._buffers)
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
         """Compute (batch, *output_shape) from x, (batch, *input_shape), and cache what `backward` needs.
@@ -95,12 +95,9 @@ class Model:
         x is kept by reference until then. Each call with `training` counts `draws.step` on, so that dropout draws
         anew. Raises ShapeError.
         """
-        y = self._input(x)
-        if self._buffers_for != len(y):
-            self._make_buffers(len(y))
+        x = self._input(x)
         self._batch = None
-        for forward, out in zip(self._forwards, self._outputs, strict=True):
-            y = forward(y, training, out)
+        y = self._chain.forward(x, training)
         self._batch = len(y)
         if training:
             self.draws.step += 1
@@ -109,18 +106,18 @@ class Model:
     def backward(self, dy: npt.ArrayLike, input_gradient: bool = True) -> Array | None:
         """From ∂loss/∂outputs fill `gradients` and give ∂loss/∂x; None, and less work, without `input_gradient`.
 
-        Raises SpecnetError before a forward, ShapeError where dy has not the shape of the last outputs.
+        None also where the inputs are integers, which have no gradient. Raises SpecnetError before a forward,
+        ShapeError where dy has not the shape of the last outputs.
         """
         dy = self._output_gradient(dy)
         self._has_gradients = False
-        layers, buffers = self.layers, self._input_gradients
-        first = 0 if input_gradient else self._trained[0] if self._trained else len(layers)
-        for index in range(len(layers) - 1, first - (1 if input_gradient else 0), -1):
-            dy = self._backwards[index](dy, buffers[index])
-        if not input_gradient and self._trained:
-            layers[first].parameter_backward(dy)
+        dx = None
+        if input_gradient:
+            dx = self._chain.backward(dy)
+        else:
+            self._chain.parameter_backward(dy)
         self._has_gradients = True
-        return dy if input_gradient else None
+        return dx
 
     def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
         """Compute what `forward` does outside training; caches nothing, and several threads may call it.
@@ -130,44 +127,27 @@ class Model:
         """
         x = self._input(x)
         if batch_size is None:
-            return self._predict(x)
+            return self._chain.predict(x)
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             msg = f"predict: expected batch_size to be a positive integer or None, got {batch_size!r}"
             raise SpecnetError(msg)
         y = np.empty((len(x), *self.output_shape), self.dtype)
         for start in range(0, len(x), batch_size):
-            y[start : start + batch_size] = self._predict(x[start : start + batch_size])
+            y[start : start + batch_size] = self._chain.predict(x[start : start + batch_size])
         return y
 
-    def _predict(self, x: Array) -> Array:
-        kept = getattr(self._scratch, "outputs", None)
-        if kept is None or kept[0] != len(x):
-            kept = len(x), self._allocate_outputs(len(x))
-            if len(x) <= KEPT_ROWS:
-                self._scratch.outputs = kept
-        for predict, out in zip(self._predicts, kept[1], strict=True):
-            x = predict(x, out)
-        return x
-
-    def _make_buffers(self, batch: int) -> None:
-        self._batch = None
-        self._outputs = self._allocate_outputs(batch)
-        inner = [np.empty((batch, *shape.input_shape), self.dtype) for shape in self.plan.layers[1:]]
-        self._input_gradients = [None, *inner]
-        self._buffers_for = batch
-
-    def _allocate_outputs(self, batch: int) -> list[Array | None]:
-        """Make the layers' outputs; the last one is new at every call, as it is the caller's."""
-        return [*(np.empty((batch, *shape.output_shape), self.dtype) for shape in self.plan.layers[:-1]), None]
-
-    def _input(self, x: npt.ArrayLike) -> Array:
-        if type(x) is np.ndarray and x.dtype is self.dtype and x.ndim and x.shape[1:] == self.input_shape:
+    def _input(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        if type(x) is np.ndarray and x.dtype is self.input_dtype and x.ndim and x.shape[1:] == self.input_shape:
             return x
-        array = as_floats(x, self.dtype, self.layers[0].name, batch_of(self.input_shape))
+        who, expected = self.layers[0].name, batch_of(self.input_shape)
+        array: npt.NDArray[Any]
+        if self.input_dtype.kind == "i":
+            array = as_integers(x, who, expected)
+        else:
+            array = as_floats(x, self.dtype, who, expected)
         if array.ndim == 0 or array.shape[1:] != self.input_shape:
             hint = "; a single input needs a batch axis: x[np.newaxis]" if array.shape == self.input_shape else ""
-            expected = batch_of(self.input_shape)
-            msg = f"{self.layers[0].name}: expected an array of shape {expected}, got {array.shape}{hint}"
+            msg = f"{who}: expected an array of shape {expected}, got {array.shape}{hint}"
             raise ShapeError(msg)
         return array
 
@@ -196,11 +176,17 @@ class Model:
         return self.forward(x, training)
 
     def __getitem__(self, name: str) -> Layer:
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        msg = f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}"
-        raise KeyError(msg)
+        """Give a layer by name; one inside a composite by its full name, "block.hidden"."""
+        outer, *inner = name.split(".")
+        try:
+            layer: Any = next(layer for layer in self.layers if layer.name == outer)
+            for part in inner:
+                layer = layer[part]
+        except (StopIteration, KeyError, TypeError):
+            msg = f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}"
+            raise KeyError(msg) from None
+        found: Layer = layer
+        return found
 
     def __repr__(self) -> str:
         shapes = [str(shape) for shape in [self.input_shape, *(layer.output_shape for layer in self.plan.layers)]]
@@ -247,20 +233,8 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
 def assemble(plan: ModelPlan, values: Mapping[str, Array] | None = None) -> Model:
     """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over."""
     store = Parameters(plan.parameter_shapes(), plan.dtype, values)
-    layers = []
-    for planned in plan.layers:
-        names = {name: f"{planned.name}.{name}" for name in planned.parameters}
-        layer = planned.make({name: store.values[full] for name, full in names.items()})
-        layer.bind_gradients({name: store.gradients[full] for name, full in names.items()})
-        layers.append(layer)
+    layers = [p.make({name: store.values[f"{p.name}.{name}"] for name in p.parameters}) for p in plan.layers]
     return Model(plan, store, layers)
-
-
-def _taking_out(method: Callable[..., Array]) -> Callable[..., Array]:
-    """Let a layer's method be called with `out` last, also where a custom layer does not know it."""
-    if "out" in signature(method).parameters:
-        return method
-    return lambda *arguments: method(*arguments[:-1])
 
 
 def _restored(

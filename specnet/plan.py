@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from specnet.errors import SpecnetError
 from specnet.jsontext import sha256_of
 from specnet.layer import Layer
 from specnet.parameters import Array, ShapeTuple
@@ -17,12 +19,23 @@ if TYPE_CHECKING:
 
 
 MAX_ELEMENTS = 2**31
-"""The most elements that a model's input, a layer's output or all parameters together may have."""
+"""The most elements that a model's input, a layer's output or all parameters together may have, unless set."""
 
 MAX_LAYERS = 32_768
 """The most layers that a document may list."""
 
 _NOTES = ("$schema", "name", "description", "metadata", "labels")
+
+
+def element_limit() -> int:
+    """Give the most elements that inputs, outputs and parameters may have: SPECNET_MAX_ELEMENTS, or 2^31."""
+    given = os.environ.get("SPECNET_MAX_ELEMENTS")
+    if not given:
+        return MAX_ELEMENTS
+    if not given.isdecimal() or len(given) > 18 or int(given) < 1:
+        msg = f"SPECNET_MAX_ELEMENTS: expected a positive integer, got {given!r:.40}"
+        raise SpecnetError(msg)
+    return int(given)
 
 
 def identity_of(document: Mapping[str, object]) -> str:
@@ -31,7 +44,11 @@ def identity_of(document: Mapping[str, object]) -> str:
 
 
 class LayerPlan(NamedTuple):
-    """One layer: its name, the shapes that flow through it, its parameters' and buffers', and how it is made."""
+    """One layer: its name, the shapes that flow through it, its parameters' and buffers', and how it is made.
+
+    What is inside a composite has dotted names, `hidden.weight`; `layers` are the plans of its layers. `input_limit`
+    is the bound of integer inputs, None for real numbers.
+    """
 
     name: str
     input_shape: ShapeTuple
@@ -39,6 +56,21 @@ class LayerPlan(NamedTuple):
     parameters: Mapping[str, ShapeTuple]
     buffers: Mapping[str, tuple[ShapeTuple, np.dtype[Any] | None]]
     make: Callable[[Mapping[str, Array]], Layer]
+    input_limit: int | None = None
+    layers: tuple[LayerPlan, ...] = ()
+
+
+Planner = Callable[[ShapeTuple], LayerPlan]
+"""Gives a layer's plan for the shape of one input; raises ShapeError where that does not fit."""
+
+
+def fold(planners: Iterable[Planner], input_shape: ShapeTuple) -> Iterator[LayerPlan]:
+    """Follow the shapes through layers that stand one behind the other. Raises ShapeError."""
+    shape = input_shape
+    for planner in planners:
+        plan = planner(shape)
+        yield plan
+        shape = plan.output_shape
 
 
 @dataclass(frozen=True)
@@ -51,6 +83,11 @@ class ModelPlan:
     input_shape: ShapeTuple
     layers: tuple[LayerPlan, ...]
     spec: Callable[[], ModelSpec]
+
+    @property
+    def input_dtype(self) -> str:
+        """Type of the inputs: the model's dtype, or int64 where the first layer takes integers."""
+        return self.dtype if self.layers[0].input_limit is None else "int64"
 
     def parameter_shapes(self) -> dict[str, ShapeTuple]:
         """Map full names, `hidden.weight`, in document order, to shapes."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from specnet.spec import LAYER_ENTRY, PLACEHOLDER, ModelSpec
+from specnet.layertree import LAYER_ENTRY, PLACEHOLDER
+from specnet.spec import ModelSpec
 from specnet.validation import Document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -36,7 +37,7 @@ def _complete(document: type[Document]) -> Schema:
     definitions = {
         name: part for name, part in schema.pop("$defs", {}).items() if name not in ("LayerSpec", "ModelSpec")
     }
-    return {**schema, "$defs": {**definitions, "layer": LAYER_ENTRY.json_schema()}}
+    return {**schema, "$defs": {**definitions, "layer": _referring(LAYER_ENTRY.json_schema())}}
 
 
 def _referring(schema: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -21,166 +21,49 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import InitErrorDetails, core_schema
 
 import specnet.layers.specs  # noqa: F401 - registers the built-in layers
-from specnet import initializers
-from specnet.errors import PathKey, ShapeError
+from specnet.composite import dotted
 from specnet.jsontext import MAX_INTEGER
 from specnet.layer import size_of
 from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.layertree import (
+    LAYERS_SCHEMA,
+    CompositeSpec,
+    LayerEntries,
+    ShapeFollower,
+    completed,
+    details,
+    number_faults,
+    siblings,
+    too_large,
+)
 from specnet.parameters import ShapeTuple
-from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, ModelPlan, identity_of
-from specnet.registry import find_layer, layer_types
-from specnet.tagged import Tagged
+from specnet.plan import LayerPlan, ModelPlan, element_limit, fold, identity_of
 from specnet.validation import Document, Seed, Shape, Text, as_tuple
 from specnet.wording import describe, encodable, fault, mismatch
 
 MODEL_FORMAT = "specnet-model/1"
 
-LAYER_ENTRY = Tagged("layer", layer_types, find=find_layer)
 
-Faults = Iterator[tuple[tuple[PathKey, ...], PydanticCustomError]]
-
-
-class LayerShapes(NamedTuple):
-    """A layer's document with the shapes that flow through it, without the batch axis."""
-
-    spec: LayerSpec
-    input_shape: ShapeTuple
-    output_shape: ShapeTuple
-
-
-class _LayerList:
-    """Annotates `layers`: validates the entries, gives names and defaults, folds the shapes; all faults at once."""
+class _Layers(LayerEntries):
+    """Annotates `layers`: entries, names, defaults, numbers and shapes are checked, all faults told at once."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.validate)
+        return core_schema.with_info_plain_validator_function(self.validate_model)
 
-    def validate(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
-        if not isinstance(value, (list, tuple)):
-            raise mismatch("an array of layers", value, "wrong_type")
-        if not value:
-            message = "expected at least one layer, got an empty array"
-            raise fault(message, "too_short")
-        if len(value) > MAX_LAYERS:
-            message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
-            raise fault(message, "too_large")
-        faults: list[InitErrorDetails] = []
-        entries = [_entry(index, entry, faults) for index, entry in enumerate(value)]
-        names, wrong = _names(value)
-        faults += _details(wrong)
-        named = [s.model_copy(update={"name": n}) if s else None for s, n in zip(entries, names, strict=True)]
-        layers = _resolved(named)
-        faults += _details(_number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
+    def validate_model(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
+        entries, faults = self.read(value)
+        (names,), doubles = siblings([(("layers",), value)])
+        faults += details((path[1:], told) for path, told in doubles)
+        layers = completed(entries, names)
+        faults += details(number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
         if "input_shape" in info.data:
-            faults += _details(_fold_faults(layers, info.data["input_shape"]))
+            faults += details(ShapeFollower().faults(layers, info.data["input_shape"]))
         if faults:
             raise ValidationError.from_exception_data("layers", faults)
         return tuple(layer for layer in layers if layer is not None)
-
-
-def _details(faults: Faults) -> Iterator[InitErrorDetails]:
-    for path, told in faults:
-        yield InitErrorDetails(type=told, loc=path, input=None)
-
-
-def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec | None:
-    try:
-        made: LayerSpec = LAYER_ENTRY.validate(entry)
-    except PydanticCustomError as error:
-        faults.append(InitErrorDetails(type=error, loc=(index,), input=entry))
-    except ValidationError as error:
-        for e in error.errors(include_url=False):
-            told = PydanticCustomError(e["type"], "{message}", e["ctx"])
-            faults.append(InitErrorDetails(type=told, loc=(index, *e["loc"]), input=entry))
-    else:
-        return made
-    return None
-
-
-def _names(entries: Sequence[Any]) -> tuple[list[str], Faults]:
-    """Give every entry its name, automatic ones <type>_<n> counted over all of the type, and find double ones."""
-    counts: dict[str, int] = {}
-    names, written = [], []
-    for entry in entries:
-        given = entry if isinstance(entry, Mapping) else dict(entry) if isinstance(entry, LayerSpec) else {}
-        kind, name = given.get("type"), given.get("name")
-        if isinstance(kind, str):
-            counts[kind] = counts.get(kind, 0) + 1
-        written.append(isinstance(name, str) and name != "")
-        automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
-        names.append(name if isinstance(name, str) and name else automatic)
-
-    def doubles() -> Faults:
-        owner: dict[str, int] = {}
-        for index in sorted(range(len(names)), key=lambda i: (not written[i], i)):
-            first = owner.setdefault(names[index], index)
-            if first != index and names[index]:
-                yield _double_name(index, names[index], first, written[index])
-
-    return names, doubles()
-
-
-def _double_name(index: int, name: str, first: int, written: bool) -> tuple[tuple[PathKey, ...], PydanticCustomError]:
-    if written:
-        message = f'the name "{name}" is taken by layers[{first}]; names are unique among siblings, choose another'
-        return (index, "name"), fault(message, "duplicate_name")
-    message = f'the automatic name "{name}" is taken by layers[{first}]; give this layer a name of its own'
-    return (index,), fault(message, "duplicate_name")
-
-
-def _resolved(layers: Sequence[LayerSpec | None]) -> list[LayerSpec | None]:
-    """Fill in the defaults that depend on the next activation, looking past transparent layers."""
-    resolved: list[LayerSpec | None] = []
-    following: LayerSpec | None = None
-    for layer in reversed(layers):
-        activation = following if following is not None and following.activation else None
-        resolved.append(layer and layer.resolve(activation))
-        if layer is None or not layer.transparent:
-            following = layer
-    return resolved[::-1]
-
-
-def _fold_faults(layers: Sequence[LayerSpec | None], input_shape: ShapeTuple) -> Faults:
-    """Follow the shapes as far as the layers are valid."""
-    shape, total = input_shape, 0
-    for index, layer in enumerate(layers):
-        if layer is None:
-            return
-        try:
-            parameters = layer.parameters(shape)
-            shape = layer.output_shape(shape)
-        except ShapeError as error:
-            yield (index,), fault(str(error), "shape")
-            return
-        total += sum(size_of(p.shape) for p in parameters.values())
-        place = (index, layer.width_field) if layer.width_field else (index,)
-        if total > MAX_ELEMENTS or size_of(shape) > MAX_ELEMENTS:
-            what = f"{total} parameters" if total > MAX_ELEMENTS else f"an output of shape {shape}"
-            yield place, fault(f"expected at most 2^31 = {MAX_ELEMENTS} elements, got {what}", "too_large")
-            return
-        for parameter in parameters.values():
-            wrong = initializers.shape_fault(parameter.initializer, parameter.shape)
-            if wrong:
-                field, message = wrong
-                yield (index, parameter.field, field) if field else (index, parameter.field), fault(message, "shape")
-
-
-def _number_faults(layers: Sequence[LayerSpec | None], dtype: np.dtype[Any]) -> Faults:
-    """Find the numbers that the model's dtype cannot hold."""
-    for index, layer in enumerate(layers):
-        for field, value in layer or ():
-            if isinstance(value, float):
-                yield from _overflow(value, dtype, (index, field))
-            elif isinstance(value, Document):
-                for inner, number in initializers.numbers_of(value):
-                    yield from _overflow(number, dtype, (index, field, inner))
-
-
-def _overflow(number: float, dtype: np.dtype[Any], path: tuple[PathKey, ...]) -> Faults:
-    if abs(number) > float(np.finfo(dtype).max):
-        yield path, fault(f"expected numbers that {dtype.name} can hold, got {number!r}", "overflow")
 
 
 def _json_object(value: Any) -> dict[str, Any]:
@@ -227,12 +110,6 @@ def format_version(expected: str) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-PLACEHOLDER = "specnet definition"
-"""Stands in a generated schema for a reference to a definition that schema.py adds."""
-
-_LAYERS_SCHEMA = {"type": "array", "minItems": 1, "items": {PLACEHOLDER: "layer"}}
-
-
 class ModelSpec(Document):
     """A model document, normalized: names and defaults are filled in, so equal models have equal documents.
 
@@ -260,7 +137,7 @@ class ModelSpec(Document):
     """Decides the initial weights, and dropout where no experiment gives another seed."""
     input_shape: Shape = Field(examples=[[64], [28, 28]])
     """Shape of one input, without the batch axis."""
-    layers: Annotated[tuple[LayerSpec, ...], _LayerList(), WithJsonSchema(_LAYERS_SCHEMA)]
+    layers: Annotated[tuple[LayerSpec, ...], _Layers(), WithJsonSchema(LAYERS_SCHEMA)]
     """The layers, first to last."""
     labels: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
     """Names of the output classes, in the order of the outputs."""
@@ -270,9 +147,8 @@ class ModelSpec(Document):
     @field_validator("input_shape")
     @classmethod
     def _bounded(cls, shape: ShapeTuple) -> ShapeTuple:
-        if size_of(shape) > MAX_ELEMENTS:
-            message = f"expected at most 2^31 = {MAX_ELEMENTS} elements, got shape {shape}"
-            raise fault(message, "too_large")
+        if size_of(shape) > element_limit():
+            raise too_large(f"shape {shape}")
         return shape
 
     @field_validator("labels")
@@ -291,7 +167,8 @@ class ModelSpec(Document):
     @classmethod
     def _as_many_as_classes(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if labels and "layers" in info.data and "input_shape" in info.data:
-            width = list(fold(info.data["layers"], info.data["input_shape"]))[-1].output_shape[-1]
+            *_, last = fold((layer.plan for layer in info.data["layers"]), info.data["input_shape"])
+            width = last.output_shape[-1]
             if len(labels) != max(width, 2):
                 message = f"expected {max(width, 2)} names, one a class of the output, got {len(labels)}"
                 raise fault(message, "wrong_value")
@@ -306,7 +183,7 @@ class ModelSpec(Document):
     @property
     def output_shape(self) -> ShapeTuple:
         """Shape of one output, without the batch axis."""
-        return self.shapes()[-1].output_shape
+        return self.plan().layers[-1].output_shape
 
     @property
     def parameter_count(self) -> int:
@@ -320,24 +197,17 @@ class ModelSpec(Document):
 
     def plan(self) -> ModelPlan:
         """Say how the network is put together."""
-        layers = []
-        for layer, input_shape, output_shape in self.shapes():
-            parameters = {name: p.shape for name, p in layer.parameters(input_shape).items()}
-            buffers = layer.buffers(input_shape)
-            layers.append(LayerPlan(layer.name, input_shape, output_shape, parameters, buffers, layer.build))
-        return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, tuple(layers), lambda: self)
+        layers = tuple(fold((layer.plan for layer in self.layers), self.input_shape))
+        return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, layers, lambda: self)
 
-    def shapes(self) -> list[LayerShapes]:
-        """List the layers with the shapes that flow through them."""
-        return list(fold(self.layers, self.input_shape))
+    def walk(self) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
+        """Yield every layer with its full name, `block.hidden`; a composite comes before the layers in it."""
+        yield from _walk(self.layers, self.plan().layers, "")
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         """Map full names, `hidden.weight`, in document order, to what is known of each parameter."""
-        return {
-            f"{layer.spec.name}.{name}": parameter
-            for layer in self.shapes()
-            for name, parameter in layer.spec.parameters(layer.input_shape).items()
-        }
+        pairs = zip(self.layers, self.plan().layers, strict=True)
+        return dotted((spec.name, spec.parameters(plan.input_shape)) for spec, plan in pairs)
 
     def to_json(self) -> str:
         """Write the normalized document, indented, ending in a newline."""
@@ -348,13 +218,13 @@ class ModelSpec(Document):
         return self.model_validate({**dict(self.model_dump()), "seed": seed})
 
 
-def fold(layers: Sequence[LayerSpec], input_shape: ShapeTuple) -> Iterator[LayerShapes]:
-    """Follow the shapes through the layers."""
-    shape = input_shape
-    for layer in layers:
-        output_shape = layer.output_shape(shape)
-        yield LayerShapes(layer, shape, output_shape)
-        shape = output_shape
+def _walk(
+    specs: Iterable[LayerSpec], plans: Iterable[LayerPlan], prefix: str
+) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
+    for spec, plan in zip(specs, plans, strict=True):
+        yield f"{prefix}{spec.name}", spec, plan
+        if isinstance(spec, CompositeSpec):
+            yield from _walk(spec.inside, plan.layers, f"{prefix}{spec.name}.")
 
 
 def load_spec(path: str | os.PathLike[str]) -> ModelSpec:

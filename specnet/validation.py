@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import os
 import stat
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
@@ -85,6 +87,50 @@ def _some_entries(value: Any) -> Any:
         raise fault("expected at least 1 entry, got an empty array", "too_short")
     return as_tuple(value)
 
+
+def _reals(value: Any, what: str = "number", least: float = -math.inf) -> Any:
+    """Take a number, or an array of numbers as a tuple; says which entry is none."""
+
+    def fits(entry: Any) -> bool:
+        real = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+        return real and least <= entry and abs(entry) <= sys.float_info.max
+
+    if not isinstance(value, (list, tuple)):
+        if not fits(value):
+            raise mismatch(f"a {what}, or an array of them", value)
+        return float(_as_read(value))
+    details = [
+        InitErrorDetails(type=mismatch(f"a {what}", entry), loc=(index,), input=entry)
+        for index, entry in enumerate(_some_entries(value))
+        if not fits(entry)
+    ]
+    if details:
+        raise ValidationError.from_exception_data("numbers", details)
+    return tuple(float(_as_read(entry)) for entry in value)
+
+
+SMALLEST = 2.0**-126
+"""The smallest normal number of float32: what is divided by is not smaller."""
+
+
+def _positive_reals(value: Any) -> Any:
+    return _reals(value, "positive number", SMALLEST)
+
+
+def _feature_schema(number: JsonSchema) -> JsonSchema:
+    return {"anyOf": [number, {"type": "array", "minItems": 1, "items": number}]}
+
+
+Feature = Annotated[
+    float | tuple[float, ...],
+    BeforeValidator(_reals),
+    WithJsonSchema(_feature_schema({"type": "number"})),
+]
+PositiveFeature = Annotated[
+    float | tuple[float, ...],
+    BeforeValidator(_positive_reals),
+    WithJsonSchema(_feature_schema({"type": "number", "minimum": SMALLEST})),
+]
 
 Shape = Annotated[
     tuple[PositiveInteger, ...],

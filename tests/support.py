@@ -1,8 +1,4 @@
-"""What several tests need: numerical gradients, and one example of every layer."""
-
-import itertools
-
-import numpy as np
+"""What several tests need: one example of every layer, and arrays compared bit by bit."""
 
 import specnet
 
@@ -31,43 +27,31 @@ LAYERS = {
     "batch_norm": {"type": "batch_norm"},
     "layer_norm": {"type": "layer_norm"},
     "rms_norm": {"type": "rms_norm"},
+    "standardize": {"type": "standardize", "mean": 0.5, "std": [1, 2, 3, 4, 5]},
+    "sequential": {"type": "sequential", "layers": [{"type": "affine", "units": 3}, {"type": "silu"}]},
+    "residual": {"type": "residual", "layers": [{"type": "affine", "units": 5}, {"type": "tanh"}]},
+    "residual, shortcut": {
+        "type": "residual",
+        "layers": [{"type": "affine", "units": 3}, {"type": "dropout", "rate": 0.4}],
+        "shortcut": [{"type": "affine", "units": 3, "bias": False}],
+    },
+    "concat": {
+        "type": "concat",
+        "branches": [[], [{"type": "affine", "units": 2}, {"type": "layer_norm"}], [{"type": "gelu"}]],
+    },
+    "nested": {
+        "type": "sequential",
+        "layers": [
+            {"type": "residual", "name": "block", "layers": [{"type": "prelu"}, {"type": "batch_norm"}]},
+            {"type": "concat", "branches": [[{"type": "residual", "layers": [{"type": "elu"}]}]]},
+        ],
+    },
 }
 
 
 def model_of(*layers, input_shape=(5,), dtype="float64", seed=3):
     """Build a model of these layer entries."""
     return specnet.build(specnet.ModelSpec(input_shape=input_shape, dtype=dtype, seed=seed, layers=list(layers)))
-
-
-def numerical_gradient(function, array, step=1e-4):
-    """∂function()/∂array, element by element, in float64.
-
-    Central differences of two step sizes, extrapolated (Richardson): the error falls with the fourth power of step.
-    """
-    gradient = np.zeros_like(array)
-    for index in itertools.product(*map(range, array.shape)):
-        value = array[index]
-        slopes = []
-        for h in (step, step / 2):
-            array[index] = value + h
-            above = function()
-            array[index] = value - h
-            below = function()
-            slopes.append((above - below) / (2 * h))
-        array[index] = value
-        gradient[index] = (4 * slopes[1] - slopes[0]) / 3
-    return gradient
-
-
-def relative_error(found, expected):
-    """The largest difference, relative to the largest expected element (what is all but 0 counts as 0.001)."""
-    return np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-3)
-
-
-def away_from_kinks(rng, shape):
-    """Random numbers of both signs, none near 0, where relu and the like have no derivative."""
-    x = rng.uniform(0.1, 2, shape)
-    return x * rng.choice([-1, 1], shape)
 
 
 def arrays_of(model):

@@ -142,7 +142,7 @@ def test_inputs_that_fit():
         (Y[:5], "expected 6 rows"),
         (np.array([0, 1, 3, 0, 1, 2]), r"row 3: .*0 to 2, got 3"),
         (np.array([0, -1, 2, 0, 1, 2]), r"row 2: .*got -1"),
-        (np.array([0, 1.5, 2, 0, 1, 2]), r"row 2: .*class index, got 1.5"),
+        (np.array([0, 1.5, 2, 0, 1, 2]), r"row 2: .*class from 0 to 2, got 1.5"),
         (np.array([0, np.nan, 2, 0, 1, 2]), r"row 2: .*got nan"),
         (np.ones((6, 3)), "one class index a row"),
         (np.array(list("abcabd")), 'row 6: "d" is not one of the labels'),

@@ -36,6 +36,8 @@ ORDER = [
     "randomness",
     "layer",
     "plan",
+    "chain",
+    "composite",
     "model",
     "wording",
     "validation",
@@ -43,11 +45,13 @@ ORDER = [
     "initializers",
     "layerspec",
     "registry",
+    "layertree",
     "layers",
     "spec",
     "checkpoint",
     "training",
     "schema",
+    "testing",
     "cli",
 ]
 

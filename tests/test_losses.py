@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.testing import numerical_gradient, relative_error
 from specnet.training.losses import (
     LOSSES,
     BinaryCrossEntropy,
@@ -15,7 +16,6 @@ from specnet.training.losses import (
     MeanSquaredError,
     SoftmaxCrossEntropy,
 )
-from tests.support import numerical_gradient, relative_error
 
 RNG = np.random.default_rng(0)
 CLASSES = RNG.integers(0, 4, 6)

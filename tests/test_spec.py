@@ -17,6 +17,7 @@ from specnet import ModelSpec, SpecError
 from specnet.jsontext import canonical_json
 from specnet.layer import Layer
 from specnet.registry import find_layer, layer_types
+from specnet.testing import build_sample, sample_inputs
 
 SMALL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
 
@@ -488,8 +489,10 @@ initializers = st.sampled_from(["he_normal", "glorot_uniform", "zeros", "ones", 
     st.fixed_dictionaries({"type": st.just("normal"), "std": st.floats(0, 2)}),
     st.fixed_dictionaries({"type": st.just("constant"), "value": floats32}),
 )
-plain = sorted(set(layer_types()) - {"affine", "dropout", "leaky_relu", "elu", "reshape", "test_double"})
-entries = st.one_of(
+WITH_KEYS = {"affine", "dropout", "leaky_relu", "elu", "reshape", "standardize", "embedding"}
+COMPOSITES = {"sequential", "residual", "concat"}
+plain = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - {"test_double"})
+leaves = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("affine"), "units": st.integers(1, 6)},
         optional={"bias": st.booleans(), "weight_init": initializers, "bias_init": initializers},
@@ -497,12 +500,63 @@ entries = st.one_of(
     st.fixed_dictionaries({"type": st.sampled_from(plain)}),
     st.fixed_dictionaries({"type": st.just("dropout")}, optional={"rate": st.floats(0, 0.9)}),
     st.fixed_dictionaries({"type": st.just("leaky_relu")}, optional={"negative_slope": st.floats(-1, 1)}),
+    st.fixed_dictionaries({"type": st.just("standardize"), "mean": floats32, "std": st.floats(0.25, 4, width=32)}),
 )
-documents = st.fixed_dictionaries(
-    {
-        "input_shape": st.lists(st.integers(1, 4), min_size=1, max_size=3),
-        "layers": st.lists(entries, min_size=1, max_size=6),
-    },
+keeping = st.sampled_from([{"type": kind} for kind in ("relu", "tanh", "layer_norm", "prelu", "dropout")])
+"""Layers that keep their input's shape, whatever it is."""
+
+
+def residuals(inside):
+    """Residual blocks that fit: what keeps the shape, or two sides that end in the same width."""
+    ends = st.integers(1, 4).flatmap(
+        lambda units: st.fixed_dictionaries(
+            {
+                "type": st.just("residual"),
+                "layers": inside.map(lambda some: [*some, {"type": "affine", "units": units}]),
+                "shortcut": inside.map(lambda some: [*some, {"type": "affine", "units": units}]),
+            }
+        )
+    )
+    return ends | st.fixed_dictionaries(
+        {"type": st.just("residual"), "layers": st.lists(keeping, min_size=1, max_size=3)}
+    )
+
+
+def composites(children):
+    """Composites of these layers; none of them changes the number of axes."""
+    same_rank = children.filter(lambda entry: "flatten" not in json.dumps(entry))
+    some = st.lists(same_rank, max_size=2)
+    return st.one_of(
+        st.fixed_dictionaries({"type": st.just("sequential"), "layers": st.lists(children, min_size=1, max_size=3)}),
+        residuals(some),
+        st.fixed_dictionaries({"type": st.just("concat"), "branches": st.lists(some, min_size=1, max_size=3)}),
+    )
+
+
+entries = st.recursive(leaves, composites, max_leaves=6)
+first = st.one_of(
+    st.just({"type": "standardize"}),
+    st.fixed_dictionaries(
+        {"type": st.just("embedding"), "vocabulary": st.integers(2, 9), "dimension": st.integers(1, 3)}
+    ),
+)
+
+
+def objects_in(value):
+    """All objects of a document, itself first."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects_in(inner)
+
+
+def valid_document(settings, layers, beginning):
+    """Put a document together, of objects that no other one shares."""
+    return json.loads(json.dumps({**settings, "layers": [*beginning, *layers]}))
+
+
+settings = st.fixed_dictionaries(
+    {"input_shape": st.lists(st.integers(1, 4), min_size=1, max_size=3)},
     optional={
         "name": st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
         "dtype": st.sampled_from(["float32", "float64"]),
@@ -510,20 +564,24 @@ documents = st.fixed_dictionaries(
         "metadata": st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), st.integers(-5, 5)),
     },
 )  # fmt: skip
+documents = st.builds(valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first, max_size=1))
 
 
 @given(documents)
 def test_a_valid_document_builds_runs_and_round_trips(document):
     spec = ModelSpec.from_text(json.dumps(document))
-    model = specnet.build(spec)
-    x = np.ones((2, *spec.input_shape))
-    y = model.forward(x, training=True)
-    assert y.shape == (2, *spec.output_shape)
-    model.backward(y)
+    model = build_sample(spec)
+    x = sample_inputs(model, 3)
+    with np.errstate(all="ignore"):  # wild initial values may overflow
+        y = model.forward(x, training=True)
+        assert y.shape == (3, *spec.output_shape)
+        dx = model.backward(y)
+        assert (dx is None) == (model.input_dtype.kind == "i")
+        assert model.predict(x).tobytes() == model.forward(x).tobytes()
     again = ModelSpec.from_text(spec.to_json())
     assert again == spec
     assert again.to_json() == spec.to_json()
-    other = specnet.build(again)
+    model, other = specnet.build(spec), specnet.build(again)
     assert list(other.parameters) == list(model.parameters)
     assert all(np.array_equal(other.parameters[name], model.parameters[name]) for name in model.parameters)
     assert model.parameter_count == spec.parameter_count == sum(p.size for p in model.parameters.values())
@@ -532,7 +590,7 @@ def test_a_valid_document_builds_runs_and_round_trips(document):
 @given(documents, st.data())
 def test_a_mutated_document_is_accepted_or_refused_with_a_place(document, data):
     junk = st.sampled_from([None, True, -1, 0, 1.5, "x", "relu", [], [1], {}, {"type": "relu"}, 2**60, ""])
-    target = data.draw(st.sampled_from([document, *document["layers"]]))
+    target = data.draw(st.sampled_from(list(objects_in(document))))
     key = data.draw(st.sampled_from([*target, "extra", "type", "name"]))
     target[key] = data.draw(junk)
     text = json.dumps(document, indent=1)

@@ -8,24 +8,30 @@ there, and everything that is out of the ordinary, goes through full validation,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from specnet.checkpoint.schema_check import accepts
+from specnet.composite import Composite
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError, ShapeError, SpecError
 from specnet.jsontext import parse_json
 from specnet.layer import size_of
 from specnet.layers import built_in
 from specnet.parameters import ShapeTuple
-from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, ModelPlan, identity_of
+from specnet.plan import MAX_LAYERS, LayerPlan, ModelPlan, Planner, element_limit, fold, identity_of
 
 if TYPE_CHECKING:
     from specnet.spec import ModelSpec
 
 MODERATE = 1e30
 """Numbers up to here fit every dtype; beyond, full validation decides."""
+
+_FIRST = ("embedding", "standardize")
+
+PLAIN_COMPOSITES = 8
+"""Deeper nesting of arrays in layers is left to full validation."""
 
 
 def read_plan(text: bytes, identity: str, source: str) -> ModelPlan:
@@ -63,21 +69,32 @@ def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPl
     except SpecError:
         return None
     document = parsed.value
-    if parsed.findings or not accepts(document, _schema()) or not _normalized(document):
+    if parsed.findings or not isinstance(document, dict) or not _shallow(document.get("layers"), PLAIN_COMPOSITES):
         return None
-    names = [entry["name"] for entry in document["layers"]]
-    if len(set(names)) != len(names) or not _moderate(document) or identity_of(document) != identity:
+    if not accepts(document, _schema()) or not _normalized(document) or identity_of(document) != identity:
         return None
+    input_shape = tuple(document["input_shape"])
     try:
-        layers = tuple(_fold(document["layers"], tuple(document["input_shape"])))
+        layers = tuple(fold(_planners([document["layers"]])[0], input_shape))
     except (ShapeError, LookupError):
+        return None
+    total = sum(size_of(shape) for layer in layers for shape in layer.parameters.values())
+    if max(total, size_of(input_shape), *_output_sizes(layers)) > element_limit():
         return None
     labels, width = document.get("labels", ()), layers[-1].output_shape[-1]
     if labels and (len(labels) != max(width, 2) or len(set(labels)) != len(labels)):
         return None
-    return ModelPlan(
-        document["name"], document["dtype"], document["seed"], tuple(document["input_shape"]), layers, spec
-    )
+    return ModelPlan(document["name"], document["dtype"], document["seed"], input_shape, layers, spec)
+
+
+def _shallow(entries: Any, levels: int) -> bool:
+    """Whether composites are nested to few levels, so that walking them is quick and safe."""
+    if not isinstance(entries, list):
+        return True
+    inside = [value for entry in entries if isinstance(entry, dict) for value in entry.values()]
+    nested = [value for value in inside if isinstance(value, list)]
+    deeper = [entry for value in nested for entry in value if isinstance(entry, list)]
+    return not nested or (levels > 0 and all(_shallow(value, levels - 1) for value in nested + deeper))
 
 
 @cache
@@ -94,39 +111,67 @@ def _layer_keys() -> dict[str, set[str]]:
 
 
 def _normalized(document: dict[str, Any]) -> bool:
-    """Whether nothing is left to be filled in."""
-    return {"format", "name", "dtype", "seed"} <= document.keys() and all(
-        entry.keys() == _layer_keys()[entry["type"]] for entry in document["layers"]
+    """Whether nothing is left to be filled in, and all is far from limits."""
+    if any(isinstance(value, (dict, list)) for value in document.get("metadata", {}).values()):
+        return False
+    return {"format", "name", "dtype", "seed"} <= document.keys() and _plain(
+        [document["layers"]], first=document["layers"][0]
     )
 
 
-def _moderate(document: dict[str, Any]) -> bool:
-    """Whether all is far from limits: numbers, nesting, and initializers that are names and fit every shape."""
-    if any(isinstance(value, (dict, list)) for value in document.get("metadata", {}).values()):
+def _plain(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = None) -> bool:
+    """Whether the layers of these lists have different names and all their keys, none of them out of the ordinary.
+
+    `first` is the model's first layer, which alone may be one that has to be the first.
+    """
+    entries = [entry for layers in lists for entry in layers]
+    names = {entry.get("name") for entry in entries}
+    if len(names) != len(entries) or len(entries) > MAX_LAYERS:
         return False
-    if len(document["layers"]) > MAX_LAYERS:
-        return False
-    for entry in document["layers"]:
-        for key, value in entry.items():
-            if isinstance(value, float) and abs(value) > MODERATE:
-                return False
-            if isinstance(value, dict) or (key == "bias_init" and value == "orthogonal"):
-                return False
+    for entry in entries:
+        kind = built_in(entry["type"])
+        if kind is None or entry.keys() != _layer_keys()[entry["type"]] or not _moderate(entry):
+            return False
+        if entry["type"] in _FIRST and entry is not first:
+            return False
+        if issubclass(kind, Composite) and not _plain([inner for _, inner in kind.lists(entry)]):
+            return False
     return True
 
 
-def _fold(layers: list[dict[str, Any]], input_shape: ShapeTuple) -> Iterator[LayerPlan]:
-    """Follow the shapes through the layers. Raises LookupError for what is not built in, missing or too large."""
-    shape, total = input_shape, 0
-    for entry in layers:
-        kind = built_in(entry["type"])
-        if kind is None:
-            raise LookupError
-        fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}
-        parameters, output_shape = kind.infer(fields, shape)
-        total += sum(map(size_of, parameters.values()))
-        if max(total, size_of(shape), size_of(output_shape)) > MAX_ELEMENTS:
-            raise LookupError
-        make = partial(kind.from_document, fields)
-        yield LayerPlan(entry["name"], shape, output_shape, parameters, kind.infer_buffers(fields, shape), make)
-        shape = output_shape
+def _moderate(entry: dict[str, Any]) -> bool:
+    """Whether numbers fit every dtype, and initializers are names that fit every shape."""
+    for key, value in entry.items():
+        if isinstance(value, float) and abs(value) > MODERATE:
+            return False
+        if isinstance(value, dict) and (value["type"] not in ("normal", "constant") or not _moderate(value)):
+            return False
+        if isinstance(value, list) and not all(abs(number) < MODERATE for number in value if isinstance(number, float)):
+            return False
+        if key == "bias_init" and value == "orthogonal":
+            return False
+    return True
+
+
+def _planners(lists: list[list[dict[str, Any]]]) -> list[list[Planner]]:
+    return [[partial(_plan_layer, entry) for entry in entries] for entries in lists]
+
+
+def _plan_layer(entry: dict[str, Any], input_shape: ShapeTuple) -> LayerPlan:
+    """Plan one layer. Raises LookupError for what is not plain."""
+    kind = built_in(entry["type"])
+    if kind is None:
+        raise LookupError
+    if issubclass(kind, Composite):
+        return kind.plan(entry["name"], _planners([inner for _, inner in kind.lists(entry)]), input_shape)
+    fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}
+    parameters, output_shape = kind.infer(fields, input_shape)
+    buffers, limit = kind.infer_buffers(fields, input_shape), kind.input_limit(fields)
+    make = partial(kind.from_document, fields)
+    return LayerPlan(entry["name"], input_shape, output_shape, parameters, buffers, make, limit)
+
+
+def _output_sizes(layers: Iterable[LayerPlan]) -> Iterator[int]:
+    for layer in layers:
+        yield size_of(layer.output_shape)
+        yield from _output_sizes(layer.layers)

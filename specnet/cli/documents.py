@@ -88,9 +88,9 @@ def summary(
     """
     spec = _spec_of(path)
     rows: list[dict[str, Any]] = []
-    for layer, input_shape, output_shape in spec.shapes():
-        count = sum(size_of(parameter.shape) for parameter in layer.parameters(input_shape).values())
-        rows.append({"layer": layer.name, "type": layer.type, "output_shape": output_shape, "parameters": count})
+    for name, layer, plan in spec.walk():
+        count = sum(map(size_of, plan.parameters.values()))
+        rows.append({"layer": name, "type": layer.type, "output_shape": plan.output_shape, "parameters": count})
     item = 4 if spec.dtype == "float32" else 8
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
     if json:

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specnet.layer import Layer as Layer
     from specnet.layers.affine import Affine as Affine
+    from specnet.layers.composite import Concat as Concat
+    from specnet.layers.composite import Residual as Residual
+    from specnet.layers.composite import Sequential as Sequential
     from specnet.layers.dropout import Dropout as Dropout
     from specnet.layers.elu import Elu as Elu
     from specnet.layers.elu import Selu as Selu
+    from specnet.layers.embedding import Embedding as Embedding
     from specnet.layers.gelu import Gelu as Gelu
     from specnet.layers.norm import BatchNorm as BatchNorm
     from specnet.layers.norm import LayerNorm as LayerNorm
@@ -30,12 +34,15 @@ if TYPE_CHECKING:
     from specnet.layers.sigmoid import Tanh as Tanh
     from specnet.layers.softmax import LogSoftmax as LogSoftmax
     from specnet.layers.softmax import Softmax as Softmax
+    from specnet.layers.standardize import Standardize as Standardize
 
 _HOMES = {
     "Affine": "affine",
     "BatchNorm": "norm",
+    "Concat": "composite",
     "Dropout": "dropout",
     "Elu": "elu",
+    "Embedding": "embedding",
     "Flatten": "reshape",
     "Gelu": "gelu",
     "LayerNorm": "norm",
@@ -45,12 +52,15 @@ _HOMES = {
     "Prelu": "relu",
     "Relu": "relu",
     "Reshape": "reshape",
+    "Residual": "composite",
     "RmsNorm": "norm",
     "Selu": "elu",
+    "Sequential": "composite",
     "Sigmoid": "sigmoid",
     "Silu": "sigmoid",
     "Softmax": "softmax",
     "Softplus": "sigmoid",
+    "Standardize": "standardize",
     "Tanh": "sigmoid",
 }
 

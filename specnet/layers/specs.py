@@ -5,24 +5,29 @@ Apart from the layers themselves, as those are needed without documents: to load
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
-from specnet.initializers import Constant, Initializer
+from specnet.initializers import Constant, Initializer, Normal
 from specnet.layers.affine import Affine
+from specnet.layers.composite import Concat, Residual, Sequential
 from specnet.layers.dropout import Dropout
 from specnet.layers.elu import Elu, Selu
+from specnet.layers.embedding import Embedding
 from specnet.layers.gelu import Gelu
 from specnet.layers.norm import BatchNorm, LayerNorm, RmsNorm
 from specnet.layers.relu import LeakyRelu, Prelu, Relu
 from specnet.layers.reshape import Flatten, Reshape
 from specnet.layers.sigmoid import Mish, Sigmoid, Silu, Softplus, Tanh
 from specnet.layers.softmax import LogSoftmax, Softmax
+from specnet.layers.standardize import Standardize
 from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.layertree import LAYERS_SCHEMA, LIST_SCHEMA, CompositeSpec, LayerBranches, LayerEntries
 from specnet.parameters import ShapeTuple
 from specnet.registry import register_layer
-from specnet.validation import Flag, PositiveInteger, PositiveReal, Real, Shape, Share
+from specnet.validation import Feature, Flag, PositiveFeature, PositiveInteger, PositiveReal, Real, Shape, Share
+from specnet.wording import fault
 
 
 @register_layer("affine")
@@ -231,6 +236,61 @@ class ReshapeSpec(LayerSpec):
     """Shape of one output, without the batch axis; as many elements as the input has."""
 
 
+@register_layer("standardize")
+class StandardizeSpec(LayerSpec):
+    """Subtract a mean and divide by a standard deviation, one of each a feature of the last axis.
+
+    Without values it is fitted from the training inputs before the first step, and is the model's first layer.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"type": "standardize"}, {"type": "standardize", "mean": 0.1307, "std": 0.3081}]
+        }
+    )
+    layer = Standardize
+    transparent = True
+
+    mean: Feature | None = None
+    """A number for all features, or an array of one a feature; with `std`, or fitted."""
+    std: PositiveFeature | None = None
+    """Likewise, positive."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            there, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            message = f"expected mean and std, or neither; {missing} is missing beside {there}, add it"
+            raise fault(message, "missing")
+        return self
+
+    @property
+    def unfitted(self) -> bool:
+        return self.mean is None
+
+
+@register_layer("embedding")
+class EmbeddingSpec(LayerSpec):
+    """A trained row of `dimension` numbers for each integer from 0 to vocabulary - 1; the model's first layer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "embedding", "vocabulary": 1000, "dimension": 16}]}
+    )
+    layer = Embedding
+    width_field = "vocabulary"
+
+    vocabulary: PositiveInteger
+    """Number of rows; inputs are below it."""
+    dimension: PositiveInteger
+    """Numbers a row: the last axis of the output, added to the input's."""
+    weight_init: Initializer = Normal(std=1.0)
+    """Initial rows. Default: normal, std 1."""
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = Embedding.infer(self.fields(), input_shape)
+        return {"weight": ParameterSpec(shapes["weight"], self.weight_init, "weight_init")}
+
+
 class _NormSpec(LayerSpec):
     """What the normalizations share: a scale of ones and, where there is one, a shift of zeros."""
 
@@ -275,3 +335,48 @@ class RmsNormSpec(_NormSpec):
 
     epsilon: PositiveReal = 1e-5
     """Added to the mean square."""
+
+
+@register_layer("sequential")
+class SequentialSpec(CompositeSpec):
+    """Layers one behind the other, under one name."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "sequential", "layers": [{"type": "affine", "units": 32}]}]}
+    )
+    layer = Sequential
+
+    layers: Annotated[tuple[LayerSpec, ...], LayerEntries(), WithJsonSchema(LAYERS_SCHEMA)]
+    """The layers, first to last."""
+
+
+@register_layer("residual")
+class ResidualSpec(CompositeSpec):
+    """Layers whose output is added to their input, or to the output of a shortcut: y = layers(x) + shortcut(x)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "residual", "layers": [{"type": "affine", "units": 32}]}]}
+    )
+    layer = Residual
+
+    layers: Annotated[tuple[LayerSpec, ...], LayerEntries(), WithJsonSchema(LAYERS_SCHEMA)]
+    """The layers, first to last; what they give has the shape that the shortcut gives."""
+    shortcut: Annotated[tuple[LayerSpec, ...], LayerEntries(least=0), WithJsonSchema(LIST_SCHEMA)] = ()
+    """Layers beside them; none pass the input on as it is."""
+
+
+@register_layer("concat")
+class ConcatSpec(CompositeSpec):
+    """Branches side by side: their outputs are joined on the last axis."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "concat", "branches": [[], [{"type": "affine", "units": 32}]]}]}
+    )
+    layer = Concat
+
+    branches: Annotated[
+        tuple[tuple[LayerSpec, ...], ...],
+        LayerBranches(),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": LIST_SCHEMA}),
+    ]
+    """Lists of layers that all begin at the input; an empty one passes it on."""

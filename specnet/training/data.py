@@ -260,6 +260,9 @@ def fit_inputs(raw: RawArray, spec: ModelSpec, source: str, *, trained: bool = F
             hint = "; choose others by name (--inputs)"
         msg = f"{source}: inputs: the model expects shape {batch_of(spec.input_shape)}, got {raw.shape}{hint}"
         raise DataError(msg)
+    limit = spec.plan().layers[0].input_limit
+    if limit is not None:
+        return _below(raw, limit, "an integer", f"{source}: inputs")
     return _finite(raw, np.dtype(spec.dtype), f"{source}: inputs")
 
 
@@ -269,10 +272,9 @@ def _finite(raw: RawArray, dtype: np.dtype[Any], source: str) -> RawArray:
     wrong = ~np.isfinite(values)
     if wrong.any():
         place = np.argwhere(wrong)[0]
-        column = f", column {', '.join(str(at + 1) for at in place[1:])}" if len(place) > 1 else ""
         found = raw[tuple(place)]
         why = f", which {dtype.name} cannot hold" if np.isfinite(found) else ""
-        msg = f"{source}: row {place[0] + 1}{column}: expected a finite number, got {found}{why}"
+        msg = f"{source}: {_place(place)}: expected a finite number, got {found}{why}"
         raise DataError(msg)
     return values
 
@@ -326,15 +328,21 @@ def _classes(raw: RawArray, count: int, source: str) -> RawArray:
     if raw.ndim != 1:
         msg = f"{source}: expected one class index a row, got shape {raw.shape}"
         raise DataError(msg)
-    if raw.dtype.kind == "f":
-        whole = np.isfinite(raw) & (np.floor(raw) == raw)
-        if not whole.all():
-            row = int(np.argmin(whole))
-            msg = f"{source}: row {row + 1}: expected a class index, got {raw[row]}"
-            raise DataError(msg)
-    outside = (raw < 0) | (raw >= count)
-    if outside.any():
-        row = int(np.argmax(outside))
-        msg = f"{source}: row {row + 1}: expected a class from 0 to {count - 1}, got {raw[row]}"
+    return _below(raw, count, "a class", source)
+
+
+def _below(raw: RawArray, count: int, what: str, source: str) -> npt.NDArray[np.int64]:
+    """Check that all are whole numbers from 0 to count - 1."""
+    with np.errstate(invalid="ignore"):
+        wrong = (raw < 0) | (raw >= count) | (np.floor(raw) != raw) | np.isnan(raw)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        msg = f"{source}: {_place(place)}: expected {what} from 0 to {count - 1}, got {raw[tuple(place)]}"
         raise DataError(msg)
     return raw.astype(np.int64)
+
+
+def _place(place: Sequence[int]) -> str:
+    """Name a value's place in an array as people count: row 3, column 1."""
+    column = f", column {', '.join(str(at + 1) for at in place[1:])}" if len(place) > 1 else ""
+    return f"row {place[0] + 1}{column}"

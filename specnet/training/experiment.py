@@ -25,9 +25,10 @@ from pydantic import (
 
 from specnet.errors import DataError, Problem, SpecError, SpecnetError
 from specnet.jsontext import Finding, JsonText, parse_json
+from specnet.layertree import PLACEHOLDER
 from specnet.paths import user_path
 from specnet.randomness import permutation
-from specnet.spec import PLACEHOLDER, ModelSpec, format_version
+from specnet.spec import ModelSpec, format_version
 from specnet.training import data as files
 from specnet.training.data import Dataset
 from specnet.training.losses import Loss, LossChoice

@@ -11,11 +11,16 @@ from typing import Any
 from specnet.checkpoint import load
 from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import SpecnetError
+from specnet.layers import Standardize
 from specnet.model import Model, build
 from specnet.paths import user_path
+from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
 from specnet.training.loop import History, Listener, Run
 from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving
+
+FITTED_ROWS = 4096
+"""Rows at a time from which a standardize layer takes its values."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def train(
         state = model.run_state or {}
     else:
         model = build(spec.built_model)
+        _fit(model, data)
         _clear(target, there)
     decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
     optimizer = spec.training.optimizer.build(model, model.parameters.keys() - decayed)
@@ -79,6 +85,13 @@ def train(
     best = target / BEST
     finished = run.epoch >= spec.training.epochs
     return TrainingResult(model, run.history, target / LAST, best if saving.best is not None else None, finished)
+
+
+def _fit(model: Model, data: Dataset) -> None:
+    """Let a first layer that standardizes without values take them from the training inputs."""
+    first = model.layers[0]
+    if isinstance(first, Standardize) and not first.fitted:
+        first.fit(data.inputs[start : start + FITTED_ROWS] for start in range(0, len(data), FITTED_ROWS))
 
 
 def _clear(target: Path, there: list[str]) -> None:

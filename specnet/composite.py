@@ -1,0 +1,167 @@
+"""The base of layers made of layers. Arrays inside are addressed by dotted names, `hidden.weight`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.chain import Chain
+from specnet.errors import SpecnetError
+from specnet.jsontext import Path
+from specnet.layer import FLOAT64, Layer
+from specnet.parameters import Array, ShapeTuple
+from specnet.plan import LayerPlan, Planner, fold
+from specnet.randomness import Draws
+
+T = TypeVar("T")
+
+
+class Composite(Layer):
+    """Base of the layers made of lists of layers that all begin at the composite's input.
+
+    A subclass says where the lists stand in a document, how their outputs join, and how the gradients come back.
+    `layers` maps the names of the layers inside to the layers; those without a name get `<class>_<n>`.
+    """
+
+    keeps_last = True
+    """Whether the results of the lists are arrays of the composite's own; False where they are its result."""
+
+    def __init__(self, lists: Sequence[Sequence[Layer]], names: Iterable[str] | None = None) -> None:
+        inside = [layer for entries in lists for layer in entries]
+        self.layers = dict(zip(_automatic(inside) if names is None else names, inside, strict=True))
+        if len({id(layer) for layer in inside}) != len(inside):
+            msg = f"{type(self).__name__.lower()}: a layer stands here twice; make one for each place"
+            raise SpecnetError(msg)
+        super().__init__(**dotted((n, layer.parameters) for n, layer in self.layers.items()))
+        self.buffers = dotted((n, layer.buffers) for n, layer in self.layers.items())
+        self.chains = [Chain(entries, keeps_last=self.keeps_last) for entries in lists]
+        self._y_shape: ShapeTuple | None = None
+        self._dtype = FLOAT64
+        self._widths: list[int] = []  # of the lists' outputs, on the last axis
+
+    @classmethod
+    @abstractmethod
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+        """Give the lists of layers in a document's fields, each with its path; of faulty fields what is there."""
+
+    @classmethod
+    @abstractmethod
+    def join(cls, outputs: Sequence[ShapeTuple]) -> ShapeTuple:
+        """Infer the shape of one output from those of the lists. Raises ShapeError."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
+        """Make the composite of these layers."""
+
+    @classmethod
+    def plan(cls, name: str, lists: Sequence[Sequence[Planner]], input_shape: ShapeTuple) -> LayerPlan:
+        """Follow the shapes through all lists. Raises ShapeError."""
+        plans = [list(fold(planners, input_shape)) for planners in lists]
+        output_shape = cls.join([entries[-1].output_shape if entries else input_shape for entries in plans])
+        inside = [entry for entries in plans for entry in entries]
+
+        def make(parameters: Mapping[str, Array]) -> Layer:
+            of = by_layer(parameters)
+            made = [[entry.make(of.get(entry.name, {})) for entry in entries] for entries in plans]
+            return cls.of(made, [entry.name for entry in inside])
+
+        limits = [entries[0].input_limit for entries in plans if entries and entries[0].input_limit is not None]
+        return LayerPlan(
+            name,
+            input_shape,
+            output_shape,
+            dotted((entry.name, entry.parameters) for entry in inside),
+            dotted((entry.name, entry.buffers) for entry in inside),
+            make,
+            min(limits, default=None),
+            tuple(inside),
+        )
+
+    @abstractmethod
+    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+        """Join the results of the lists."""
+
+    @abstractmethod
+    def _parts(self, dy: Array) -> Sequence[Array]:
+        """Give ∂loss/∂result of each list."""
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        x = self._input(x)
+        self._y_shape = None  # what fails half-way is no forward
+        results = [chain.forward(x, training) for chain in self.chains]
+        self._widths = [result.shape[-1] for result in results]
+        y = self._joined(results, out)
+        self._y_shape, self._dtype = y.shape, y.dtype
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
+        parts = self._parts(self.incoming(dy, self.cached(self._y_shape), self._dtype))
+        found = [chain.backward(part) for chain, part in zip(self.chains, parts, strict=True)]
+        gradients = [gradient for gradient in found if gradient is not None]
+        return _sum(gradients, out) if gradients else None
+
+    def parameter_backward(self, dy: npt.ArrayLike) -> None:
+        parts = self._parts(self.incoming(dy, self.cached(self._y_shape), self._dtype))
+        for chain, part in zip(self.chains, parts, strict=True):
+            chain.parameter_backward(part)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self._input(x)
+        return self._joined([chain.predict(x) for chain in self.chains], out)
+
+    def gradient(self, name: str) -> Array:
+        layer, _, inner = name.partition(".")
+        return self.layers[layer].gradient(inner)
+
+    def bind(
+        self, name: str, draws: Draws, gradients: Mapping[str, Array], buffers: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        super().bind(name, draws, gradients, buffers)
+        filled, kept = by_layer(gradients), by_layer(buffers)
+        for inner, layer in self.layers.items():
+            layer.bind(f"{name}.{inner}", draws, filled.get(inner, {}), kept.get(inner, {}))
+
+    def __getitem__(self, name: str) -> Layer:
+        return self.layers[name]
+
+    def _input(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Check x; integers pass, as the first layer may be an embedding."""
+        return x if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "iu" else self.floats(x)
+
+
+def _automatic(layers: Sequence[Layer]) -> list[str]:
+    counts: dict[str, int] = {}
+    names = []
+    for layer in layers:
+        kind = type(layer).__name__.lower()
+        counts[kind] = counts.get(kind, 0) + 1
+        names.append(f"{kind}_{counts[kind]}")
+    return names
+
+
+def dotted(entries: Iterable[tuple[str, Mapping[str, T]]]) -> dict[str, T]:
+    """Join mappings: ("hidden", {"weight": w}) -> {"hidden.weight": w}."""
+    return {f"{outer}.{inner}": value for outer, values in entries for inner, value in values.items()}
+
+
+def by_layer(values: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """Undo `dotted`: {"hidden.weight": w} -> {"hidden": {"weight": w}}."""
+    made: dict[str, dict[str, T]] = {}
+    for name, value in values.items():
+        outer, _, inner = name.partition(".")
+        made.setdefault(outer, {})[inner] = value
+    return made
+
+
+def _sum(arrays: Sequence[Array], out: Array | None) -> Array:
+    if len(arrays) == 1:
+        return np.array(arrays[0]) if out is None else arrays[0]
+    total = np.add(arrays[0], arrays[1], out)
+    for array in arrays[2:]:
+        total += array
+    return total

@@ -1,0 +1,132 @@
+"""Layers made of layers: sequential, residual, concat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.composite import Composite
+from specnet.errors import ShapeError
+from specnet.jsontext import Path
+from specnet.layer import Layer
+from specnet.parameters import Array, ShapeTuple
+
+
+class Sequential(Composite):
+    """y = last(… second(first(x))): a list of layers under one name."""
+
+    keeps_last = False
+
+    def __init__(self, layers: Sequence[Layer], names: Iterable[str] | None = None) -> None:
+        super().__init__([layers], names)
+
+    @classmethod
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+        return [(("layers",), fields.get("layers"))]
+
+    @classmethod
+    def join(cls, outputs: Sequence[ShapeTuple]) -> ShapeTuple:
+        return outputs[0]
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
+        return cls(lists[0], names)
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        x = self._input(x)
+        self._y_shape = None
+        y = self.chains[0].forward(x, training, out)
+        self._y_shape, self._dtype = y.shape, y.dtype
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
+        dy = self.incoming(dy, self.cached(self._y_shape), self._dtype)
+        return self.chains[0].backward(dy, out)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        return self.chains[0].predict(self._input(x), out)
+
+    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+        return results[0]
+
+    def _parts(self, dy: Array) -> Sequence[Array]:
+        return [dy]
+
+
+class Residual(Composite):
+    """y = layers(x) + shortcut(x), the shortcut being x itself where there is none (He et al. 2016)."""
+
+    def __init__(
+        self, layers: Sequence[Layer], shortcut: Sequence[Layer] = (), names: Iterable[str] | None = None
+    ) -> None:
+        super().__init__([layers, shortcut], names)
+
+    @classmethod
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+        return [(("layers",), fields.get("layers")), (("shortcut",), fields.get("shortcut", ()))]
+
+    @classmethod
+    def join(cls, outputs: Sequence[ShapeTuple]) -> ShapeTuple:
+        main, shortcut = outputs
+        if main != shortcut:
+            msg = (
+                f"the layers give shape {main}, the shortcut {shortcut}, and they are added; "
+                "make them agree, by a shortcut of its own layers, say"
+            )
+            raise ShapeError(msg)
+        return main
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
+        return cls(lists[0], lists[1], names)
+
+    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+        main, shortcut = results
+        if main.shape != shortcut.shape:
+            msg = f"{self.name}: the layers give shape {main.shape}, the shortcut {shortcut.shape}; make them agree"
+            raise ShapeError(msg)
+        return np.add(main, shortcut, out)
+
+    def _parts(self, dy: Array) -> Sequence[Array]:
+        return [dy, dy]
+
+
+class Concat(Composite):
+    """y = the branches' outputs side by side on the last axis; an empty branch passes x on."""
+
+    def __init__(self, branches: Sequence[Sequence[Layer]], names: Iterable[str] | None = None) -> None:
+        super().__init__(branches, names)
+
+    @classmethod
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+        branches = fields.get("branches")
+        return [(("branches", i), b) for i, b in enumerate(branches)] if isinstance(branches, (list, tuple)) else []
+
+    @classmethod
+    def join(cls, outputs: Sequence[ShapeTuple]) -> ShapeTuple:
+        for index, shape in enumerate(outputs):
+            if shape[:-1] != outputs[0][:-1]:
+                msg = (
+                    f"branches[0] gives shape {outputs[0]}, branches[{index}] {shape}; "
+                    "what is joined on the last axis agrees in the others"
+                )
+                raise ShapeError(msg)
+        return (*outputs[0][:-1], sum(shape[-1] for shape in outputs))
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
+        return cls(lists, names)
+
+    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+        try:
+            return np.concatenate(results, axis=-1, out=out)
+        except ValueError:
+            shapes = ", ".join(str(result.shape) for result in results)
+            msg = f"{self.name}: arrays of the shapes {shapes} cannot be joined on the last axis"
+            raise ShapeError(msg) from None
+
+    def _parts(self, dy: Array) -> Sequence[Array]:
+        return np.split(dy, np.cumsum(self._widths)[:-1], axis=-1)

@@ -1,0 +1,79 @@
+"""A trained row for each of some integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import ShapeError
+from specnet.layer import Layer, as_integers
+from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
+
+
+class Embedding(Layer):
+    """y = weight[x]: a row of the weight for each integer of x, from 0 to vocabulary - 1.
+
+    weight: (vocabulary, dimension). x of shape (batch, …) gives (batch, …, dimension). Integers have no gradient:
+    `backward` fills weight_grad, of the weight's shape, and gives None. Raises ShapeError, also for an integer that
+    has no row.
+    """
+
+    weight = ParameterView()
+    weight_grad = GradientView("weight")
+
+    def __init__(self, weight: npt.ArrayLike) -> None:
+        super().__init__()
+        self._weight = self.parameters["weight"] = self.floats(weight)
+        if self._weight.ndim != 2 or 0 in self._weight.shape:
+            msg = f"{self.name}: expected a weight of shape (vocabulary, dimension), got {self._weight.shape}"
+            raise ShapeError(msg)
+        self._x: npt.NDArray[np.int64] | None = None
+
+    @classmethod
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        dimension = fields["dimension"]
+        return {"weight": (fields["vocabulary"], dimension)}, (*input_shape, dimension)
+
+    @classmethod
+    def input_limit(cls, fields: Mapping[str, Any]) -> int | None:
+        limit: int = fields["vocabulary"]
+        return limit
+
+    @classmethod
+    def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Embedding:
+        return cls(**parameters)
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        checked = self._input(x)
+        y = np.take(self._weight, checked, axis=0, out=out, mode="clip")
+        self._x = checked
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> None:
+        x = self.cached(self._x)
+        width = self._weight.shape[1]
+        rows = self.incoming(dy, (*x.shape, width), self._weight.dtype).reshape(x.size, width)
+        gradient = self.gradient("weight")
+        gradient.fill(0)
+        if x.size:  # ∂y/∂weight[i] = 1 wherever x is i: rows of equal integers are brought together and summed
+            order = np.argsort(x, axis=None, kind="stable")
+            found, starts = np.unique(x.reshape(-1)[order], return_index=True)
+            gradient[found] = np.add.reduceat(rows[order], starts, axis=0)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        return np.take(self._weight, self._input(x), axis=0, out=out, mode="clip")
+
+    def _input(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        array = as_integers(x, self.name)
+        if array.ndim == 0:
+            msg = f"{self.name}: expected an array of shape (batch, ...), got a single number, shape ()"
+            raise ShapeError(msg)
+        vocabulary = len(self._weight)
+        if array.size and (array.min() < 0 or array.max() >= vocabulary):
+            odd = array[(array < 0) | (array >= vocabulary)][0]
+            msg = f"{self.name}: expected integers from 0 to {vocabulary - 1}, got {odd}"
+            raise ShapeError(msg)
+        return array

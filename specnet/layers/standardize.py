@@ -1,0 +1,111 @@
+"""Inputs brought to mean 0 and standard deviation 1, by values that the model carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import ShapeError, SpecnetError
+from specnet.layer import FLOAT64, Layer, batch_of
+from specnet.parameters import Array, ShapeTuple
+
+SMALLEST = 2.0**-126
+"""The smallest std: of float32's normal numbers."""
+
+
+class Standardize(Layer):
+    """y = (x - mean) / std, one mean and std a feature of the last axis.
+
+    Buffers mean, std: (features,), or single numbers for all features. Without them the layer is unfitted, its std 0,
+    and refuses to compute until `fit` has seen the inputs.
+    """
+
+    def __init__(self, mean: npt.ArrayLike | None = None, std: npt.ArrayLike | None = None) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            msg = "standardize: expected both mean and std, or neither; got one"
+            raise SpecnetError(msg)
+        self.buffers = {
+            "mean": np.array(0.0 if mean is None else mean, FLOAT64),
+            "std": np.array(0.0 if std is None else std, FLOAT64),
+        }
+        if std is not None and not (self.buffers["std"] > 0).all():
+            msg = f"standardize: expected a positive std, got {std}"
+            raise SpecnetError(msg)
+        self._x_shape: ShapeTuple | None = None
+        self._dtype = FLOAT64
+
+    @classmethod
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        for name in ("mean", "std"):
+            value = fields[name]
+            if isinstance(value, (list, tuple)) and len(value) != input_shape[-1]:
+                msg = f"{name} has {len(value)} numbers, the input has shape {input_shape}: {input_shape[-1]} features"
+                raise ShapeError(msg)
+        return {}, input_shape
+
+    @classmethod
+    def infer_buffers(
+        cls, _fields: Mapping[str, Any], input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        return {"mean": (input_shape[-1:], None), "std": (input_shape[-1:], None)}
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there are a mean and a std to compute with."""
+        return bool(self.buffers["std"].all())
+
+    def fit(self, batches: Iterable[npt.ArrayLike]) -> None:
+        """Take mean and std of the rows of all batches, in one float64 pass (Chan, Golub and LeVeque 1979).
+
+        A feature that is constant gets std 1: it becomes 0. Raises SpecnetError where there are no rows.
+        """
+        count, mean, squares = 0, np.zeros(()), np.zeros(())  # squares: of the distances from the mean, summed
+        for batch in batches:
+            x = np.asarray(batch, FLOAT64)
+            rows = x.reshape(-1, x.shape[-1])
+            if not len(rows):
+                continue
+            own = rows.mean(axis=0)
+            away = own - mean
+            total = count + len(rows)
+            squares = squares + np.square(rows - own).sum(axis=0) + np.square(away) * (count * len(rows) / total)
+            mean = mean + away * (len(rows) / total)
+            count = total
+        if not count:
+            msg = f"{self.name}: there are no rows to take mean and std from"
+            raise SpecnetError(msg)
+        std = np.sqrt(squares / count)
+        std[(std <= np.abs(mean) * np.finfo(FLOAT64).eps) | (std < SMALLEST)] = 1.0
+        for name, value in (("mean", mean), ("std", std)):
+            if self.buffers[name].shape == value.shape:
+                self.buffers[name][...] = value  # a model's buffers are never rebound
+            else:
+                self.buffers[name] = value
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        y = self.predict(x, out)
+        self._x_shape, self._dtype = y.shape, y.dtype
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        dy = self.incoming(dy, self.cached(self._x_shape), self._dtype)
+        return np.divide(dy, self._as(dy.dtype, "std"), out)
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self.floats(x)
+        std = self._as(x.dtype, "std")
+        if not std.all():
+            msg = f"{self.name}: not fitted yet; train the model, or call model[{self.name!r}].fit([x]) first"
+            raise SpecnetError(msg)
+        if std.ndim and x.shape[-1:] != std.shape:
+            msg = f"{self.name}: expected an array of shape {batch_of(std.shape)}, got {x.shape}"
+            raise ShapeError(msg)
+        y = np.subtract(x, self._as(x.dtype, "mean"), out)
+        return np.divide(y, std, y)
+
+    def _as(self, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
+        return self.buffers[name].astype(dtype, copy=False)

@@ -1,0 +1,366 @@
+"""The layers of a document, lists within lists: entries are checked, named, completed, and their shapes followed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from pydantic import GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from specnet import initializers
+from specnet.composite import Composite, by_layer, dotted
+from specnet.errors import PathKey, ShapeError, path_text
+from specnet.layer import Layer, size_of
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.parameters import Array, ShapeTuple
+from specnet.plan import MAX_ELEMENTS, MAX_LAYERS, LayerPlan, element_limit
+from specnet.registry import find_layer, layer_types
+from specnet.tagged import Tagged
+from specnet.validation import Document
+from specnet.wording import fault, mismatch
+
+MAX_COMPOSITES = 64
+"""The most levels to which composites nest."""
+
+LAYER_ENTRY = Tagged("layer", layer_types, find=find_layer)
+
+PLACEHOLDER = "specnet definition"
+"""Stands in a generated schema for a reference to a definition that schema.py adds."""
+
+LIST_SCHEMA = {"type": "array", "items": {PLACEHOLDER: "layer"}}
+LAYERS_SCHEMA = {**LIST_SCHEMA, "minItems": 1}
+
+Path = tuple[PathKey, ...]
+Faults = Iterator[tuple[Path, PydanticCustomError]]
+
+_depth: ContextVar[int] = ContextVar("depth", default=0)
+
+
+class LayerEntries:
+    """Annotates a list of layers: each entry is checked by the class of its type; `least` of them at least."""
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def validate(self, value: Any) -> tuple[LayerSpec, ...]:
+        entries, faults = self.read(value)
+        if faults:
+            raise ValidationError.from_exception_data("layers", faults)
+        return tuple(entry for entry in entries if entry is not None)
+
+    def read(self, value: Any) -> tuple[list[LayerSpec | None], list[InitErrorDetails]]:
+        """Give the entries, None for a faulty one, and the faults."""
+        if not isinstance(value, (list, tuple)):
+            raise mismatch("an array of layers", value, "wrong_type")
+        if len(value) < self.least:
+            message = "expected at least one layer, got an empty array"
+            raise fault(message, "too_short")
+        if len(value) > MAX_LAYERS:
+            message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
+            raise fault(message, "too_large")
+        faults: list[InitErrorDetails] = []
+        return [_entry(index, entry, faults) for index, entry in enumerate(value)], faults
+
+
+class LayerBranches:
+    """Annotates a list of lists of layers, which may be empty."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def validate(self, value: Any) -> tuple[tuple[LayerSpec, ...], ...]:
+        if not isinstance(value, (list, tuple)):
+            raise mismatch("an array of arrays of layers", value, "wrong_type")
+        if not value:
+            message = "expected at least one branch, got an empty array"
+            raise fault(message, "too_short")
+        branches, faults = [], []
+        for index, branch in enumerate(value):
+            try:
+                branches.append(LayerEntries(least=0).validate(branch))
+            except PydanticCustomError as error:
+                faults.append(InitErrorDetails(type=error, loc=(index,), input=branch))
+            except ValidationError as error:
+                faults += repeated(error, index)
+        if faults:
+            raise ValidationError.from_exception_data("branches", faults)
+        return tuple(branches)
+
+
+def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec | None:
+    try:
+        made: LayerSpec = LAYER_ENTRY.validate(entry)
+    except PydanticCustomError as error:
+        faults.append(InitErrorDetails(type=error, loc=(index,), input=entry))
+    except ValidationError as error:
+        faults += repeated(error, index)
+    else:
+        return made
+    return None
+
+
+def repeated(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetails]:
+    """Give faults that are in words already once more, below an outer path."""
+    for e in error.errors(include_url=False):
+        told = PydanticCustomError(e["type"], "{message}", e["ctx"])
+        yield InitErrorDetails(type=told, loc=(*outer, *e["loc"]), input=e["input"])
+
+
+def details(faults: Faults) -> Iterator[InitErrorDetails]:
+    """Bring faults into the form that a ValidationError takes."""
+    for path, told in faults:
+        yield InitErrorDetails(type=told, loc=path, input=None)
+
+
+def siblings(lists: Iterable[tuple[Path, Sequence[Any]]]) -> tuple[list[list[str]], Faults]:
+    """Give every entry of the lists its name, and the names that stand twice.
+
+    Automatic names are <type>_<n>, counted over all of the type. Entries may be of any form, faulty ones too.
+    """
+    counts: dict[str, int] = {}
+    names: list[list[str]] = []
+    found: list[tuple[bool, Path, str]] = []  # whether it is automatic, path, name
+    for path, entries in lists:
+        names.append([])
+        for index, entry in enumerate(entries):
+            given = entry if isinstance(entry, Mapping) else dict(entry) if isinstance(entry, LayerSpec) else {}
+            kind, name = given.get("type"), given.get("name")
+            if isinstance(kind, str):
+                counts[kind] = counts.get(kind, 0) + 1
+            written = isinstance(name, str) and name != ""
+            automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
+            names[-1].append(str(name) if written else automatic)
+            found.append((not written, (*path, index), names[-1][-1]))
+    return names, _doubles(found)
+
+
+def _doubles(found: list[tuple[bool, Path, str]]) -> Faults:
+    owner: dict[str, Path] = {}
+    for automatic, path, name in sorted(found, key=lambda entry: entry[0]):
+        first = owner.setdefault(name, path)
+        if first == path or not name:
+            continue
+        where = path_text(first)
+        if automatic:
+            message = f'the automatic name "{name}" is taken by its sibling {where}; give this layer a name of its own'
+            yield path, fault(message, "duplicate_name")
+        else:
+            message = f'the name "{name}" is taken by its sibling {where}; names are unique among siblings'
+            yield (*path, "name"), fault(message, "duplicate_name")
+
+
+def completed(layers: Sequence[LayerSpec | None], names: Sequence[str]) -> list[LayerSpec | None]:
+    """Give one list of layers its names, and the defaults that depend on the next activation in it."""
+    made: list[LayerSpec | None] = []
+    following: LayerSpec | None = None
+    for layer, name in zip(reversed(layers), reversed(names), strict=True):
+        activation = following if following is not None and following.activation else None
+        made.append(layer and layer.model_copy(update={"name": name}).resolve(activation))
+        if layer is None or not layer.transparent:
+            following = layer
+    return made[::-1]
+
+
+class CompositeSpec(LayerSpec):
+    """Base of the documents of layers made of layers; its layer class is a Composite, which knows where they stand."""
+
+    layer: ClassVar[type[Composite]]
+
+    def lists(self) -> list[tuple[Path, Sequence[LayerSpec]]]:
+        """Give the lists of layers, each with its path."""
+        return self.layer.lists(dict(self))
+
+    @property
+    def inside(self) -> list[LayerSpec]:
+        """All layers of all lists, in document order."""
+        return [layer for _, layers in self.lists() for layer in layers]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_siblings(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
+        """Name the layers of all lists as one set of siblings; double names are told with all other faults."""
+        if isinstance(data, cls):
+            return handler(data)
+        depth = _depth.get() + 1
+        if depth > MAX_COMPOSITES:
+            raise _too_deep()
+        token = _depth.set(depth)
+        made: Self | None = None
+        faults: list[InitErrorDetails] = []
+        try:
+            made = handler(data)
+        except ValidationError as error:
+            faults += repeated(error)
+        finally:
+            _depth.reset(token)
+        fields = data if isinstance(data, Mapping) else {}
+        names, doubles = siblings([(p, v) for p, v in cls.layer.lists(fields) if isinstance(v, (list, tuple))])
+        faults += details(doubles)
+        if faults or made is None:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        update: dict[str, Any] = {}
+        for ((key, *index), layers), called in zip(made.lists(), names, strict=True):
+            whole = tuple(completed(layers, called))
+            update[str(key)] = (*update.get(str(key), ()), whole) if index else whole
+        made.__dict__.update(update)  # frozen from here on; a copy would not do, as __init__ keeps this very object
+        if _height(made) > MAX_COMPOSITES:
+            raise _too_deep()
+        return made
+
+    def plan(self, input_shape: ShapeTuple) -> LayerPlan:
+        planners = [[layer.plan for layer in layers] for _, layers in self.lists()]
+        return self.layer.plan(self.name, planners, input_shape)
+
+    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
+        return self.plan(input_shape).output_shape
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        plans = self.plan(input_shape).layers
+        return dotted((s.name, s.parameters(p.input_shape)) for s, p in zip(self.inside, plans, strict=True))
+
+    def buffers(self, input_shape: ShapeTuple) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        return dict(self.plan(input_shape).buffers)
+
+    def build(self, parameters: Mapping[str, Array]) -> Layer:
+        of = by_layer(parameters)
+        made = [[layer.build(of.get(layer.name, {})) for layer in layers] for _, layers in self.lists()]
+        return self.layer.of(made, [layer.name for layer in self.inside])
+
+
+def _height(layer: LayerSpec) -> int:
+    """Count the levels of composites."""
+    return 1 + max(map(_height, layer.inside), default=0) if isinstance(layer, CompositeSpec) else 0
+
+
+def _too_deep() -> PydanticCustomError:
+    return fault(f"expected at most {MAX_COMPOSITES} levels of layers within layers, got more", "too_deep")
+
+
+def too_large(what: str) -> PydanticCustomError:
+    """Make the fault of a document that asks for more elements than the limit."""
+    limit = element_limit()
+    told = f"2^31 = {limit}" if limit == MAX_ELEMENTS else str(limit)
+    more = "; SPECNET_MAX_ELEMENTS in the environment sets the limit"
+    return fault(f"expected at most {told} elements, got {what}{more}", "too_large")
+
+
+INPUT = "the model's input"
+
+Following = Generator[tuple[Path, PydanticCustomError], None, ShapeTuple | None]
+
+
+class ShapeFollower:
+    """Follows the shapes through a tree of layers as far as they are valid, and counts the parameters."""
+
+    def __init__(self) -> None:
+        self.limit = element_limit()
+        self.total = 0
+
+    def faults(
+        self, layers: Sequence[LayerSpec | None], shape: ShapeTuple, path: Path = (), source: str = INPUT
+    ) -> Following:
+        """Yield what does not fit; return the shape of the last output, None where it cannot be known.
+
+        `source` says where the first layer's input comes from.
+        """
+        for index, layer in enumerate(layers):
+            if layer is None:
+                return None
+            here = (*path, index)
+            follow = self._composite if isinstance(layer, CompositeSpec) else self._leaf
+            misplaced = _misplaced(layer, here, first=source == INPUT)
+            if misplaced:
+                yield here, fault(misplaced, "misplaced")
+                return None
+            try:
+                output = yield from follow(layer, shape, here, source)
+            except ShapeError as error:
+                yield here, fault(f"{error}; its input comes from {source}", "shape")
+                return None
+            if output is None:
+                return None
+            shape, source = output, f'"{layer.name}"'
+        return shape
+
+    def _composite(self, layer: LayerSpec, shape: ShapeTuple, here: Path, source: str) -> Following:
+        assert isinstance(layer, CompositeSpec)
+        outputs = []
+        for path, inside in layer.lists():
+            outputs.append((yield from self.faults(inside, shape, (*here, *path), source)))
+        known = [output for output in outputs if output is not None]
+        if len(known) < len(outputs):
+            return None
+        joined = layer.layer.join(known)
+        if size_of(joined) > self.limit:
+            yield here, too_large(f"an output of shape {joined}")
+            return None
+        return joined
+
+    def _leaf(self, layer: LayerSpec, shape: ShapeTuple, here: Path, _source: str) -> Following:
+        parameters = layer.parameters(shape)
+        output = layer.output_shape(shape)
+        self.total += sum(size_of(p.shape) for p in parameters.values())
+        if self.total > self.limit or size_of(output) > self.limit:
+            what = f"{self.total} parameters" if self.total > self.limit else f"an output of shape {output}"
+            yield (*here, layer.width_field) if layer.width_field else here, too_large(what)
+            return None
+        for parameter in parameters.values():
+            wrong = initializers.shape_fault(parameter.initializer, parameter.shape)
+            if wrong:
+                field, message = wrong
+                yield (*here, parameter.field, *([field] if field else [])), fault(message, "shape")
+        return output
+
+
+def _misplaced(layer: LayerSpec, here: Path, *, first: bool) -> str:
+    """Say why a layer has to stand elsewhere."""
+    if layer.unfitted and here != (0,):
+        return "without values it is fitted from the training inputs, so it is the model's first layer; give its values"
+    limits = set(_limits(layer))
+    if isinstance(layer, CompositeSpec):
+        if first and None in limits and len(limits) > 1:
+            return "some of its lists begin with integers and some with real numbers; a model has inputs of one kind"
+    elif None not in limits and not first:
+        return f"{layer.type} takes integers, which only the model's inputs are; it has to be the first layer"
+    return ""
+
+
+def _limits(layer: LayerSpec) -> Iterator[int | None]:
+    """Give the bounds of integer inputs of all layers that see the input of this one."""
+    if isinstance(layer, CompositeSpec):
+        for _, layers in layer.lists():
+            yield from _limits(layers[0]) if layers else (None,)
+    else:
+        yield layer.input_limit
+
+
+def number_faults(layers: Iterable[LayerSpec | None], dtype: np.dtype[Any], path: Path = ()) -> Faults:
+    """Find the numbers that the model's dtype cannot hold."""
+    for index, layer in enumerate(layers):
+        if isinstance(layer, CompositeSpec):
+            for inner, inside in layer.lists():
+                yield from number_faults(inside, dtype, (*path, index, *inner))
+            continue
+        for field, value in layer or ():
+            for key, number in _numbers(value):
+                if abs(number) > float(np.finfo(dtype).max):
+                    message = f"expected numbers that {dtype.name} can hold, got {number!r}"
+                    yield (*path, index, field, *key), fault(message, "overflow")
+
+
+def _numbers(value: Any) -> Iterator[tuple[Path, float]]:
+    if isinstance(value, float):
+        yield (), value
+    elif isinstance(value, tuple):
+        for index, entry in enumerate(value):
+            for key, number in _numbers(entry):
+                yield (index, *key), number
+    elif isinstance(value, Document):
+        for inner, number in initializers.numbers_of(value):
+            yield (inner,), number
