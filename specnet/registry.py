@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from specnet.errors import SpecnetError
 from specnet.layerspec import LayerSpec
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINT_GROUP = "specnet.layers"
 
@@ -30,6 +33,9 @@ def register_layer(type_name: str) -> Callable[[type[Spec]], type[Spec]]:
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             msg = f"layer type {type_name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another name"
             raise SpecnetError(msg)
+        if _registered.get(cls.registered_type) is cls and cls.registered_type != type_name:
+            msg = f"{cls.__qualname__} is layer type {cls.registered_type!r} already; make a subclass for {type_name!r}"
+            raise SpecnetError(msg)
         cls.registered_type = type_name
         _registered[type_name] = cls
         return cls
@@ -49,15 +55,59 @@ def find_layer(type_name: str) -> type[LayerSpec] | None:
     return _registered.get(type_name)
 
 
-def _load_plugin(type_name: str) -> None:
-    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, seldom needed
+def load_plugins() -> list[SpecnetError]:
+    """Register the layers of all installed packages; give an error for each that cannot be, the others are there."""
+    failures = []
+    for name in sorted({entry.name for entry in _entry_points()}):
+        try:
+            _load_plugin(name)
+        except SpecnetError as error:
+            failures.append(error)
+    return failures
 
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=type_name):
+
+def _load_plugin(type_name: str) -> None:
+    offers = {(entry.value, _package(entry)): entry for entry in _entry_points() if entry.name == type_name}
+    if len(offers) > 1:
+        packages = " and ".join(sorted(package for _, package in offers))
+        msg = f"layer type {type_name!r} is offered by {packages}; uninstall all but one"
+        raise SpecnetError(msg)
+    for (_, package), entry in offers.items():
         try:
             loaded = entry.load()
         except Exception as error:
-            package = entry.dist.name if entry.dist else entry.value
-            msg = f"layer type {type_name!r}: the package {package} that offers it fails to import: {error}"
+            told = str(error) if isinstance(error, SpecnetError) else f"it fails to import: {error}"
+            msg = f"layer type {type_name!r} of the package {package}: {told}"
             raise SpecnetError(msg) from error
-        if type_name not in _registered and isinstance(loaded, type) and issubclass(loaded, LayerSpec):
+        if not (isinstance(loaded, type) and issubclass(loaded, LayerSpec)):
+            msg = f"layer type {type_name!r} of the package {package}: {entry.value} is no subclass of LayerSpec"
+            raise SpecnetError(msg)
+        try:
             register_layer(type_name)(loaded)
+        except SpecnetError as error:
+            msg = f"layer type {type_name!r} of the package {package}: {error}"
+            raise SpecnetError(msg) from None
+
+
+def _entry_points() -> EntryPoints:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, seldom needed
+
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value
+
+
+def origin_of(cls: type[LayerSpec]) -> dict[str, str]:
+    """Say where a layer comes from: its module, and the installed distribution and version, "" where there is none."""
+    from importlib.metadata import packages_distributions, version  # noqa: PLC0415
+
+    module = cls.__module__
+    offering = [e for e in _entry_points() if e.name == cls.registered_type and e.module == module and e.dist]
+    if offering and offering[0].dist:
+        distribution, installed = offering[0].dist.name, offering[0].dist.version
+    else:
+        distribution = next(iter(packages_distributions().get(module.partition(".")[0], [])), "")
+        installed = version(distribution) if distribution else ""
+    return {"type": cls.registered_type, "module": module, "distribution": distribution, "version": installed}

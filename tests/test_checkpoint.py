@@ -330,6 +330,8 @@ def forged(tmp_path, model, text, identity=None):
         def to_json(self):
             return text
 
+        layers = ()
+
     try:
         value = json.loads(text)
         Spec.identity = documents.identity_of(value)

@@ -45,7 +45,7 @@ def test_every_key_is_described():
 
 
 def test_every_document_of_the_project_is_accepted(root):
-    found = [path for path in (root / "examples").rglob("*.json") if "runs" not in path.parts]
+    found = [path for path in (root / "examples").rglob("*.json") if not {"runs", "custom_layer"} & set(path.parts)]
     assert len(found) >= 3
     for path in found:
         document = json.loads(path.read_text())

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import time
 
 import numpy as np
@@ -16,7 +15,7 @@ import specnet
 from specnet import ModelSpec, SpecError
 from specnet.jsontext import canonical_json
 from specnet.layer import Layer
-from specnet.registry import find_layer, layer_types
+from specnet.registry import layer_types
 from specnet.testing import build_sample, sample_inputs
 
 SMALL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
@@ -456,29 +455,6 @@ def test_a_layer_registered_later_counts_at_once():
         del registry._registered["test_double"]
     with pytest.raises(specnet.SpecnetError, match="LayerSpec"):
         specnet.register_layer("x")(int)
-
-
-def test_a_package_offers_a_layer_by_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "toy.py").write_text(
-        "import specnet\nfrom specnet.layers import Tanh\n"
-        "@specnet.register_layer('toy_tanh')\nclass ToySpec(specnet.LayerSpec):\n    layer = Tanh\n"
-    )
-    (tmp_path / "broken_toy.py").write_text("import there_is_no_such_module\n")
-    info = tmp_path / "toy-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[specnet.layers]\ntoy_tanh = toy:ToySpec\nbroken = broken_toy:X\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    try:
-        spec = ModelSpec(**layers({"type": "toy_tanh"}))
-        assert specnet.build(spec).forward(np.zeros((1, 4))).tolist() == [[0.0] * 4]
-        broken = only(layers({"type": "broken"}))
-        assert re.search(r"package toy .*there_is_no_such_module", broken.message)
-    finally:
-        from specnet import registry
-
-        registry._registered.pop("toy_tanh", None)
-    assert find_layer("no_such_layer") is None
 
 
 # ---------------------------------------------------------------- properties

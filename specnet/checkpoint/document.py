@@ -13,6 +13,7 @@ from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from specnet.checkpoint.plugins import missing_plugins
 from specnet.checkpoint.schema_check import accepts
 from specnet.composite import Composite
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError, ShapeError, SpecError
@@ -28,19 +29,22 @@ if TYPE_CHECKING:
 MODERATE = 1e30
 """Numbers up to here fit every dtype; beyond, full validation decides."""
 
+_UNSUPPORTED = ("unknown_layer", "plugin", "newer_format")
+
 _FIRST = ("embedding", "standardize")
 
 PLAIN_COMPOSITES = 8
 """Deeper nesting of arrays in layers is left to full validation."""
 
 
-def read_plan(text: bytes, identity: str, source: str) -> ModelPlan:
+def read_plan(text: bytes, identity: str, source: str, plugins: bytes = b"") -> ModelPlan:
     """Say how the network of a checkpoint's document is put together.
 
-    `identity` is the model_sha256 of the file, `source` begins the messages. Raises CheckpointCorruptError, and
+    `identity` is the model_sha256 of the file, `source` begins the messages, `plugins` is the file's record of the
+    packages it needs. Raises CheckpointCorruptError, and
     CheckpointUnsupportedError for layer types that are not installed and newer formats.
     """
-    spec = partial(_validated, text, source)
+    spec = partial(_validated, text, source, plugins)
     plan = _plain_plan(text, identity, spec)
     if plan is None:
         full = spec()
@@ -51,15 +55,26 @@ def read_plan(text: bytes, identity: str, source: str) -> ModelPlan:
     return plan
 
 
-def _validated(text: bytes, source: str) -> ModelSpec:
+def _validated(text: bytes, source: str, plugins: bytes) -> ModelSpec:
     from specnet.spec import ModelSpec  # noqa: PLC0415 - what this module is there to avoid
 
     try:
         return ModelSpec.from_text(text, source)
     except SpecError as error:
-        unknown = any(problem.code in ("unknown_layer", "newer_format") for problem in error.problems)
+        unknown = any(problem.code in _UNSUPPORTED for problem in error.problems)
         kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
-        raise kind("; ".join(error.lines())) from None
+        hints = missing_plugins(plugins, _types(parse_json(text).value)) if unknown and plugins else []
+        raise kind("; ".join([*error.lines(), *hints])) from None
+
+
+def _types(value: Any) -> Iterator[str]:
+    """Yield the layer types that stand anywhere in a document and are not built in."""
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if isinstance(kind, str) and built_in(kind) is None:
+            yield kind
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _types(inner)
 
 
 def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPlan | None:

@@ -7,6 +7,7 @@
 /layers/<name>/buffers/<buffer>         state that is not trained, such as a running mean
 /training/<key>         what a run needs to go on: numbers, text and arrays; absent for a model that no run saved
 /training/history/<metric>              one value an epoch, with the attributes that make NeXus viewers plot it
+/provenance/plugins     text: where the layers come from that are not specnet's own; absent where there are none
 
 Every dataset carries the SHA-256 of its little-endian bytes. Text is a scalar of fixed-length UTF-8. `default` is
 there when the history is. No other module holds these names.
@@ -29,6 +30,7 @@ VERSION = 1
 
 MODEL_SPEC = "/model_spec"
 TRAINING = "/training"
+PLUGINS = "/provenance/plugins"
 HISTORY = "/training/history"
 HISTORY_AXIS = "epoch"
 HISTORY_SIGNAL = "loss"

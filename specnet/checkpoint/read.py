@@ -79,7 +79,8 @@ class _File:
     def model(self, verify: bool, pinned: str | None) -> Model:
         """Check everything that was promised and make the model."""
         root = self._root_attributes()
-        plan = read_plan(self._text(), str(root["model_sha256"]), f"{self.name}:{layout.MODEL_SPEC}")
+        source = f"{self.name}:{layout.MODEL_SPEC}"
+        plan = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
         parameters, gradients, buffers = self._arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
         if self.mapping is None:
@@ -127,6 +128,16 @@ class _File:
         text: bytes = self._value(layout.MODEL_SPEC, verify=True)
         return text
 
+    def _plugins(self) -> bytes:
+        """Give the record of the packages that the layers come from, empty where there is none."""
+        stored = self.structure.datasets.get(layout.PLUGINS)
+        if stored is None:
+            return b""
+        if stored.dtype != layout.TEXT:
+            self._corrupt(f"{layout.PLUGINS} is no text")
+        text: bytes = self._value(layout.PLUGINS, verify=True)
+        return text
+
     def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         """Hold names, types and shapes in the file against the document's; give the paths of the three kinds."""
         dtype = np.dtype(plan.dtype)
@@ -152,7 +163,8 @@ class _File:
 
     def _check_names(self, known: set[str]) -> None:
         datasets, groups = self.structure.datasets, self.structure.groups
-        expected = known | {path for path in datasets if path.startswith(f"{layout.TRAINING}/")}
+        more = (path for path in datasets if path.startswith(f"{layout.TRAINING}/") or path == layout.PLUGINS)
+        expected = known.union(more)
         for path in datasets.keys() - expected:
             self._corrupt(f"{path} is not a part of this model")
         parents = {"", *(path[:at] for path in expected for at, c in enumerate(path) if c == "/")}

@@ -18,6 +18,7 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.durable import NotDurableError, replace_file, write_at
+from specnet.checkpoint.plugins import plugin_records
 from specnet.errors import CheckpointError
 from specnet.jsontext import parse_json
 from specnet.model import Model
@@ -73,6 +74,9 @@ def _datasets(model: Model) -> Iterator[layout.Dataset]:
     for name, buffer in model.buffers.items():
         yield layout.dataset(layout.array_path(name, "buffers"), buffer)
     yield from layout.run_datasets(model.run_state or {})
+    plugins = plugin_records(model.spec.layers)
+    if plugins:
+        yield layout.dataset(layout.PLUGINS, plugins)
 
 
 def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[str, int | str]:

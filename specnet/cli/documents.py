@@ -1,4 +1,4 @@
-"""validate, summary, schema."""
+"""validate, summary, gradcheck, schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from specnet.checkpoint import load
-from specnet.cli.output import print_annotations, print_json, print_table, report_errors
+from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
 from specnet.errors import Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
 from specnet.layer import batch_of, size_of
@@ -120,13 +120,61 @@ def _is_hdf5(path: str) -> bool:
         return Path(path).suffix.lower() in (".h5", ".hdf5")
 
 
+def gradcheck(
+    path: Annotated[str, typer.Argument(metavar="DOC", help="A model or experiment document.")],
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows of the random input.")] = 4,
+    at_most: Annotated[int, typer.Option("--at-most", min=1, help="Elements checked of each array.")] = 50,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest relative error that passes.")] = 1e-5,
+    json: Json = False,
+) -> None:
+    """Hold every gradient that backward gives against a numerical one, in float64, on random inputs.
+
+    Example: specnet gradcheck digits.model.json
+    """
+    import numpy as np  # noqa: PLC0415 - needed here only
+
+    from specnet.testing import build_sample, check_gradients, sample_inputs  # noqa: PLC0415
+
+    spec = _spec_of(path)
+    model = build_sample(ModelSpec.model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
+    x = sample_inputs(model, batch, seed=1)
+    dy = np.random.default_rng(2).normal(size=(batch, *model.output_shape))
+    rows = []
+    for plain, training in zip(
+        *(check_gradients(model, x, dy, training=t, at_most=at_most, tolerance=tolerance) for t in (False, True)),
+        strict=True,
+    ):
+        worst = max(plain.error, training.error)
+        rows.append({**plain._asdict(), "error_in_training": training.error, "passed": bool(worst <= tolerance)})
+    wrong = [str(row["name"]) for row in rows if not row["passed"]]
+    if json:
+        print_json({"gradients": rows, "passed": not wrong})
+    else:
+        columns = ["Gradient of", "Shape", "Checked", "Error", "Error in training", ""]
+        table = [
+            [r["name"], str(r["shape"]), str(r["checked"]), f"{r['error']:.1e}", f"{r['error_in_training']:.1e}",
+             "ok" if r["passed"] else "WRONG"]
+            for r in rows
+        ]  # fmt: skip
+        print_table(columns, table, numbers=[2, 3, 4])
+    if wrong:
+        msg = f"{path}: wrong gradients, off by more than {tolerance:g} of their size: {', '.join(wrong)}"
+        raise SpecnetError(msg)
+
+
 def schema(
     kind: Annotated[Literal["model", "experiment"], typer.Argument(help="Which document.")],
+    with_plugins: Annotated[
+        bool, typer.Option("--with-plugins", help="With the layers that installed packages offer.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of a document, for editors and other programs.
 
     Example: specnet schema model > model.schema.json
     """
-    from specnet.schema import schema_text  # noqa: PLC0415 - needed here only
+    from specnet.registry import load_plugins  # noqa: PLC0415 - needed here only
+    from specnet.schema import schema_text  # noqa: PLC0415
 
+    for failure in load_plugins() if with_plugins else ():
+        note(f"left out: {failure}")
     typer.echo(schema_text(kind), nl=False)

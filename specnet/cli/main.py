@@ -22,7 +22,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (documents.validate, documents.summary, training.train, training.predict, documents.schema):
+_VERBS = (
+    documents.validate,
+    documents.summary,
+    training.train,
+    training.predict,
+    documents.gradcheck,
+    documents.schema,
+)
+for verb in _VERBS:
     app.command()(verb)
 
 _FIRST_STEPS = """\
@@ -32,6 +40,7 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet summary DOC|CKPT         the layers, their shapes and parameters
   specnet train EXPERIMENT         train as the document says, write checkpoints
   specnet predict CKPT --data FILE predict for the rows of a file
+  specnet gradcheck DOC            every gradient against a numerical one
   specnet schema model             the JSON Schema, for editors
 
 `specnet COMMAND --help` says more.\

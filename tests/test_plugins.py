@@ -1,0 +1,212 @@
+"""Layers of other packages: found by entry point, recorded in checkpoints, named where they are missing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import jsonschema
+import numpy as np
+import pytest
+
+import specnet
+from specnet import ModelSpec, registry
+from specnet.checkpoint.plugins import missing_plugins
+from specnet.registry import find_layer, load_plugins
+
+
+@pytest.fixture(scope="module")
+def swish(tmp_path_factory):
+    """A folder into which pip has installed the example package."""
+    from tests.conftest import ROOT
+
+    folder = tmp_path_factory.mktemp("swish")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+    made = subprocess.run([*command, ROOT / "examples/custom_layer"], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"pip cannot build the example package: {made.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+def run(*arguments, home=None, cwd=None, code=0):
+    """Run a command, with the package in `home` installed."""
+    made = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(home or "")},
+    )
+    assert made.returncode == code, made.stdout + made.stderr
+    return made.stdout, made.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(swish, tmp_path_factory):
+    """A run of a model with the package's layer."""
+    from tests.conftest import ROOT
+
+    folder = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    np.savez(folder / "d.npz", x=x, y=(np.abs(x).sum(axis=1) > 1).astype(int))
+    experiment = {
+        "model": str(ROOT / "examples/custom_layer/swish.model.json"),
+        "data": {"train": {"path": "d.npz"}},
+        "training": {
+            "loss": "softmax_cross_entropy",
+            "optimizer": {"type": "adam", "learning_rate": 0.01},
+            "epochs": 5,
+        },
+    }
+    (folder / "e.json").write_text(json.dumps(experiment))
+    run("specnet", "train", "e.json", "--out", "run", home=swish, cwd=folder)
+    return folder
+
+
+def test_the_example_package_passes_the_kit(swish, root):
+    out, _ = run("pytest", "-q", "-p", "no:cacheprovider", root / "examples/custom_layer/tests", home=swish, cwd=swish)
+    assert "9 passed" in out
+
+
+def test_documents_name_its_layer_as_any_other(swish, root):
+    document = root / "examples/custom_layer/swish.model.json"
+    assert "242 parameters" not in run("specnet", "validate", document, home=swish)[0]
+    assert "residual_1.swish_1" in run("specnet", "summary", document, home=swish)[0]
+    assert "WRONG" not in run("specnet", "gradcheck", document, home=swish)[0]
+    assert 'unknown layer type "swish"' in run("specnet", "validate", document, code=1)[1]
+    schema = json.loads(run("specnet", "schema", "model", "--with-plugins", home=swish)[0])
+    jsonschema.validate(json.loads(document.read_text()), schema)
+    plain = run("specnet", "schema", "model", home=swish)[0]
+    assert plain == (root / "schemas/model.schema.json").read_text()
+
+
+def test_a_checkpoint_records_the_package_and_names_it_where_it_is_missing(swish, trained):
+    path = trained / "run/last.h5"
+    with h5py.File(path) as file:
+        records = json.loads(file["/provenance/plugins"].asstr()[()])
+    assert records == [
+        {"type": "swish", "module": "specnet_swish", "distribution": "specnet-swish", "version": "0.1.0"}
+    ]
+    out, _ = run("specnet", "predict", path, "--data", trained / "d.npz", "--targets", "y", home=swish)
+    assert "accuracy" in out
+    run("specnet", "train", "e.json", "--out", "run", "--resume", "--set", "training.epochs=6", home=swish, cwd=trained)
+    with pytest.raises(specnet.CheckpointUnsupportedError) as caught:
+        specnet.load(path)
+    assert '"swish" was saved with specnet-swish 0.1.0, which is not installed here' in str(caught.value)
+    assert "pip install 'specnet-swish==0.1.0'" in str(caught.value)
+    _, err = run("specnet", "summary", path, code=1)
+    assert len(err.splitlines()) == 1
+    assert "pip install 'specnet-swish==0.1.0'" in err
+
+
+def test_a_layer_registered_by_a_script_is_recorded_by_its_module(tmp_path):
+    code = (
+        "import numpy, specnet\nfrom specnet.layers import Tanh\n"
+        "@specnet.register_layer('script_tanh')\nclass S(specnet.LayerSpec):\n    layer = Tanh\n"
+        "model = specnet.build(specnet.ModelSpec(input_shape=[2], layers=[{'type': 'script_tanh'}]))\n"
+        "specnet.save('m.h5', model)\nprint(specnet.load('m.h5').predict([[0, 0]]))\n"
+    )
+    (tmp_path / "my_layers.py").write_text(code)
+    assert "[[0. 0.]]" in run("my_layers", home=tmp_path, cwd=tmp_path)[0]
+    with pytest.raises(specnet.CheckpointUnsupportedError, match="registered by the Python module __main__"):
+        specnet.load(tmp_path / "m.h5")
+
+
+def test_a_strangers_record_advises_nothing_odd():
+    good = {"type": "a", "module": "m", "distribution": "d-x", "version": "1.0"}
+    for change in (
+        {"distribution": "d; rm -rf ~"},
+        {"distribution": "-r evil"},
+        {"version": "1' && true"},
+        {"module": "os\nsystem"},
+        {"type": 3},
+        {"distribution": None},
+    ):
+        assert missing_plugins(json.dumps([{**good, **change}]).encode(), ["a"]) == []
+    for junk in (b"", b"[", b"{}", b"3", b"[3, null]", b'["a"]', json.dumps([good] * 1000).encode()):
+        assert missing_plugins(junk, ["a"]) == []
+    assert missing_plugins(json.dumps([good]).encode(), ["b"]) == []
+    assert len(missing_plugins(json.dumps([good]).encode(), ["a"])) == 1
+
+
+# ---------------------------------------------------------------- entry points that go wrong
+
+
+@pytest.fixture
+def offer(tmp_path, monkeypatch):
+    """Make installed packages out of entry points and modules."""
+
+    def install(package, entry_points, **modules):
+        for name, code in modules.items():
+            (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{package}-0.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+        lines = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
+        (info / "entry_points.txt").write_text(f"[specnet.layers]\n{lines}")
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path
+
+    before = set(registry._registered)
+    yield install
+    for name in set(registry._registered) - before:
+        del registry._registered[name]
+
+
+TOY = "import specnet\nfrom specnet.layers import Tanh\nclass ToySpec(specnet.LayerSpec):\n    layer = Tanh\n"
+
+
+def fault(kind):
+    """The one problem of a document with a layer of this type."""
+    with pytest.raises(specnet.SpecError) as caught:
+        ModelSpec(input_shape=(4,), layers=[{"type": kind}])
+    (problem,) = caught.value.problems
+    return problem.message
+
+
+def test_a_package_offers_a_layer_by_entry_point(offer):
+    offer("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
+    spec = ModelSpec(input_shape=(4,), layers=[{"type": "toy_tanh"}])
+    assert specnet.build(spec).forward(np.zeros((1, 4))).tolist() == [[0.0] * 4]
+    assert find_layer("no_such_layer") is None
+
+
+def test_one_that_fails_is_named_and_the_rest_goes_on(offer, capsys):
+    home = offer(
+        "toys",
+        {"toy_one": "toy:ToySpec", "toy_broken": "toy_broken:X", "toy_absent": "toy:Absent", "toy_odd": "toy:specnet"},
+        toy=TOY,
+        toy_broken="raise RuntimeError('no licence')\n",
+    )
+    assert "package toys: it fails to import: no licence" in fault("toy_broken")
+    assert "package toys: it fails to import" in fault("toy_absent")
+    assert "toy:specnet is no subclass of LayerSpec" in fault("toy_odd")
+    failures = [str(error) for error in load_plugins()]
+    assert len(failures) == 3
+    assert "toy_one" in registry.layer_types()
+    out, err = run("specnet", "schema", "model", "--with-plugins", home=home)
+    assert "toy_one" in json.loads(out)["$defs"]["layer"]["properties"]["type"]["enum"]
+    assert len([line for line in err.splitlines() if line.startswith("left out: layer type 'toy_")]) == 3
+
+
+def test_a_name_taken_twice_is_refused(offer):
+    offer("toy", {"toy_tanh": "toy:ToySpec", "relu": "toy:ToySpec"}, toy=TOY)
+    offer("another", {"toy_tanh": "other:ToySpec"}, other=TOY)
+    assert "is offered by another and toy; uninstall all but one" in fault("toy_tanh")
+    failures = " ".join(str(error) for error in load_plugins())
+    assert "'relu' of the package toy: layer type 'relu' is taken by specnet.layers.specs.ReluSpec" in failures
+    assert ModelSpec(input_shape=(4,), layers=[{"type": "relu"}]).layers[0].layer is specnet.layers.Relu
+
+
+def test_a_checkpoint_whose_plugin_fails_is_unsupported(offer, tmp_path):
+    offer("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
+    model = specnet.build(ModelSpec(input_shape=(4,), layers=[{"type": "toy_tanh"}]))
+    specnet.save(tmp_path / "m.h5", model)
+    del registry._registered["toy_tanh"]
+    del sys.modules["toy"]
+    (tmp_path / "toy.py").write_text("raise RuntimeError('no licence')\n")
+    with pytest.raises(specnet.CheckpointUnsupportedError, match="no licence"):
+        specnet.load(tmp_path / "m.h5")
