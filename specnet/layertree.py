@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet import initializers
 from specnet.composite import Composite, by_layer, dotted
-from specnet.errors import PathKey, ShapeError, path_text
+from specnet.errors import PathKey, ShapeError, SpecnetError, path_text
 from specnet.layer import Layer, size_of
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import Array, ShapeTuple
@@ -242,9 +242,17 @@ def _too_deep() -> PydanticCustomError:
     return fault(f"expected at most {MAX_COMPOSITES} levels of layers within layers, got more", "too_deep")
 
 
+def limit_of_elements() -> int:
+    """Give the limit that is set; what is wrong with the setting is a fault like any other."""
+    try:
+        return element_limit()
+    except SpecnetError as error:
+        raise fault(str(error), "setting") from None
+
+
 def too_large(what: str) -> PydanticCustomError:
     """Make the fault of a document that asks for more elements than the limit."""
-    limit = element_limit()
+    limit = limit_of_elements()
     told = f"2^31 = {limit}" if limit == MAX_ELEMENTS else str(limit)
     more = "; SPECNET_MAX_ELEMENTS in the environment sets the limit"
     return fault(f"expected at most {told} elements, got {what}{more}", "too_large")
@@ -259,7 +267,7 @@ class ShapeFollower:
     """Follows the shapes through a tree of layers as far as they are valid, and counts the parameters."""
 
     def __init__(self) -> None:
-        self.limit = element_limit()
+        self.limit = limit_of_elements()
         self.total = 0
 
     def faults(

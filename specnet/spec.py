@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, core_schema
 
@@ -35,16 +35,19 @@ from specnet.layertree import (
     ShapeFollower,
     completed,
     details,
+    limit_of_elements,
     number_faults,
     siblings,
     too_large,
 )
+from specnet.migrations import check_format, format_of, migrated
 from specnet.parameters import ShapeTuple
-from specnet.plan import LayerPlan, ModelPlan, element_limit, fold, identity_of
+from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
 from specnet.validation import Document, Seed, Shape, Text, as_tuple
 from specnet.wording import describe, encodable, fault, mismatch
 
-MODEL_FORMAT = "specnet-model/1"
+FAMILY = "specnet-model"
+MODEL_FORMAT = format_of(FAMILY)
 
 
 class _Layers(LayerEntries):
@@ -95,21 +98,6 @@ def _json_value(value: Any, depth: int) -> Any:
     raise mismatch("what JSON can hold", value, "wrong_type")
 
 
-def format_version(expected: str) -> BeforeValidator:
-    """Annotate a `format` key: this very name and version, with a word for a newer one."""
-    family = expected.partition("/")[0]
-
-    def validate(value: Any) -> str:
-        if isinstance(value, str) and value == expected:
-            return expected
-        if isinstance(value, str) and re.fullmatch(rf"{family}/[1-9][0-9]*", value):
-            message = f'this specnet reads "{expected}", the document is written for "{value}"; install a newer specnet'
-            raise fault(message, "newer_format")
-        raise mismatch(f'"{expected}"', value)
-
-    return BeforeValidator(validate)
-
-
 class ModelSpec(Document):
     """A model document, normalized: names and defaults are filled in, so equal models have equal documents.
 
@@ -123,9 +111,11 @@ class ModelSpec(Document):
 
     schema_: Text = Field("", alias="$schema")
     """Where the JSON Schema of this document lies, for editors."""
-    format: Annotated[str, format_version(MODEL_FORMAT), WithJsonSchema({"const": MODEL_FORMAT, "type": "string"})] = (
-        MODEL_FORMAT
-    )
+    format: Annotated[
+        str,
+        BeforeValidator(lambda value: check_format(value, FAMILY)),
+        WithJsonSchema({"const": MODEL_FORMAT, "type": "string"}),
+    ] = MODEL_FORMAT
     """Kind and version of the document."""
     name: Text = "model"
     """What people call the model."""
@@ -144,10 +134,15 @@ class ModelSpec(Document):
     metadata: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
     """Anything else: the one place for keys of your own."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, data: Any) -> Any:
+        return migrated(data, FAMILY)
+
     @field_validator("input_shape")
     @classmethod
     def _bounded(cls, shape: ShapeTuple) -> ShapeTuple:
-        if size_of(shape) > element_limit():
+        if size_of(shape) > limit_of_elements():
             raise too_large(f"shape {shape}")
         return shape
 

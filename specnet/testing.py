@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def check_gradients(
     training: bool = False,
     at_most: int | None = None,
     tolerance: float = 1e-6,
-) -> Iterator[GradientCheck]:
+) -> list[GradientCheck]:
     """Hold what `backward` gives for x (name "input") and every parameter against numerical gradients.
 
     The model is float64. Of each array `at_most` elements are checked, drawn at random. An element whose slope is
@@ -95,16 +95,18 @@ def check_gradients(
         x = np.array(x)
         arrays, analytical = {"input": x, **arrays}, {"input": dx, **analytical}
     rng = np.random.default_rng(0)
+    checks = []
     for name, array in arrays.items():
         chosen = np.arange(array.size)
         if at_most is not None and array.size > at_most:
             chosen = np.sort(rng.choice(array.size, at_most, replace=False))
         indices = [tuple(map(int, np.unravel_index(flat, array.shape))) for flat in chosen]
         pairs = np.array([_closest(loss, array, i, analytical[name][i], tolerance) for i in indices]).reshape(-1, 2)
-        yield GradientCheck(name, array.shape, len(chosen), relative_error(pairs[:, 0], pairs[:, 1]))
+        checks.append(GradientCheck(name, array.shape, len(chosen), relative_error(pairs[:, 0], pairs[:, 1])))
     for name, kept in buffers.items():
         model.buffers[name][...] = kept
     model.draws.step = step
+    return checks
 
 
 def _closest(

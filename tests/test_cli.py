@@ -50,7 +50,7 @@ def test_alone_it_prints_the_first_steps():
     assert "specnet train EXPERIMENT" in out
     assert err == ""
     assert run("--version")[0] == f"specnet {specnet.__version__}\n"
-    for command in ("validate", "summary", "train", "predict", "schema"):
+    for command in ("validate", "summary", "train", "predict", "gradcheck", "schema"):
         for flag in ("-h", "--help"):
             assert "Example: specnet" in run(command, flag)[0]
 
@@ -338,3 +338,64 @@ def test_the_bar_on_a_terminal(digits):
     assert "epoch 2/2 · loss".encode() in seen
     assert b"/45" in seen
     assert b"val_loss" in seen
+
+
+def test_gradcheck(root, tmp_path):
+    out, _ = run("gradcheck", root / "examples/digits/digits.experiment.json", "--at-most", "5")
+    assert re.search(r"wide\.weight +\(64, 256\) +5 +\S+e-\d+ +\S+e-\d+ +ok", out)
+    document = {
+        "input_shape": [3],
+        "layers": [
+            {"type": "standardize"},
+            {"type": "residual", "name": "block", "layers": [{"type": "affine", "units": 3}, {"type": "dropout"}]},
+            {"type": "batch_norm"},
+        ],
+    }
+    (tmp_path / "m.json").write_text(json.dumps(document))
+    found = json.loads(run("gradcheck", tmp_path / "m.json", "--json")[0])
+    assert found["passed"] is True
+    assert [g["name"] for g in found["gradients"]] == [
+        "input", "block.affine_1.weight", "block.affine_1.bias", "batch_norm_1.scale", "batch_norm_1.shift"
+    ]  # fmt: skip
+    assert max(max(g["error"], g["error_in_training"]) for g in found["gradients"]) < 1e-6
+    out, err = run("gradcheck", tmp_path / "m.json", "--tolerance", "1e-30", code=1)
+    assert "WRONG" in out
+    assert "m.json: wrong gradients, off by more than 1e-30 of their size: input" in err
+    run("gradcheck", tmp_path / "m.json", "--batch", "0", code=2)
+
+
+def test_validate_looks_into_the_data_that_are_there(digits):
+    path = digits / "digits.experiment.json"
+    assert "its data fit" in run("validate", path)[0]
+    with np.load(digits / "digits.npz") as data:
+        x, y = data["x"], data["y"]
+    for change, words in (
+        ({"x": x[:, :60], "y": y}, r"7:14: data\.train: digits\.npz: inputs: the model expects shape \(batch, 64\)"),
+        ({"x": x, "y": y + 5}, r"data\.train: digits\.npz: targets: row \d+: expected a class from 0 to 9"),
+        ({"x": x, "z": y}, r'there is no array "y"'),
+        ({"x": x[:1], "y": y[:1]}, r"8:19: data\.validation: digits\.npz: 1 rows are too few"),
+    ):
+        np.savez(digits / "digits.npz", **change)
+        out, err = run("validate", path, code=1)
+        assert out == ""
+        assert re.search(words, err), err
+        _, refused = run("train", path, "--out", digits / "run", code=1)
+        assert refused.strip().partition("digits.npz: ")[2] in err  # train says the same
+    np.savez(digits / "digits.npz", x=x[:, :60], y=y)
+    (annotation,) = run("validate", path, "--format", "github", code=1)[0].splitlines()
+    assert re.match(r"::error file=.*,line=7,col=14::data\.train: ", annotation)
+    (digits / "digits.npz").unlink()
+    assert "not checked, as they are not there: digits.npz" in run("validate", path)[0]
+
+
+def test_the_limit_of_elements_is_set_by_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "m.json").write_text('{"input_shape": [10],\n "layers": [{"type": "affine", "units": 20}]}')
+    monkeypatch.setenv("SPECNET_MAX_ELEMENTS", "100")
+    _, err = run("validate", tmp_path / "m.json", code=1)
+    assert "m.json:2:41: layers[0].units: expected at most 100 elements, got 220 parameters" in err
+    monkeypatch.setenv("SPECNET_MAX_ELEMENTS", str(2**40))
+    (tmp_path / "m.json").write_text('{"input_shape": [10], "layers": [{"type": "affine", "units": 10000000000}]}')
+    assert "110,000,000,000 parameters" in run("validate", tmp_path / "m.json")[0]
+    monkeypatch.setenv("SPECNET_MAX_ELEMENTS", "many")
+    _, err = run("validate", tmp_path / "m.json", code=1)
+    assert "SPECNET_MAX_ELEMENTS: expected a positive integer, got 'many'" in err

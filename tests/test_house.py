@@ -40,6 +40,7 @@ ORDER = [
     "composite",
     "model",
     "wording",
+    "migrations",
     "validation",
     "tagged",
     "initializers",

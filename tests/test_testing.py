@@ -225,7 +225,7 @@ def test_a_kink_is_no_wrong_gradient_and_the_model_stays_as_it_was():
     x = sample_inputs(model, 6)
     before = {name: array.copy() for name, array in {**model.parameters, **model.buffers}.items()}
     dy = np.ones((6, 2))
-    found = list(check_gradients(model, x, dy, training=True))
+    found = check_gradients(model, x, dy, training=True)
     assert [(check.name, check.checked) for check in found] == [
         ("input", 30),
         ("batch_norm_1.scale", 5),

@@ -48,7 +48,9 @@ def read_plan(text: bytes, identity: str, source: str, plugins: bytes = b"") -> 
     plan = _plain_plan(text, identity, spec)
     if plan is None:
         full = spec()
-        if full.identity != identity:
+        written = parse_json(text).value
+        of_this_version = written.get("format", full.format) == full.format
+        if (full.identity if of_this_version else identity_of(written)) != identity:
             msg = f"{source}: model_sha256 is not the identity of this document; the file is damaged"
             raise CheckpointCorruptError(msg)
         plan = full.plan()

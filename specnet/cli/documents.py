@@ -15,7 +15,7 @@ from specnet.jsontext import parse_json
 from specnet.layer import batch_of, size_of
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
-from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.experiment import ExperimentSpec, load_experiment, missing_files
 from specnet.validation import read_document
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -38,13 +38,13 @@ def validate(
     for path in documents:
         problems: tuple[Problem, ...] = ()
         try:
-            spec = _read(path)
+            spec = _read(path, check_data=True)
         except SpecnetError as error:
             errors.append(error)
             problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), "unreadable"),)
         else:
             if not json:
-                typer.echo(spec.to_json() if print_ else f"{path}: {_what_it_is(spec)}", nl=not print_)
+                typer.echo(spec.to_json() if print_ else f"{path}: {_what_it_is(spec, path)}", nl=not print_)
         results.append({"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]})
     if json:
         print_json(results)
@@ -56,13 +56,17 @@ def validate(
         raise typer.Exit(1)
 
 
-def _read(path: str) -> ModelSpec | ExperimentSpec:
-    return load_experiment(path)[0] if _is_experiment(path) else ModelSpec.from_file(path)
+def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:
+    if _is_experiment(path):
+        return load_experiment(path, check_data=check_data)[0]
+    return ModelSpec.from_file(path)
 
 
-def _what_it_is(spec: ModelSpec | ExperimentSpec) -> str:
+def _what_it_is(spec: ModelSpec | ExperimentSpec, path: str) -> str:
     if isinstance(spec, ExperimentSpec):
-        return f"a valid experiment with {_model_text(spec.built_model)} (train reads its data)"
+        missing = missing_files(spec, user_path(path).parent)
+        data = f"not checked, as they are not there: {', '.join(missing)}" if missing else "its data fit"
+        return f"a valid experiment with {_model_text(spec.built_model)}; {data}"
     return f"a valid model, {_model_text(spec)}"
 
 
@@ -139,13 +143,13 @@ def gradcheck(
     model = build_sample(ModelSpec.model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
     x = sample_inputs(model, batch, seed=1)
     dy = np.random.default_rng(2).normal(size=(batch, *model.output_shape))
+    plain, training = (
+        check_gradients(model, x, dy, training=mode, at_most=at_most, tolerance=tolerance) for mode in (False, True)
+    )
     rows = []
-    for plain, training in zip(
-        *(check_gradients(model, x, dy, training=t, at_most=at_most, tolerance=tolerance) for t in (False, True)),
-        strict=True,
-    ):
-        worst = max(plain.error, training.error)
-        rows.append({**plain._asdict(), "error_in_training": training.error, "passed": bool(worst <= tolerance)})
+    for found, trained in zip(plain, training, strict=True):
+        passed = max(found.error, trained.error) <= tolerance
+        rows.append({**found._asdict(), "error_in_training": trained.error, "passed": passed})
     wrong = [str(row["name"]) for row in rows if not row["passed"]]
     if json:
         print_json({"gradients": rows, "passed": not wrong})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,10 +25,12 @@ from pydantic import (
 
 from specnet.errors import DataError, Problem, SpecError, SpecnetError
 from specnet.jsontext import Finding, JsonText, parse_json
-from specnet.layertree import PLACEHOLDER
+from specnet.layerspec import LayerSpec
+from specnet.layertree import PLACEHOLDER, CompositeSpec
+from specnet.migrations import check_format, format_of, migrated
 from specnet.paths import user_path
 from specnet.randomness import permutation
-from specnet.spec import ModelSpec, format_version
+from specnet.spec import ModelSpec
 from specnet.training import data as files
 from specnet.training.data import Dataset
 from specnet.training.losses import Loss, LossChoice
@@ -46,7 +48,8 @@ from specnet.validation import (
 )
 from specnet.wording import fault, mismatch
 
-EXPERIMENT_FORMAT = "specnet-experiment/1"
+FAMILY = "specnet-experiment"
+EXPERIMENT_FORMAT = format_of(FAMILY)
 
 METRICS = {"validation_loss": "val_loss", "validation_accuracy": "val_accuracy", "training_loss": "loss"}
 """Long names of metrics and the short ones under which the history keeps them."""
@@ -102,6 +105,10 @@ class DataEntry(Document):
             message = "expected the key path, or files under inputs and targets; add one"
             raise fault(message, "missing")
         return self
+
+    def files(self) -> list[str]:
+        """List the paths of the files, as they are written."""
+        return [self.path] if self.path else [str(self.inputs), str(self.targets)]
 
     def read(self, folder: Path, spec: ModelSpec, classes: bool) -> Dataset:
         """Read the rows and fit them to a model. Raises DataError."""
@@ -198,7 +205,9 @@ class ExperimentSpec(Document):
     schema_: Text = Field("", alias="$schema")
     """Where the JSON Schema of this document lies, for editors."""
     format: Annotated[
-        str, format_version(EXPERIMENT_FORMAT), WithJsonSchema({"const": EXPERIMENT_FORMAT, "type": "string"})
+        str,
+        BeforeValidator(lambda value: check_format(value, FAMILY)),
+        WithJsonSchema({"const": EXPERIMENT_FORMAT, "type": "string"}),
     ] = EXPERIMENT_FORMAT
     """Kind and version of the document."""
     name: RunName = "experiment"
@@ -213,6 +222,11 @@ class ExperimentSpec(Document):
     """The rows."""
     training: TrainingSpec
     """How to train."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, data: Any) -> Any:
+        return migrated(data, FAMILY)
 
     @field_validator("training")
     @classmethod
@@ -245,12 +259,16 @@ class ExperimentSpec(Document):
 
 
 def load_experiment(
-    source: str | os.PathLike[str] | Mapping[str, Any] | ExperimentSpec, overrides: Mapping[str, str] | None = None
+    source: str | os.PathLike[str] | Mapping[str, Any] | ExperimentSpec,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    check_data: bool = False,
 ) -> tuple[ExperimentSpec, Path]:
     """Read and check an experiment, its model inline; give it with the folder that its paths start from.
 
     `source` is a path, or a document in Python, whose paths start from the working directory. `overrides` maps paths
-    in the document, "training.epochs", to JSON values. Raises SpecError, which lists every problem with its place.
+    in the document, "training.epochs", to JSON values. `check_data` reads the data files that are there, too. Raises
+    SpecError, which lists every problem with its place.
     """
     if isinstance(source, ExperimentSpec):
         source = source.model_dump(mode="json")
@@ -272,6 +290,8 @@ def load_experiment(
     if isinstance(spec.model, str):
         spec = spec.model_copy(update={"model": ModelSpec.from_file(folder / spec.model)})
     faults = [*text.findings, *_cross_faults(spec)]
+    if check_data and not faults:
+        faults += _data_faults(spec, folder)
     if faults:
         raise _error(text, faults, changed)
     return spec, folder
@@ -307,7 +327,7 @@ def _override(value: Any, path: str, text: str) -> tuple[str, ...]:
 def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
     """Find what no part of the document shows alone."""
     model, loss = spec.built_model, spec.training.loss.build()
-    last = model.layers[-1]
+    last = _last(model.layers)
     if last.type in loss.doubled_by:
         message = f"{loss.name} takes logits and the model ends in {last.type}; remove that layer, predict adds it"
         yield Finding(("training", "loss"), message, "doubled_activation")
@@ -326,6 +346,34 @@ def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
         yield Finding(("training", "checkpoint", "keep_best"), message, "wrong_value")
 
 
+def _last(layers: Sequence[LayerSpec]) -> LayerSpec:
+    """Give the layer that computes the outputs, also where it stands in a sequential."""
+    last = layers[-1]
+    while isinstance(last, CompositeSpec) and len(last.lists()) == 1:
+        last = last.inside[-1]
+    return last
+
+
+def _data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
+    """Find what training would refuse in the data files, as far as they are there."""
+    missing = missing_files(spec, folder)
+    sets: dict[str, Dataset] = {}
+    for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
+        try:
+            if isinstance(entry, DataEntry) and not set(entry.files()) & set(missing):
+                sets[key] = entry.read(folder, spec.built_model, loss_of(spec).takes_classes())
+            elif isinstance(entry, Fraction) and "train" in sets:
+                _split(spec, sets["train"], entry)
+        except DataError as error:
+            yield Finding(("data", key), str(error), "data")
+
+
+def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
+    """List the data files that are not there."""
+    entries = [entry for entry in (spec.data.train, spec.data.validation) if isinstance(entry, DataEntry)]
+    return [path for entry in entries for path in entry.files() if not (folder / path).exists()]
+
+
 def load_data(spec: ExperimentSpec, folder: Path) -> tuple[Dataset, Dataset | None]:
     """Read the training and the validation rows. Raises DataError."""
     model, classes = spec.built_model, loss_of(spec).takes_classes()
@@ -335,9 +383,14 @@ def load_data(spec: ExperimentSpec, folder: Path) -> tuple[Dataset, Dataset | No
         return train, None
     if isinstance(validation, DataEntry):
         return train, validation.read(folder, model, classes)
+    return _split(spec, train, validation)
+
+
+def _split(spec: ExperimentSpec, train: Dataset, validation: Fraction) -> tuple[Dataset, Dataset]:
+    """Hold out a fraction of the rows, drawn by the training's seed."""
     held_out = max(1, round(len(train) * validation.fraction))
     if held_out >= len(train):
-        msg = f"{spec.data.train.path or spec.data.train.inputs}: {len(train)} rows are too few to hold some out"
+        msg = f"{spec.data.train.files()[0]}: {len(train)} rows are too few to hold some out"
         raise DataError(msg)
     order = permutation(spec.training.seed, "validation split", 0, len(train))
     return train.rows(np.sort(order[held_out:])), train.rows(np.sort(order[:held_out]))

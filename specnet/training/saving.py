@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from specnet.checkpoint import save
-from specnet.errors import CheckpointMismatchError
-from specnet.jsontext import parse_json
+from specnet.errors import CheckpointMismatchError, SpecError
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.loop import Event, Run, Sums
 
@@ -96,7 +95,12 @@ class Saving:
         if not state.keys() >= _NEEDED:
             msg = f"{self.folder / LAST}: holds a model, but no run to go on with"
             raise CheckpointMismatchError(msg)
-        changes = list(_changes(parse_json(state["experiment"]).value, self.experiment.model_dump(mode="json"), ()))
+        try:
+            began = ExperimentSpec.from_text(state["experiment"]).model_dump(mode="json")
+        except SpecError as error:
+            msg = f"{self.folder / LAST}: the experiment in it is not valid: {error}"
+            raise CheckpointMismatchError(msg) from None
+        changes = list(_changes(began, self.experiment.model_dump(mode="json"), ()))
         if state["data_sha256"] != self.fingerprint:
             changes.append("the training or validation data")
         if changes:

@@ -1,0 +1,162 @@
+"""Random networks of random layers agree with torch's functions of the same names, in training and in prediction."""
+
+import random
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet.testing import build_sample, sample_inputs
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+F = torch.nn.functional
+
+ACTIVATIONS = {
+    "relu": lambda _, x: F.relu(x),
+    "leaky_relu": lambda s, x: F.leaky_relu(x, s.negative_slope),
+    "elu": lambda s, x: F.elu(x, s.alpha),
+    "selu": lambda _, x: F.selu(x),
+    "gelu": lambda s, x: F.gelu(x, approximate=s.approximate),
+    "silu": lambda _, x: F.silu(x),
+    "mish": lambda _, x: F.mish(x),
+    "softplus": lambda s, x: F.softplus(x, s.beta, threshold=500),
+    "sigmoid": lambda _, x: torch.sigmoid(x),
+    "tanh": lambda _, x: torch.tanh(x),
+    "softmax": lambda _, x: F.softmax(x, -1),
+    "log_softmax": lambda _, x: F.log_softmax(x, -1),
+    "flatten": lambda _, x: x.flatten(1),
+    "reshape": lambda s, x: x.reshape(len(x), *s.shape),
+}
+WITH_ARRAYS = ["affine", "affine", "prelu", "batch_norm", "layer_norm", "rms_norm", "standardize"]
+
+
+def random_layers(rng, shape, depth):
+    """Draw layers that fit inputs of this shape; give them with the shape of their output."""
+    layers = []
+    for _ in range(rng.randint(1, 4)):
+        kind = rng.choice(
+            [
+                "affine",
+                "affine",
+                "prelu",
+                "batch_norm",
+                "layer_norm",
+                "rms_norm",
+                "standardize",
+                "composite",
+                *ACTIVATIONS,
+            ]
+        )
+        entry = {"type": kind}
+        if kind == "affine":
+            entry |= {"units": rng.randint(1, 6), "bias": rng.random() < 0.7}
+            shape = (*shape[:-1], entry["units"])
+        elif kind == "reshape":
+            shape = tuple(rng.choice([(*shape, 1), (1, *shape), shape[::-1]]))
+            entry["shape"] = list(shape)
+        elif kind == "flatten":
+            shape = (int(np.prod(shape)),)
+        elif kind == "leaky_relu":
+            entry["negative_slope"] = rng.uniform(-0.5, 0.9)
+        elif kind == "gelu":
+            entry["approximate"] = rng.choice(["none", "tanh"])
+        elif kind == "elu":
+            entry["alpha"] = rng.uniform(0.2, 2)
+        elif kind == "softplus":
+            entry["beta"] = rng.uniform(0.5, 3)
+        elif kind == "standardize":
+            entry |= {"mean": [rng.uniform(-1, 1) for _ in range(shape[-1])], "std": rng.uniform(0.5, 2)}
+        elif kind == "composite":
+            entry, shape = random_composite(rng, shape, depth)
+        layers.append(entry)
+    return layers, shape
+
+
+def random_composite(rng, shape, depth):
+    if depth == 0:
+        return {"type": "residual", "layers": [{"type": "tanh"}]}, shape
+    kind = rng.choice(["sequential", "residual", "concat"])
+    if kind == "sequential":
+        inside, shape = random_layers(rng, shape, depth - 1)
+        return {"type": kind, "layers": inside}, shape
+    branches = []
+    for _ in range(2):
+        inside, found = random_layers(rng, shape, depth - 1)
+        inside.append({"type": "flatten"})
+        branches.append((inside, int(np.prod(found))))
+    if kind == "concat":
+        return {"type": kind, "branches": [b for b, _ in branches]}, (branches[0][1] + branches[1][1],)
+    units = rng.randint(1, 5)
+    sides = [[*inside, {"type": "affine", "units": units}] for inside, _ in branches]
+    return {"type": kind, "layers": sides[0], "shortcut": sides[1]}, (units,)
+
+
+def evaluate(specs, prefix, x, arrays, training):
+    """Compute a list of layers with torch; `arrays` holds its tensors by full name."""
+    for spec in specs:
+        name = f"{prefix}{spec.name}"
+        own = {n.removeprefix(f"{name}."): t for n, t in arrays.items() if n.startswith(f"{name}.")}
+        if spec.type in ACTIVATIONS:
+            x = ACTIVATIONS[spec.type](spec, x)
+        elif spec.type == "affine":
+            x = F.linear(x, own["weight"].T, own.get("bias"))
+        elif spec.type == "prelu":
+            x = torch.where(x > 0, x, own["slope"] * x)
+        elif spec.type == "embedding":
+            x = F.embedding(x, own["weight"])
+        elif spec.type == "standardize":
+            x = (x - own["mean"]) / own["std"]
+        elif spec.type == "layer_norm":
+            x = F.layer_norm(x, x.shape[-1:], own["scale"], own["shift"], spec.epsilon)
+        elif spec.type == "rms_norm":
+            x = F.rms_norm(x, x.shape[-1:], own["scale"], spec.epsilon)
+        elif spec.type == "batch_norm":
+            rows = x.reshape(-1, x.shape[-1])
+            running = own["running_mean"], own["running_var"]
+            y = F.batch_norm(rows, *running, own["scale"], own["shift"], training, spec.momentum, spec.epsilon)
+            x = y.reshape(x.shape)
+        elif spec.type == "sequential":
+            x = evaluate(spec.layers, f"{name}.", x, arrays, training)
+        elif spec.type == "residual":
+            sides = [evaluate(side, f"{name}.", x, arrays, training) for side in (spec.layers, spec.shortcut)]
+            x = sides[0] + sides[1]
+        else:
+            x = torch.cat([evaluate(b, f"{name}.", x, arrays, training) for b in spec.branches], -1)
+    return x
+
+
+def agree(ours, theirs):
+    return np.allclose(ours, theirs.detach().numpy(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks(seed):
+    rng = random.Random(seed)
+    shape = tuple(rng.randint(1, 5) for _ in range(rng.randint(1, 3)))
+    if seed % 6:
+        layers, _ = random_layers(rng, shape, depth=2)
+    else:
+        layers, _ = random_layers(rng, (*shape, 3), depth=2)
+        layers.insert(0, {"type": "embedding", "vocabulary": 5, "dimension": 3})
+    spec = specnet.ModelSpec(input_shape=shape, dtype="float64", seed=seed, layers=layers)
+    model = build_sample(spec, seed)
+    buffers = {n: torch.tensor(a) for n, a in model.buffers.items()}
+    for step, training in enumerate((True, True, False)):
+        x = sample_inputs(model, 7, seed=step)
+        dy = np.random.default_rng(step).normal(size=(7, *model.output_shape))
+        arrays = {n: torch.tensor(a, requires_grad=True) for n, a in model.parameters.items()}
+        given = torch.tensor(x, requires_grad=x.dtype.kind == "f")
+        expected = evaluate(spec.layers, "", given, {**arrays, **buffers}, training)
+        if expected.requires_grad:
+            expected.backward(torch.tensor(dy))
+        assert agree(model.forward(x, training=training), expected), spec.to_json()
+        dx = model.backward(dy)
+        if dx is not None:
+            assert agree(dx, given.grad), spec.to_json()
+        for name, tensor in arrays.items():
+            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            assert agree(model.gradients[name], gradient), name
+        for name, tensor in buffers.items():
+            if not name.endswith("count"):
+                assert agree(model.buffers[name], tensor), name
+    assert agree(model.predict(x), expected)
