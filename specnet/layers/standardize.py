@@ -12,6 +12,8 @@ from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import FLOAT64, Layer, batch_of
 from specnet.parameters import Array, ShapeTuple
 
+BOTH = "expected mean and std, or neither; got one of them"
+
 SMALLEST = 2.0**-126
 """The smallest std: of float32's normal numbers."""
 
@@ -26,7 +28,7 @@ class Standardize(Layer):
     def __init__(self, mean: npt.ArrayLike | None = None, std: npt.ArrayLike | None = None) -> None:
         super().__init__()
         if (mean is None) != (std is None):
-            msg = "standardize: expected both mean and std, or neither; got one"
+            msg = f"standardize: {BOTH}"
             raise SpecnetError(msg)
         self.buffers = {
             "mean": np.array(0.0 if mean is None else mean, FLOAT64),
@@ -40,6 +42,8 @@ class Standardize(Layer):
 
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        if (fields["mean"] is None) != (fields["std"] is None):
+            raise ShapeError(BOTH)
         for name in ("mean", "std"):
             value = fields[name]
             if isinstance(value, (list, tuple)) and len(value) != input_shape[-1]:
