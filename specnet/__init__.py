@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specnet.checkpoint import load as load
+    from specnet.checkpoint import load_parameters as load_parameters
     from specnet.checkpoint import save as save
     from specnet.errors import CheckpointCorruptError as CheckpointCorruptError
     from specnet.errors import CheckpointError as CheckpointError
@@ -47,6 +48,7 @@ _HOMES = {
     "SpecnetError": "errors",
     "build": "model",
     "load": "checkpoint",
+    "load_parameters": "checkpoint",
     "load_spec": "spec",
     "register_layer": "registry",
     "save": "checkpoint",

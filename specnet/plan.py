@@ -24,7 +24,8 @@ MAX_ELEMENTS = 2**31
 MAX_LAYERS = 32_768
 """The most layers that a document may list."""
 
-_NOTES = ("$schema", "name", "description", "metadata", "labels")
+NOTES = ("$schema", "name", "description", "metadata", "labels")
+"""Keys of a document that say nothing of the function computed."""
 
 
 def element_limit() -> int:
@@ -40,7 +41,7 @@ def element_limit() -> int:
 
 def identity_of(document: Mapping[str, object]) -> str:
     """Give the SHA-256, in hex, of what decides the function computed: a normalized document without people's notes."""
-    return sha256_of({key: value for key, value in document.items() if key not in _NOTES})
+    return sha256_of({key: value for key, value in document.items() if key not in NOTES})
 
 
 class LayerPlan(NamedTuple):

@@ -7,14 +7,16 @@ read.py holds them against the document.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from specnet.checkpoint.read import check as check
 from specnet.checkpoint.read import load as load
 
 if TYPE_CHECKING:
+    from specnet.checkpoint.transfer import load_parameters as load_parameters
     from specnet.model import Model
 
-__all__ = ["load", "save"]
+__all__ = ["check", "load", "load_parameters", "save"]
 
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
@@ -22,3 +24,12 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     from specnet.checkpoint.write import save as write  # noqa: PLC0415 - imports h5py, which loading does without
 
     write(path, model)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_parameters":
+        from specnet.checkpoint.transfer import load_parameters  # noqa: PLC0415 - seldom needed
+
+        return load_parameters
+    msg = f"module 'specnet.checkpoint' has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -46,16 +46,20 @@ Value = npt.NDArray[Any] | bytes
 
 
 class Dataset(NamedTuple):
-    """One dataset: its path, what it holds (text as UTF-8 bytes) and the SHA-256 of that, in hex."""
+    """One dataset: its path, and what it holds (text as UTF-8 bytes)."""
 
     path: str
     value: Value
-    sha256: str
 
     @property
     def dtype(self) -> str:
         """Name of the element type, as content_sha256 counts it."""
         return TEXT if isinstance(self.value, bytes) else self.value.dtype.str
+
+    @property
+    def data(self) -> memoryview:
+        """The stored bytes."""
+        return memoryview(self.value if isinstance(self.value, bytes) else self.value.reshape(-1).data).cast("B")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +96,7 @@ def dataset(path: str, value: object) -> Dataset:
     if not (stored if isinstance(stored, bytes) else stored.size):
         msg = f"{path}: an empty value cannot be stored"
         raise ValueError(msg)
-    return Dataset(path, stored, digest(stored))
+    return Dataset(path, stored)
 
 
 def digest(value: Value | memoryview) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap as memory_map
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet.checkpoint import format as layout
+from specnet.checkpoint.digests import Digests
 from specnet.checkpoint.document import read_plan
 from specnet.checkpoint.hdf5 import StoredDataset, Structure, read_structure
+from specnet.differences import differences
 from specnet.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -26,28 +29,67 @@ from specnet.layer import size_of
 from specnet.model import Model, assemble
 from specnet.parameters import ShapeTuple
 from specnet.paths import user_path
-from specnet.plan import ModelPlan
+from specnet.plan import NOTES, ModelPlan
+
+if TYPE_CHECKING:
+    from specnet.spec import ModelSpec
+
+T = TypeVar("T")
+
+PIECE = 2**22
+"""Bytes read at a time by a check."""
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def load(
-    path: str | os.PathLike[str], *, mmap: bool = False, verify: bool | None = None, sha256: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    mmap: bool = False,
+    verify: bool | None = None,
+    sha256: str | None = None,
+    spec: ModelSpec | None = None,
 ) -> Model:
     """Read the model in a checkpoint: weights, cached gradients, and the state of its run where there is one.
 
     Every array is held against its digest, with `mmap` only if `verify` is true. `mmap` maps the weights: they are
-    writable, the file never changes. `sha256` pins the content_sha256 that the file must have. The memory used is
-    bounded by the file's size, no byte outside the file is read and no code is run.
+    writable, the file never changes. `sha256` pins the content_sha256 that the file must have, `spec` the document
+    (names and notes of people aside). The memory used is bounded by the file's size, no byte outside the file is read
+    and no code is run.
 
     Raises CheckpointError: CheckpointCorruptError for a damaged file, CheckpointMismatchError for one that is not
     the pinned one, CheckpointUnsupportedError for one that is no specnet checkpoint or a newer one.
     """
+    verify = not mmap if verify is None else verify
+    return _reading(path, lambda file, name: _File(file, name, mmap, verify).model(sha256, spec))
+
+
+class DatasetCheck(NamedTuple):
+    """What a check found of one dataset: whether its bytes have the digest that the file gives for them."""
+
+    path: str
+    dtype: str
+    shape: ShapeTuple
+    size: int
+    sha256: str
+    intact: bool
+
+
+def check(path: str | os.PathLike[str]) -> list[DatasetCheck]:
+    """Check a checkpoint without building its model: structure, document, and the digest of every dataset.
+
+    Raises CheckpointError for anything but bytes that have not their digest; those are told by `intact`.
+    """
+    return _reading(path, lambda file, name: list(_File(file, name, mmap=False, verify=True).checks()))
+
+
+def _reading(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T]) -> T:
+    """Open a file and read from it; whatever goes wrong is a CheckpointError."""
     name = os.fspath(path)
     try:
         with _open(path) as file:
-            return _File(file, name, mmap).model(not mmap if verify is None else verify, sha256)
+            return read(file, name)
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -70,33 +112,68 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
 class _File:
     """An open checkpoint whose structure is known."""
 
-    def __init__(self, file: BinaryIO, name: str, mmap: bool) -> None:
+    def __init__(self, file: BinaryIO, name: str, mmap: bool, verify: bool) -> None:
         self.file = file
         self.name = name
+        self.verify = verify
         self.structure: Structure = read_structure(file, name)
         self.mapping = memory_map.mmap(file.fileno(), 0, access=memory_map.ACCESS_COPY) if mmap else None
 
-    def model(self, verify: bool, pinned: str | None) -> Model:
-        """Check everything that was promised and make the model."""
+    def checks(self) -> Iterator[DatasetCheck]:
+        """Check what `model` checks, and read every dataset's bytes in pieces."""
+        self._checked(None)
+        for path, stored in sorted(self.structure.datasets.items(), key=lambda item: item[1].offset):
+            hasher = hashlib.sha256()
+            self.file.seek(stored.offset)
+            piece = memoryview(bytearray(min(stored.size, PIECE)))
+            for at in range(0, stored.size, PIECE):
+                part = piece[: min(PIECE, stored.size - at)]
+                self._fill(part)
+                hasher.update(part)
+            promised = self._digest(stored)
+            intact = hasher.hexdigest() == promised
+            yield DatasetCheck(path, stored.dtype, stored.shape, stored.size, promised, intact)
+
+    def _checked(self, pinned: str | None) -> tuple[ModelPlan, dict[str, str], dict[str, str], dict[str, str]]:
+        """Check everything but the arrays' bytes; give the plan, and the paths of the three kinds of arrays."""
         root = self._root_attributes()
         source = f"{self.name}:{layout.MODEL_SPEC}"
         plan = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
         parameters, gradients, buffers = self._arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
-        if self.mapping is None:
-            model = assemble(plan)
-            for full, path in parameters.items():
-                self._read_into(path, model.parameters[full], verify)
-        else:
-            model = assemble(plan, {full: self._value(path, verify) for full, path in parameters.items()})
-        if gradients:
+        return plan, parameters, gradients, buffers
+
+    def model(self, pinned: str | None, spec: ModelSpec | None) -> Model:
+        """Check everything that was promised and make the model."""
+        plan, parameters, gradients, buffers = self._checked(pinned)
+        if spec is not None:
+            self._require_document(plan, spec)
+        with Digests() as digests:
+            if self.mapping is None:
+                model = assemble(plan)
+                for full, path in parameters.items():
+                    self._read_into(path, model.parameters[full], digests)
+            else:
+                model = assemble(plan, {full: self._array(path, digests) for full, path in parameters.items()})
             for full, path in gradients.items():
-                self._read_into(path, model.store.gradients[full], verify)
+                self._read_into(path, model.store.gradients[full], digests)
+            for full, path in buffers.items():
+                self._read_into(path, model.buffers[full], digests)
+            model.run_state = dict(self._run_state(digests)) or None
+            if self.verify:
+                self._compare(digests.finish())
+        if gradients:
             model.adopt_gradients()
-        for full, path in buffers.items():
-            self._read_into(path, model.buffers[full], verify)
-        model.run_state = dict(self._run_state(verify)) or None
         return model
+
+    def _require_document(self, plan: ModelPlan, spec: ModelSpec) -> None:
+        written = plan.spec()
+        if written.identity == spec.identity:
+            return
+        notes = [(key,) for key in NOTES]
+        told = differences(spec.model_dump(mode="json"), written.model_dump(mode="json"), notes)
+        msg = f"{self.name}: its document is another one: {'; '.join(text for _, text in told)}"
+        raise CheckpointMismatchError(msg)
 
     def _root_attributes(self) -> dict[str, Any]:
         root = self.structure.groups.get("", {})
@@ -125,8 +202,7 @@ class _File:
             self._corrupt(f"{layout.MODEL_SPEC}, the model document, is missing")
         if stored.size > MAX_BYTES:
             self._corrupt(f"{layout.MODEL_SPEC} has {stored.size} bytes, expected at most {MAX_BYTES}")
-        text: bytes = self._value(layout.MODEL_SPEC, verify=True)
-        return text
+        return self._stored_text(layout.MODEL_SPEC)
 
     def _plugins(self) -> bytes:
         """Give the record of the packages that the layers come from, empty where there is none."""
@@ -135,8 +211,7 @@ class _File:
             return b""
         if stored.dtype != layout.TEXT:
             self._corrupt(f"{layout.PLUGINS} is no text")
-        text: bytes = self._value(layout.PLUGINS, verify=True)
-        return text
+        return self._stored_text(layout.PLUGINS)
 
     def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         """Hold names, types and shapes in the file against the document's; give the paths of the three kinds."""
@@ -186,56 +261,63 @@ class _File:
             msg = f"{self.name}: its content_sha256 is {content}, expected {pinned}; it is another checkpoint"
             raise CheckpointMismatchError(msg)
 
-    def _run_state(self, verify: bool) -> Iterator[tuple[str, Any]]:
+    def _run_state(self, digests: Digests) -> Iterator[tuple[str, Any]]:
         """Read what stands below /training, in the order in which it was written."""
         prefix = f"{layout.TRAINING}/"
         paths = [path for path in self.structure.datasets if path.startswith(prefix)]
         for path in sorted(paths, key=lambda path: self.structure.datasets[path].offset):
-            value = self._value(path, verify)
-            if isinstance(value, bytes):
+            if self.structure.datasets[path].dtype == layout.TEXT:
                 try:
-                    yield path.removeprefix(prefix), value.decode()
+                    yield path.removeprefix(prefix), self._stored_text(path).decode()
                 except UnicodeDecodeError:
                     self._corrupt(f"{path} is not UTF-8 text")
-            elif value.shape == () and value.dtype.str in ("<i8", "<f8"):
+                continue
+            value = self._array(path, digests)
+            if value.shape == () and value.dtype.str in ("<i8", "<f8"):
                 yield path.removeprefix(prefix), value.item()
             else:
                 yield path.removeprefix(prefix), value
 
-    def _value(self, path: str, verify: bool) -> Any:
-        """Give a dataset's value: text as bytes, an array as a view of the mapping or a new one."""
+    def _stored_text(self, path: str) -> bytes:
+        """Read a text, verified at once: what it says decides how the rest is read."""
         stored = self.structure.datasets[path]
-        if stored.dtype == layout.TEXT:
-            self.file.seek(stored.offset)
-            text = bytearray(stored.size)
-            self._fill(path, memoryview(text), verify)
-            return bytes(text)
+        text = bytearray(stored.size)
+        self.file.seek(stored.offset)
+        self._fill(memoryview(text))
+        self._compare({path: layout.digest(memoryview(text))})
+        return bytes(text)
+
+    def _array(self, path: str, digests: Digests) -> npt.NDArray[Any]:
+        """Give an array, as a view of the mapping or a new one."""
+        stored = self.structure.datasets[path]
         if self.mapping is None:
             array = np.empty(stored.shape, stored.dtype)
-            self._read_into(path, array, verify)
-            return array
-        array = np.frombuffer(self.mapping, stored.dtype, size_of(stored.shape), stored.offset).reshape(stored.shape)
-        if verify:
-            self._compare(path, array.reshape(-1).data)
+            self._read_into(path, array, digests)
+        else:
+            flat = np.frombuffer(self.mapping, stored.dtype, size_of(stored.shape), stored.offset)
+            array = flat.reshape(stored.shape)
+            if self.verify:
+                digests.add(path, flat.data)
         return array
 
-    def _read_into(self, path: str, array: npt.NDArray[Any], verify: bool) -> None:
+    def _read_into(self, path: str, array: npt.NDArray[Any], digests: Digests) -> None:
+        view = array.reshape(-1).data.cast("B")
         self.file.seek(self.structure.datasets[path].offset)
-        self._fill(path, array.reshape(-1).data.cast("B"), verify)
+        self._fill(view)
+        if self.verify:
+            digests.add(path, view)
 
-    def _fill(self, path: str, view: memoryview, verify: bool) -> None:
-        rest = view
-        while rest:
-            count = self.file.readinto(rest)  # type: ignore[attr-defined]
+    def _fill(self, view: memoryview) -> None:
+        while view:
+            count = self.file.readinto(view)  # type: ignore[attr-defined]
             if not count:
                 self._corrupt("it became shorter while it was read")
-            rest = rest[count:]
-        if verify:
-            self._compare(path, view)
+            view = view[count:]
 
-    def _compare(self, path: str, data: memoryview) -> None:
-        if layout.digest(data) != self._digest(self.structure.datasets[path]):
-            self._corrupt(f"the bytes of {path} do not match their sha256")
+    def _compare(self, digests: Mapping[str, str]) -> None:
+        for path, stored in self.structure.datasets.items():
+            if path in digests and digests[path] != self._digest(stored):
+                self._corrupt(f"the bytes of {path} do not match their sha256")
 
     def _digest(self, stored: StoredDataset) -> str:
         return str(stored.attributes.get(layout.DATASET_DIGEST))

@@ -9,7 +9,7 @@ import io
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from specnet import __version__
 from specnet.checkpoint import format as layout
+from specnet.checkpoint.digests import Digests
 from specnet.checkpoint.durable import NotDurableError, replace_file, write_at
 from specnet.checkpoint.plugins import plugin_records
 from specnet.errors import CheckpointError
@@ -25,6 +26,12 @@ from specnet.model import Model
 
 ALIGNMENT = 64
 PAGE = 4096
+LARGE = 2 * PAGE
+"""Bytes from which an array is written straight from its memory; smaller ones go out with the pages around them."""
+
+UNKNOWN = "0" * 64
+"""Stands for a digest until it is computed."""
+
 YEAR_10000 = 253_402_300_800
 
 
@@ -39,18 +46,21 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         raise CheckpointError(msg)
     try:
         datasets = list(_datasets(model))
-        skeleton = _skeleton(datasets, _root_attributes(model, datasets))
+        skeleton = _Skeleton(datasets, _root_attributes(model, datasets))
     except (ValueError, OverflowError) as error:
         msg = f"{os.fspath(path)}: not saved: {error}"
         raise CheckpointError(msg) from error
 
     def write(descriptor: int) -> None:
-        os.ftruncate(descriptor, skeleton.size)
-        for offset, page in skeleton.pages.items():
-            write_at(descriptor, offset, memoryview(page)[: skeleton.size - offset])
-        for entry, offset in zip(datasets, skeleton.offsets, strict=True):
-            data = entry.value if isinstance(entry.value, bytes) else entry.value.reshape(-1).data
-            write_at(descriptor, offset, data)
+        with Digests() as digests:
+            for entry in datasets:
+                digests.add(entry.path, entry.data)
+            for entry, offset in zip(datasets, skeleton.offsets, strict=True):
+                if len(entry.data) >= LARGE:
+                    write_at(descriptor, offset, entry.data)
+            found = digests.finish()
+        for offset, page in skeleton.pages(datasets, found):
+            write_at(descriptor, offset, page)
 
     try:
         replace_file(path, write)
@@ -61,6 +71,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         msg = f"{os.fspath(path)}: not saved: {reason}; what was there before is intact"
         raise CheckpointError(msg) from error
+    finally:
+        skeleton.close()
 
 
 def _datasets(model: Model) -> Iterator[layout.Dataset]:
@@ -91,7 +103,7 @@ def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[s
         "specnet_version": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
         "model_sha256": model.spec.identity,
-        "content_sha256": layout.content_digest((d.path, d.dtype, d.shape, d.sha256) for d in datasets),
+        "content_sha256": UNKNOWN,
     }
     if _has_history(datasets):
         attributes |= layout.HISTORY_DEFAULT
@@ -100,12 +112,6 @@ def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[s
 
 def _has_history(datasets: Sequence[layout.Dataset]) -> bool:
     return any(entry.path.startswith(f"{layout.HISTORY}/") for entry in datasets)
-
-
-class _Skeleton(NamedTuple):
-    pages: dict[int, bytearray]  # offset -> metadata; zeros where data will lie
-    offsets: list[int]  # of the datasets' bytes, in their order
-    size: int
 
 
 class _Memory(io.RawIOBase):
@@ -131,6 +137,19 @@ class _Memory(io.RawIOBase):
         self.end = max(self.end, self._position)
         return len(written)
 
+    def put(self, offset: int, data: memoryview) -> None:
+        """Lay data over the pages."""
+        self._position = offset
+        for page, start, at, length in self._spans(len(data)):
+            self.pages.setdefault(page, bytearray(PAGE))[start : start + length] = data[at : at + length]
+
+    def put_ends(self, offset: int, data: memoryview) -> None:
+        """Lay the ends of data that are written already over the pages that the library has written to."""
+        head, tail = -offset % PAGE, (offset + len(data)) % PAGE
+        for at, part in ((offset, data[:head]), (offset + len(data) - tail, data[len(data) - tail :])):
+            if at - at % PAGE in self.pages:
+                self.put(at, part)
+
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         for page, start, at, length in self._spans(len(view)):
@@ -155,31 +174,53 @@ class _Memory(io.RawIOBase):
         """Nothing is held back."""
 
 
-def _skeleton(datasets: Sequence[layout.Dataset], root_attributes: Mapping[str, int | str]) -> _Skeleton:
-    memory = _Memory()
-    with h5py.File(memory, "w", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+class _Skeleton:
+    """The file but for its arrays, built by HDF5 in memory; the places of the arrays are known before their digests."""
+
+    def __init__(self, datasets: Sequence[layout.Dataset], root_attributes: Mapping[str, int | str]) -> None:
+        self._memory = _Memory()
+        self._file = h5py.File(
+            self._memory, "w", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=ALIGNMENT
+        )
         creation = h5p.create(h5p.DATASET_CREATE)
         creation.set_layout(h5d.CONTIGUOUS)
         creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)  # the place is known at once
         creation.set_fill_time(h5d.FILL_TIME_NEVER)  # and not written to
         creation.set_obj_track_times(False)
-        groups: dict[str, h5g.GroupID] = {"": h5g.open(file.id, b"/")}
-        offsets = []
+        groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
+        self.offsets: list[int] = []
+        self._digests: list[h5a.AttrID] = []
         for entry in datasets:
             folder, _, name = entry.path.rpartition("/")
             space = h5s.create_simple(entry.shape) if entry.shape else h5s.create(h5s.SCALAR)
             made = h5d.create(_group(groups, folder), name.encode(), _type(entry), space, creation)
-            _attribute(made, layout.DATASET_DIGEST, entry.sha256)
-            offsets.append(made.get_offset())
-        for name, value in root_attributes.items():
-            _attribute(file.id, name, value)
+            self._digests.append(_attribute(made, layout.DATASET_DIGEST, UNKNOWN))
+            self.offsets.append(made.get_offset())
+        named = {name: _attribute(self._file.id, name, value) for name, value in root_attributes.items()}
+        self._content = named["content_sha256"]
         if _has_history(datasets):
             for name, text in layout.HISTORY_ATTRIBUTES.items():
                 _attribute(groups[layout.HISTORY], name, text)
-    if any(offset is None or offset % ALIGNMENT for offset in offsets):
-        msg = "HDF5 placed a dataset off its alignment"
-        raise CheckpointError(msg)
-    return _Skeleton(memory.pages, offsets, memory.end)
+        if any(offset is None or offset % ALIGNMENT for offset in self.offsets):
+            msg = "HDF5 placed a dataset off its alignment"
+            raise CheckpointError(msg)
+
+    def pages(self, datasets: Sequence[layout.Dataset], found: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
+        """Put in the digests, and yield what is left to be written: offset, bytes. Data of LARGE arrays have been."""
+        for attribute, entry in zip(self._digests, datasets, strict=True):
+            _set_text(attribute, found[entry.path])
+        rows = ((entry.path, entry.dtype, entry.shape, found[entry.path]) for entry in datasets)
+        _set_text(self._content, layout.content_digest(rows))
+        self.close()
+        memory = self._memory
+        for entry, offset in zip(datasets, self.offsets, strict=True):
+            (memory.put_ends if len(entry.data) >= LARGE else memory.put)(offset, entry.data)
+        for offset, page in memory.pages.items():
+            yield offset, memoryview(page)[: memory.end - offset]
+
+    def close(self) -> None:
+        """Let go of HDF5's file; nothing is kept of it but the pages in memory."""
+        self._file.close()
 
 
 def _group(groups: dict[str, h5g.GroupID], path: str) -> h5g.GroupID:
@@ -204,11 +245,17 @@ def _text_type(length: int) -> h5t.TypeID:
     return made
 
 
-def _attribute(owner: Any, name: str, value: int | str) -> None:
+def _attribute(owner: Any, name: str, value: int | str) -> h5a.AttrID:
     scalar = h5s.create(h5s.SCALAR)
     if isinstance(value, int):
-        h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar).write(np.array(value, "<i8"))
+        attribute = h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar)
+        attribute.write(np.array(value, "<i8"))
     else:
-        data = value.encode()
-        text = _text_type(len(data))
-        h5a.create(owner, name.encode(), text, scalar).write(np.array(data, f"S{len(data)}"), text)
+        attribute = h5a.create(owner, name.encode(), _text_type(len(value.encode())), scalar)
+        _set_text(attribute, value)
+    return attribute
+
+
+def _set_text(attribute: h5a.AttrID, value: str) -> None:
+    data = value.encode()
+    attribute.write(np.array(data, f"S{len(data)}"), _text_type(len(data)))

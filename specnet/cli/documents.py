@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from specnet.checkpoint import load
+from specnet.checkpoint import check, load
 from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
-from specnet.errors import Problem, SpecError, SpecnetError
+from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
 from specnet.layer import batch_of, size_of
 from specnet.paths import user_path
@@ -22,14 +22,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def validate(
-    documents: Annotated[list[str], typer.Argument(metavar="DOC...", help="Model or experiment documents.")],
+    documents: Annotated[
+        list[str], typer.Argument(metavar="DOC|CKPT...", help="Model or experiment documents, or checkpoints.")
+    ],
     json: Json = False,
     form: Annotated[
         Literal["text", "github"], typer.Option("--format", help="github: annotations on the lines of a pull request.")
     ] = "text",
     print_: Annotated[bool, typer.Option("--print", help="Print the normalized documents.")] = False,
 ) -> None:
-    """Check documents; every fault is told with line and column.
+    """Check documents; every fault is told with line and column. Check checkpoints, dataset by dataset.
 
     Example: specnet validate digits.model.json digits.experiment.json
     """
@@ -37,15 +39,21 @@ def validate(
     results: list[dict[str, Any]] = []
     for path in documents:
         problems: tuple[Problem, ...] = ()
+        more: dict[str, Any] = {}
         try:
-            spec = _read(path, check_data=True)
+            if _is_hdf5(path):
+                text = _check_file(path, more, show=not json)
+            else:
+                spec = _read(path, check_data=True)
+                text = spec.to_json() if print_ else f"{path}: {_what_it_is(spec, path)}\n"
         except SpecnetError as error:
             errors.append(error)
             problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), "unreadable"),)
         else:
             if not json:
-                typer.echo(spec.to_json() if print_ else f"{path}: {_what_it_is(spec, path)}", nl=not print_)
-        results.append({"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]})
+                typer.echo(text, nl=False)
+        said = {"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]}
+        results.append(said | more)
     if json:
         print_json(results)
     elif form == "github":
@@ -54,6 +62,20 @@ def validate(
         report_errors(*errors)
     if errors:
         raise typer.Exit(1)
+
+
+def _check_file(path: str, more: dict[str, Any], *, show: bool) -> str:
+    """Check a checkpoint; show a line for each dataset, and put the same into `more` for programs."""
+    checks = check(path)
+    more["datasets"] = [found._asdict() for found in checks]
+    for found in checks if show else ():
+        state = "ok" if found.intact else "DAMAGED"
+        typer.echo(f"{state:8}{found.path}  {found.dtype} {found.shape}  sha256 {found.sha256}")
+    damaged = [found.path for found in checks if not found.intact]
+    if damaged:
+        msg = f"{path}: the bytes of {', '.join(damaged)} do not match their sha256; the file is damaged"
+        raise CheckpointCorruptError(msg)
+    return f"{path}: a whole checkpoint of {len(checks)} datasets\n"
 
 
 def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:

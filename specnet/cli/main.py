@@ -26,6 +26,7 @@ _VERBS = (
     documents.validate,
     documents.summary,
     training.train,
+    training.replay,
     training.predict,
     documents.gradcheck,
     documents.schema,
@@ -39,6 +40,7 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet validate DOC...          check documents; every fault with line and column
   specnet summary DOC|CKPT         the layers, their shapes and parameters
   specnet train EXPERIMENT         train as the document says, write checkpoints
+  specnet replay A B               train from one checkpoint to another, compare every bit
   specnet predict CKPT --data FILE predict for the rows of a file
   specnet gradcheck DOC            every gradient against a numerical one
   specnet schema model             the JSON Schema, for editors

@@ -1,7 +1,8 @@
-"""train, predict."""
+"""train, replay, predict."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import signal
 import sys
@@ -27,6 +28,9 @@ def train(
     out: Annotated[str | None, typer.Option("--out", "-o", help="The run's folder. [default: runs/<name>]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the run that is there.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although document or data have changed.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, training.epochs=3 say.")
     ] = None,
@@ -46,10 +50,22 @@ def train(
     with _stops_on_signals() as stop:
         listeners.append(stop)
         result = run_training(
-            experiment, out=out, resume=resume, force=force, overrides=_overrides(set_ or []), listeners=listeners
+            experiment,
+            out=out,
+            resume=resume,
+            force=force,
+            allow_changes=allow_changes,
+            overrides=_overrides(set_ or []),
+            listeners=listeners,
         )
+    for change in result.changes:
+        note(f"changed since the run began: {change}")
     if stop.signal:
-        options = [*(["--out", out] if out else []), *(word for setting in set_ or [] for word in ("--set", setting))]
+        options = [
+            *(["--out", out] if out else []),
+            *(["--allow-changes"] if allow_changes else []),
+            *(word for setting in set_ or [] for word in ("--set", setting)),
+        ]
         again = shlex.join(["specnet", "train", experiment, *options, "--resume"])
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
         raise typer.Exit(128 + stop.signal)
@@ -105,6 +121,39 @@ def _stops_on_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def replay(
+    begin: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of a run.")],
+    end: Annotated[str, typer.Argument(metavar="B", help="A later one of the same run.")],
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", help="The document. [default: experiment.json beside A]")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Prove that a run can be repeated: train from A to B's step and compare every bit. Writes nothing.
+
+    Exits with 0 where all is the same, 1 where not, 2 where machine or library differ from those that made B.
+
+    Example: specnet replay runs/digits/best.h5 runs/digits/last.h5
+    """
+    from specnet.training.replay import replay as repeat  # noqa: PLC0415 - needed here only
+
+    found = repeat(begin, end, experiment)
+    if json:
+        print_json({**dataclasses.asdict(found), "same": found.same})
+    else:
+        steps = (
+            f"steps {found.first_step + 1} to {found.last_step}" if found.last_step > found.first_step else "no step"
+        )
+        told = f"{len(found.different)} differ" if found.different else "all are the same, bit for bit"
+        typer.echo(f"{steps} trained again, {len(found.compared)} arrays compared: {told}")
+        for name in found.different:
+            typer.echo(f"  {name}")
+    for difference in found.machine:
+        note(f"not comparable: {difference}")
+    if found.different:
+        raise typer.Exit(2 if found.machine else 1)
 
 
 def predict(

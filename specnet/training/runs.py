@@ -17,7 +17,8 @@ from specnet.paths import user_path
 from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
 from specnet.training.loop import History, Listener, Run
-from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving
+from specnet.training.optimizer import Optimizer
+from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving, fingerprint_of
 
 FITTED_ROWS = 4096
 """Rows at a time from which a standardize layer takes its values."""
@@ -29,6 +30,7 @@ class TrainingResult:
 
     `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value an
     epoch. `best_path` is None where no best checkpoint is kept. `finished` is False for a run that was stopped.
+    `changes` says what of document or data is other than when a resumed run began.
     """
 
     model: Model
@@ -36,6 +38,7 @@ class TrainingResult:
     checkpoint_path: Path
     best_path: Path | None
     finished: bool
+    changes: tuple[str, ...] = ()
 
 
 def train(
@@ -44,13 +47,15 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
+    allow_changes: bool = False,
     overrides: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> TrainingResult:
     """Train as an experiment document says, and write experiment.json, last.h5 and best.h5 into `out`.
 
     `experiment` is the document's path or the document itself; `out` is runs/<name> by default. A run that is there
-    already is never overwritten: `resume` goes on with it (or begins, where there is none), `force` begins anew.
+    already is never overwritten: `resume` goes on with it (or begins, where there is none), with `allow_changes` also
+    where document or data have changed; `force` begins anew.
     `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
 
     Raises SpecError, DataError, CheckpointError, and SpecnetError for an existing run.
@@ -66,7 +71,7 @@ def train(
         msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
         raise SpecnetError(msg)
     data, validation = load_data(spec, folder)
-    saving = Saving(target, spec, data.fingerprint() + (validation.fingerprint() if validation else ""))
+    saving = Saving(target, spec, fingerprint_of(data, validation))
     state = None
     if resume and (target / LAST).exists():
         model = load(target / LAST)
@@ -75,16 +80,23 @@ def train(
         model = build(spec.built_model)
         _fit(model, data)
         _clear(target, there)
-    decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
-    optimizer = spec.training.optimizer.build(model, model.parameters.keys() - decayed)
+    optimizer = optimizer_of(spec, model)
     run = Run(model, loss_of(spec), optimizer, spec.training, data, validation, [saving, *listeners])
+    changes: tuple[str, ...] = ()
     if state is not None:
-        saving.restore(run, state)
+        changes = saving.restore(run, state, os.fspath(target / LAST), allow_changes=allow_changes)
     _write_document(target, spec, folder)
     run.go()
     best = target / BEST
     finished = run.epoch >= spec.training.epochs
-    return TrainingResult(model, run.history, target / LAST, best if saving.best is not None else None, finished)
+    kept = best if saving.best is not None else None
+    return TrainingResult(model, run.history, target / LAST, kept, finished, changes)
+
+
+def optimizer_of(spec: ExperimentSpec, model: Model) -> Optimizer:
+    """Make the experiment's optimizer; weight decay leaves biases and norms alone."""
+    decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
+    return spec.training.optimizer.build(model, model.parameters.keys() - decayed)
 
 
 def _fit(model: Model, data: Dataset) -> None:

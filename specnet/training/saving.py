@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from specnet.checkpoint import save
+from specnet.differences import differences
 from specnet.errors import CheckpointMismatchError, SpecError
+from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.loop import Event, Run, Sums
+from specnet.training.machine import machine_record
 
 LAST, BEST, EXPERIMENT = "last.h5", "best.h5", "experiment.json"
 _MAY_CHANGE = (
@@ -22,6 +25,7 @@ _MAY_CHANGE = (
     ("name",),
     ("$schema",),
 )
+_BATCHES = (("training", "batch_size"), ("training", "shuffle"), ("training", "seed"))
 _NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/rows", "sums/loss", "optimizer/steps"}
 
 
@@ -32,6 +36,7 @@ class Saving:
         self.folder = folder
         self.experiment = experiment
         self.fingerprint = fingerprint
+        self.machine = machine_record()
         self.policy = experiment.training.checkpoint
         self.best: float | None = None
         self.best_epoch = 0
@@ -75,6 +80,7 @@ class Saving:
         state: dict[str, Any] = {
             "experiment": self.experiment.to_json(),
             "data_sha256": self.fingerprint,
+            "machine": self.machine,
             "step": run.step,
             "epoch": run.epoch,
             "batch": run.batch,
@@ -90,22 +96,30 @@ class Saving:
             state[f"history/{key}"] = np.array(values, np.int64 if key == "epoch" else np.float64)
         return state
 
-    def restore(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Set a fresh run to where a checkpoint's run was. Raises CheckpointMismatchError when it is another run."""
+    def restore(
+        self, run: Run, state: Mapping[str, Any], source: str, *, allow_changes: bool = False
+    ) -> tuple[str, ...]:
+        """Set a fresh run to where a checkpoint's run was; give what has changed since, where that is allowed.
+
+        Another model or kind of optimizer is never a change but another run. Where the batches are others now, the
+        epoch begins anew. Raises CheckpointMismatchError; `source` is the checkpoint's name.
+        """
         if not state.keys() >= _NEEDED:
-            msg = f"{self.folder / LAST}: holds a model, but no run to go on with"
+            msg = f"{source}: holds a model, but no run to go on with"
             raise CheckpointMismatchError(msg)
         try:
             began = ExperimentSpec.from_text(state["experiment"]).model_dump(mode="json")
         except SpecError as error:
-            msg = f"{self.folder / LAST}: the experiment in it is not valid: {error}"
+            msg = f"{source}: the experiment in it is not valid: {error}"
             raise CheckpointMismatchError(msg) from None
-        changes = list(_changes(began, self.experiment.model_dump(mode="json"), ()))
+        found = dict(differences(began, self.experiment.model_dump(mode="json"), _MAY_CHANGE))
         if state["data_sha256"] != self.fingerprint:
-            changes.append("the training or validation data")
-        if changes:
-            told = "; ".join(changes)
-            msg = f"{self.folder / LAST}: the run cannot go on, it began with another document or data: {told}"
+            found[("data",)] = "the training or validation data are others"
+        never = [path for path in found if path[:1] == ("model",) or path == ("training", "optimizer")]
+        if found and (never or not allow_changes):
+            told = "; ".join(found.values())
+            more = "" if never else "; allow_changes (--allow-changes) goes on all the same"
+            msg = f"{source}: the run cannot go on, it began with another document or data: {told}{more}"
             raise CheckpointMismatchError(msg)
         run.step, run.epoch, run.batch = state["step"], state["epoch"], state["batch"]
         run.sums = Sums(state["sums/rows"], state["sums/loss"], state.get("sums/correct"))
@@ -115,15 +129,15 @@ class Saving:
         prefix = "history/"
         run.history = {k.removeprefix(prefix): v.tolist() for k, v in state.items() if k.startswith(prefix)}
         self.saved_step = run.step
+        if any(path[:1] == ("data",) or path in _BATCHES for path in found):
+            run.batch, run.sums = 0, Sums()
+        return tuple(found.values())
+
+
+def fingerprint_of(data: Dataset, validation: Dataset | None) -> str:
+    """Tell the rows of a run from others: SHA-256s, in hex, of the training and of the validation rows."""
+    return data.fingerprint() + (validation.fingerprint() if validation else "")
 
 
 def _due(count: int, every: int | None) -> bool:
     return every is not None and count % every == 0
-
-
-def _changes(old: Any, new: Any, path: tuple[str, ...]) -> list[str]:
-    if path in _MAY_CHANGE or old == new:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [text for key in {**old, **new} for text in _changes(old.get(key), new.get(key), (*path, key))]
-    return [f"{'.'.join(path)} was {old!r:.60}, is {new!r:.60}"]

@@ -1,0 +1,63 @@
+"""What decides the last bits of a result beside the document: recorded with a run, compared before a replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+
+
+def machine_record() -> str:
+    """Describe processor, BLAS, its threads and numpy, as JSON text."""
+    record = {
+        "processor": _processor(),
+        "blas": _blas(),
+        "threads": _threads(),
+        "numpy": np.__version__,
+    }
+    return json.dumps(record)
+
+
+def machine_differences(record: str) -> Iterator[str]:
+    """Say what is other here than where a run was trained, as far as the record knows."""
+    try:
+        then = json.loads(record)
+    except ValueError:
+        then = None
+    if not isinstance(then, dict):
+        yield "the file does not say on what machine it was trained"
+        return
+    for key, here in json.loads(machine_record()).items():
+        if then.get(key) != here:
+            yield f"{key} was {then.get(key)!r:.80}, is {here!r:.80}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _blas() -> str:
+    found: Any = np.show_config(mode="dicts")
+    blas = found.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name', '')} {blas.get('version', '')}".strip()
+
+
+def _threads() -> int:
+    """Count the threads that BLAS may use: those of the processor, unless the environment says otherwise."""
+    for name in _THREADS:
+        given = os.environ.get(name, "").split(",")[0]
+        if given.isdecimal() and int(given) > 0:
+            return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
