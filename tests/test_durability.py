@@ -1,0 +1,217 @@
+"""Saving: whatever happens to the writer, the path holds one whole checkpoint, the old one or the new one."""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet import CheckpointError
+from tests.support import arrays_of, model_of, same_arrays
+
+
+@pytest.fixture
+def model():
+    return model_of({"type": "affine", "name": "hidden", "units": 4}, {"type": "affine", "units": 2}, dtype="float32")
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    specnet.save(tmp_path / "m.h5", model)
+    return tmp_path / "m.h5"
+
+
+def test_a_failed_save_leaves_what_was_there(path, model, tmp_path, monkeypatch):
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(CheckpointError, match=r"m\.h5: not saved: No space left on device; .* intact"):
+        specnet.save(path, specnet.build(model.spec, seed=9))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_an_interrupt_leaves_what_was_there(path, model, tmp_path, monkeypatch):
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+@pytest.mark.parametrize("given", ["abc", "1e20", "nan", "-5", "253402300800", "1.5"])
+def test_a_time_that_is_none_is_refused(path, model, monkeypatch, given):
+    before = path.read_bytes()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
+    with pytest.raises(CheckpointError, match="SOURCE_DATE_EPOCH"):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"a": ""},
+        {"a": None},
+        {"a": 2**70},
+        {"a": np.zeros(0)},
+        {"a": np.ones(2, complex)},
+        {"é": 1},
+        {"a\n": 1},
+        {"": 1},
+    ],
+)
+def test_a_state_that_cannot_be_stored_is_refused(path, model, state):
+    before = path.read_bytes()
+    model.run_state = state
+    with pytest.raises(CheckpointError, match=r"m\.h5: not saved"):
+        specnet.save(path, model)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_synced_is_told_as_what_it_is(path, model, monkeypatch):
+    synced = []
+
+    def second_fails(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    other = specnet.build(model.spec, seed=9)
+    with pytest.raises(CheckpointError, match="saved, but its folder could not be synced"):
+        specnet.save(path, other)
+    assert same_arrays(arrays_of(specnet.load(path)), arrays_of(other))
+
+
+def test_targets(tmp_path, model, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="regular file"):
+        specnet.save(tmp_path / "pipe", model)
+    for bad in (tmp_path, tmp_path / "none" / "m.h5", "a\0b"):
+        with pytest.raises(CheckpointError):
+            specnet.save(bad, model)
+    with pytest.raises(CheckpointError, match="expected a Model"):
+        specnet.save(tmp_path / "m.h5", "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("~/at home.h5", "här ✓.h5", "plain.h5", os.path.join("..", tmp_path.name, "up.h5")):
+        specnet.save(name, model)
+        assert specnet.load(name).spec == model.spec
+
+
+def test_links_and_permissions(tmp_path, model):
+    (tmp_path / "real.h5").touch(mode=0o640)
+    os.chmod(tmp_path / "real.h5", 0o640)
+    os.symlink("real.h5", tmp_path / "link.h5")
+    specnet.save(tmp_path / "link.h5", model)
+    assert os.readlink(tmp_path / "link.h5") == "real.h5"
+    assert stat.S_IMODE((tmp_path / "real.h5").stat().st_mode) == 0o640
+    umask = os.umask(0o027)
+    try:
+        specnet.save(tmp_path / "new.h5", model)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "new.h5").stat().st_mode) == 0o640
+
+
+def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path, model):
+    import fcntl
+
+    dead, living = (tmp_path / f".specnet-{16 * c}.tmp" for c in "0f")
+    (tmp_path / ".specnet-of-a-user.tmp").touch()
+    dead.write_bytes(b"x")
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        specnet.save(tmp_path / "m.h5", model)
+        assert sorted(os.listdir(tmp_path)) == [living.name, ".specnet-of-a-user.tmp", "m.h5"]
+
+
+WRITER = """
+import itertools, sys
+import numpy as np, specnet
+model = specnet.build(specnet.ModelSpec(input_shape=(200,), layers=[{"type": "affine", "units": 400}]))
+for count in itertools.count(1):
+    model.parameters["affine_1.weight"].fill(count)
+    specnet.save(sys.argv[1], model)
+    print(count, flush=True)
+"""
+
+
+def kills(folder, python, rounds):
+    """Kill a process that saves in a loop, at random moments: the path holds a whole checkpoint, never an old one."""
+    path = folder / "m.h5"
+    rng = np.random.default_rng(0)
+    for _ in range(rounds):
+        with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.06))
+            process.send_signal(signal.SIGKILL)
+            said = process.stdout.read().split()
+        weight = specnet.load(path).parameters["affine_1.weight"]
+        assert (weight == weight[0, 0]).all()
+        assert weight[0, 0] >= int(said[-1] if said else 1)
+    specnet.save(path, specnet.load(path))
+    assert os.listdir(folder) == ["m.h5"]
+
+
+def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path, python):
+    kills(tmp_path, python, 15)
+
+
+@pytest.mark.long
+def test_many_killed_writers_leave_a_whole_checkpoint(tmp_path, python):
+    kills(tmp_path, python, 500)
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np, specnet
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = specnet.build(specnet.ModelSpec(input_shape=(40,), layers=[{"type": "affine", "units": 30}]))
+specnet.save(sys.argv[1], model)
+size = len(open(sys.argv[1], "rb").read())
+new = specnet.build(model.spec, seed=1)
+for limit in range(0, size, 97):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        specnet.save(sys.argv[1], new)
+    except specnet.CheckpointError:
+        left = specnet.load(sys.argv[1]).parameters["affine_1.weight"]
+        assert np.array_equal(left, model.parameters["affine_1.weight"])
+    else:
+        raise SystemExit(f"saved {size} bytes where {limit} fit")
+print("done")
+"""
+
+
+def test_a_full_disk_at_any_byte(tmp_path, python):
+    made = subprocess.run([python, "-c", FULL_DISK, tmp_path / "m.h5"], capture_output=True, text=True, check=False)
+    assert made.stdout == "done\n", made.stderr
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+def test_readers_never_see_half_a_checkpoint(tmp_path, python):
+    path = tmp_path / "m.h5"
+    with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        try:
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                for mmap in (False, True):
+                    weight = specnet.load(path, mmap=mmap, verify=True).parameters["affine_1.weight"]
+                    assert (weight == weight[0, 0]).all()
+        finally:
+            process.kill()
