@@ -131,6 +131,8 @@ def table(schema: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
         if key in leave_out:
             continue
         default = "required" if key in required else f"`{json.dumps(part['default'])}`" if "default" in part else ""
+        if "Default:" in part.get("description", ""):
+            default = ""  # it depends on something, which the description says
         meaning = " ".join(str(part.get("description", "")).replace("<", "&lt;").split())
         rows.append(f"| `{key}` | {takes(part)} | {default} | {meaning} |")
     if not rows:

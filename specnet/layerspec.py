@@ -9,11 +9,13 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 import numpy as np
 from pydantic import Field, field_validator
 
+from specnet.errors import SpecnetError
+from specnet.initializers import NAMES
 from specnet.layer import Layer
 from specnet.parameters import Array, ShapeTuple
 from specnet.plan import LayerPlan
 from specnet.validation import Document, expecting
-from specnet.wording import describe, fault
+from specnet.wording import describe, fault, nearest
 
 LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
 
@@ -34,6 +36,14 @@ class ParameterSpec:
     """The document's key that holds the initializer; errors point at it."""
     decay: bool = True
     """Whether weight decay applies: biases and norms are left out."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.initializer, Document) and self.initializer not in NAMES:
+            msg = f"ParameterSpec: unknown initializer {self.initializer!r}{nearest(str(self.initializer), NAMES)}"
+            raise SpecnetError(msg)
+        if not isinstance(self.shape, tuple):
+            msg = f"ParameterSpec: expected a shape, a tuple of integers, got {self.shape!r}"
+            raise SpecnetError(msg)
 
 
 class LayerSpec(Document):
@@ -88,10 +98,18 @@ class LayerSpec(Document):
             input_shape,
             self.output_shape(input_shape),
             {name: parameter.shape for name, parameter in self.parameters(input_shape).items()},
-            self.buffers(input_shape),
+            {name: self._buffer(name, announced) for name, announced in self.buffers(input_shape).items()},
             self.build,
             self.input_limit,
         )
+
+    def _buffer(self, name: str, announced: Any) -> tuple[ShapeTuple, np.dtype[Any] | None]:
+        try:
+            shape, dtype = announced
+            return tuple(map(int, shape)), None if dtype is None else np.dtype(dtype)
+        except (TypeError, ValueError):
+            msg = f"{self.type}: expected (shape, dtype or None) of the buffer {name}, got {announced!r}"
+            raise SpecnetError(msg) from None
 
     def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
         """Infer the shape of one output, without the batch axis. Raises ShapeError where the input does not fit."""
@@ -110,5 +128,10 @@ class LayerSpec(Document):
         return self
 
     def build(self, parameters: Mapping[str, Array]) -> Layer:
-        """Make the layer around these arrays, which it keeps by reference."""
-        return self.layer.from_document(self.fields(), parameters)
+        """Make the layer around these arrays, which it keeps by reference. Raises SpecnetError, for its author."""
+        try:
+            return self.layer.from_document(self.fields(), parameters)
+        except TypeError as error:
+            kind = self.layer.__name__
+            msg = f"{self.type}: {kind}.from_document cannot make the layer of the document's keys and arrays: {error}"
+            raise SpecnetError(msg) from error

@@ -291,6 +291,9 @@ class ShapeFollower:
             except ShapeError as error:
                 yield here, fault(f"{error}; its input comes from {source}", "shape")
                 return None
+            except SpecnetError as error:  # a mistake in the layer's own code
+                yield here, fault(str(error), "plugin")
+                return None
             if output is None:
                 return None
             shape, source = output, f'"{layer.name}"'

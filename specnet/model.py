@@ -14,7 +14,7 @@ from specnet.chain import Chain
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer, as_floats, as_integers, batch_of
 from specnet.parameters import Array, Parameters, ShapeTuple
-from specnet.plan import ModelPlan
+from specnet.plan import LayerPlan, ModelPlan
 from specnet.randomness import Draws
 
 if TYPE_CHECKING:
@@ -60,10 +60,13 @@ class Model:
         expected = self.plan.buffer_shapes()
         buffers: dict[str, npt.NDArray[Any]] = {}
         for layer, planned in zip(self.layers, self.plan.layers, strict=True):
+            _check_arrays(layer, planned, self.store)
             mine = {}
             for name in planned.buffers:
                 shape, dtype = expected[f"{planned.name}.{name}"]
-                mine[name] = np.array(np.broadcast_to(layer.buffers[name], shape), dtype)
+                own = layer.buffers[name]
+                fits = (own.shape, own.dtype) == (shape, dtype)  # then it stays the very array that the layer made
+                mine[name] = own if fits else np.array(np.broadcast_to(own, shape), dtype)
             gradients = {name: self.store.gradients[f"{planned.name}.{name}"] for name in planned.parameters}
             layer.bind(planned.name, self.draws, gradients, mine)
             buffers |= {f"{planned.name}.{name}": array for name, array in mine.items()}
@@ -183,7 +186,8 @@ class Model:
             for part in inner:
                 layer = layer[part]
         except (StopIteration, KeyError, TypeError):
-            msg = f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}"
+            there = [full for top in self.plan.layers for full in top.names()]
+            msg = f"no layer {name!r}; there are {', '.join(there)}"
             raise KeyError(msg) from None
         found: Layer = layer
         return found
@@ -235,6 +239,22 @@ def assemble(plan: ModelPlan, values: Mapping[str, Array] | None = None) -> Mode
     store = Parameters(plan.parameter_shapes(), plan.dtype, values)
     layers = [p.make({name: store.values[f"{p.name}.{name}"] for name in p.parameters}) for p in plan.layers]
     return Model(plan, store, layers)
+
+
+def _check_arrays(layer: Layer, planned: LayerPlan, store: Parameters) -> None:
+    """Hold that a layer's constructor made what its document announced. Raises SpecnetError, for the layer's author."""
+    who = f"{planned.name} ({type(layer).__name__})"
+    for kind, made, announced in (
+        ("parameters", layer.parameters, planned.parameters),
+        ("buffers", layer.buffers, planned.buffers),
+    ):
+        if made.keys() != announced.keys():
+            msg = f"{who}: its document announces the {kind} {[*announced]}, its constructor sets self.{kind} {[*made]}"
+            raise SpecnetError(msg)
+    for name, array in layer.parameters.items():
+        if array is not store.values[f"{planned.name}.{name}"]:
+            msg = f"{who}: its constructor has to keep the array that it is given for {name}, not a copy"
+            raise SpecnetError(msg)
 
 
 def _restored(

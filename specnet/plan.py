@@ -60,6 +60,12 @@ class LayerPlan(NamedTuple):
     input_limit: int | None = None
     layers: tuple[LayerPlan, ...] = ()
 
+    def names(self) -> Iterator[str]:
+        """Yield the layer's name and those of all layers in it, `block.hidden`."""
+        yield self.name
+        for layer in self.layers:
+            yield from (f"{self.name}.{name}" for name in layer.names())
+
 
 Planner = Callable[[ShapeTuple], LayerPlan]
 """Gives a layer's plan for the shape of one input; raises ShapeError where that does not fit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,8 @@ ENTRY_POINT_GROUP = "specnet.layers"
 
 Spec = TypeVar("Spec", bound=LayerSpec)
 
+_TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+
 _registered: dict[str, type[LayerSpec]] = {}
 
 
@@ -24,10 +27,16 @@ def register_layer(type_name: str) -> Callable[[type[Spec]], type[Spec]]:
 
     Raises SpecnetError when another class has the name.
     """
+    if not isinstance(type_name, str) or not _TYPE_NAME.fullmatch(type_name):
+        msg = f"register_layer: expected a type name, letters, digits, _ and -, got {type_name!r}"
+        raise SpecnetError(msg)
 
     def register(cls: type[Spec]) -> type[Spec]:
         if not (isinstance(cls, type) and issubclass(cls, LayerSpec)):
             msg = f"register_layer({type_name!r}): expected a subclass of LayerSpec, got {cls!r}"
+            raise SpecnetError(msg)
+        if not isinstance(getattr(cls, "layer", None), type):
+            msg = f"register_layer({type_name!r}): {cls.__qualname__} names no layer class: layer = ..."
             raise SpecnetError(msg)
         taken = _registered.get(type_name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -81,6 +90,12 @@ def _load_plugin(type_name: str) -> None:
             raise SpecnetError(msg) from error
         if not (isinstance(loaded, type) and issubclass(loaded, LayerSpec)):
             msg = f"layer type {type_name!r} of the package {package}: {entry.value} is no subclass of LayerSpec"
+            raise SpecnetError(msg)
+        if loaded.registered_type not in ("", type_name):
+            msg = (
+                f"the entry point {type_name!r} of the package {package} offers the layer type "
+                f"{loaded.registered_type!r}; name them alike"
+            )
             raise SpecnetError(msg)
         try:
             register_layer(type_name)(loaded)

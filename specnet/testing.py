@@ -247,6 +247,10 @@ def _check_prediction(case: _Case) -> None:
     dx = model.backward(y)
     arrays = {**model.parameters, **model.buffers}
     before = {name: array.copy() for name, array in arrays.items()}
+    attributes = dict(vars(model.layers[0]))
+    model.layers[0].predict(x.copy())
+    written = [name for name, value in vars(model.layers[0]).items() if attributes.get(name) is not value]
+    case.require(not written, f"predict writes on the layer, which is no longer safe from threads: {written}")
     case.same(model.predict(x), y, "predict differs from forward outside training")
     model.forward(x)
     model.predict(sample_inputs(model, 6, seed=9))
@@ -345,6 +349,12 @@ def _check_round_trips(case: _Case) -> None:
     for name, value in fresh.parameters.items():
         case.same(value, other.parameters[name], f"{name} begins with other values when the document is read again")
     model.backward(model.forward(sample_inputs(model, 4), training=True))
+    layer = model.layers[0]
+    for name, array in layer.buffers.items():
+        kept = model.buffers[f"{layer.name}.{name}"]
+        case.require(
+            array is kept, f"the layer rebinds its buffer {name}; write into it in place: self.buffers[...][...]"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.h5"
         save(path, model)

@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from specnet.errors import Problem, SpecError, path_text
+from specnet.errors import Problem, SpecError, SpecnetError, path_text
 from specnet.jsontext import MAX_BYTES, MAX_INTEGER, Finding, Path, parse_json
 from specnet.paths import user_path
 from specnet.wording import describe, encodable, fault, mismatch, nearest
@@ -238,12 +238,19 @@ def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
 
 def read_document(path: str | os.PathLike[str]) -> bytes:
     """Read a document's bytes; a file that cannot be read is a SpecError that says why."""
+    if not isinstance(path, (str, os.PathLike)):
+        msg = f"expected the path of a document, got {describe(path)}; ModelSpec(...) takes a document itself"
+        raise SpecnetError(msg)
     try:
-        return _read_regular(user_path(path))
+        data = _read_regular(user_path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"
         raise SpecError([Problem("", message, "unreadable")], os.fspath(path)) from None
+    for signature, what in ((b"\x89HDF", "an HDF5 file, a checkpoint perhaps"), (b"PK\3\4", "a zip or .npz file")):
+        if data.startswith(signature):
+            raise SpecError([Problem("", f"expected a JSON document, this is {what}", "not_json")], os.fspath(path))
+    return data
 
 
 def _read_regular(path: FilePath) -> bytes:

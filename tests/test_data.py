@@ -11,6 +11,7 @@ import specnet
 from specnet import DataError
 from specnet.training.data import fit_inputs, fit_targets, read_array, read_columns
 from specnet.training.experiment import load_data, load_experiment
+from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -151,26 +152,29 @@ def test_inputs_that_fit():
 )
 def test_classes_that_do_not_fit(raw, words):
     with pytest.raises(DataError, match=words):
-        fit_targets(raw, NAMED, True, 6, "d.npz")
+        fit_targets(raw, NAMED, SoftmaxCrossEntropy(), 6, "d.npz")
 
 
 def test_text_needs_labels():
     with pytest.raises(DataError, match=r"a, b, c, .*labels"):
-        fit_targets(np.array(list("abcabc")), SPEC, True, 6, "d.npz")
-    assert fit_targets(np.array(list("abcabc")), NAMED, True, 6, "d").tolist() == [0, 1, 2, 0, 1, 2]
+        fit_targets(np.array(list("abcabc")), SPEC, SoftmaxCrossEntropy(), 6, "d.npz")
+    assert fit_targets(np.array(list("abcabc")), NAMED, SoftmaxCrossEntropy(), 6, "d").tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_targets_that_fit():
     for raw in (Y, Y.astype(np.uint8), Y.astype(float), Y[:, None]):
-        fitted = fit_targets(raw, SPEC, True, 6, "d")
+        fitted = fit_targets(raw, SPEC, SoftmaxCrossEntropy(), 6, "d")
         assert fitted.dtype == np.int64
         assert fitted.tolist() == Y.tolist()
     single = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 1}])
-    assert fit_targets(Y, single, False, 6, "d").shape == (6, 1)
+    assert fit_targets(Y, single, MeanSquaredError(), 6, "d").shape == (6, 1)
     with pytest.raises(DataError, match=r"\(batch, 3\), got \(6,\)"):
-        fit_targets(Y, SPEC, False, 6, "d")
+        fit_targets(Y, SPEC, MeanSquaredError(), 6, "d")
     with pytest.raises(DataError, match="got nan"):
-        fit_targets(np.array([[np.nan]] * 6), single, False, 6, "d")
+        fit_targets(np.array([[np.nan]] * 6), single, MeanSquaredError(), 6, "d")
+    assert fit_targets(Y / 2, single, BinaryCrossEntropy(), 6, "d").max() == 1
+    with pytest.raises(DataError, match=r"d: targets: row 3, column 1: binary_cross_entropy .* from 0 to 1, got 2"):
+        fit_targets(Y, single, BinaryCrossEntropy(), 6, "d")
 
 
 def experiment(train, **data):

@@ -68,3 +68,17 @@ def test_the_reader_of_the_format_page_reads(root, tmp_path):
     code = blocks(root / "docs/checkpoint-format.md", "python")[0] + "\nprint(sorted(weights), len(document))"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert made.stdout.startswith("['narrow', 'output', 'wide']")
+
+
+def test_the_layer_of_the_page_about_layers(root):
+    try:
+        for code in blocks(root / "docs/layers.md", "python"):
+            exec(code, {"__name__": "page"})
+        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "running_scale"}, {"type": "affine", "units": 1}])
+        model = specnet.build(spec)
+        model.forward([[1.0, -1.0]], training=True)
+        assert model.buffers["running_scale_1.batches"] == 1
+        with pytest.raises(specnet.SpecError, match=r"layers\[0\]: the input has shape \(1, 1, 1\), .* two axes"):
+            specnet.ModelSpec(input_shape=(1, 1, 1), layers=[{"type": "running_scale"}])
+    finally:
+        registry._registered.pop("running_scale", None)

@@ -138,6 +138,26 @@ class PredictCaches(Square):
         return self.predict(x)
 
 
+class PredictWrites(Square):
+    def predict(self, x):
+        self.last = self.floats(x)
+        return super().predict(x)
+
+
+class RebindsABuffer(Square):
+    def __init__(self, gain):
+        super().__init__(gain)
+        self.buffers["count"] = np.zeros((), np.int64)
+
+    @classmethod
+    def infer_buffers(cls, _fields, _input_shape):
+        return {"count": ((), np.int64)}
+
+    def forward(self, x, training=False):
+        self.buffers["count"] = self.buffers["count"] + 1
+        return super().forward(x)
+
+
 class PredictDiffers(Square):
     def predict(self, x):
         return super().predict(x) * (1 + 1e-7)
@@ -194,7 +214,9 @@ class LooksAtTheBatch(Square):
         (GivesView, "view of its input"),
         (GivesItsCache, "writing into a result changes a later one"),
         (ReusesOutput, "later call changes an earlier result of forward"),
-        (PredictCaches, "predict disturbs the backward"),
+        (PredictCaches, "predict writes on the layer"),
+        (PredictWrites, r"predict writes on the layer.*\['last'\]"),
+        (RebindsABuffer, "rebinds its buffer count"),
         (PredictDiffers, "predict differs from forward"),
         (Random, "one seed differ in their outputs"),
         (ForgetsOrder, "backward before forward is not refused"),
@@ -206,6 +228,63 @@ class LooksAtTheBatch(Square):
 def test_a_wrong_layer_is_found(check, layer, words):
     with pytest.raises(AssertionError, match=rf"check_layer\(square, \(3,\), float\d\d\): .*{words}"):
         check(layer)
+
+
+class Forgets(Square):
+    def __init__(self, gain):
+        super().__init__(gain)
+        self.parameters.clear()
+
+
+class Copies(Square):
+    def __init__(self, gain):
+        super().__init__(gain.copy())
+
+
+class Undeclared(Square):
+    def __init__(self, gain):
+        super().__init__(gain)
+        self.buffers["count"] = np.zeros(())
+
+
+class Unset(Square):
+    @classmethod
+    def infer_buffers(cls, _fields, _input_shape):
+        return {"count": ((), np.int64)}
+
+
+class OtherArguments(Square):
+    def __init__(self, gain, more):
+        super().__init__(gain)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Forgets, r"document announces the parameters \['gain'\], its constructor sets self.parameters \[\]"),
+        (Copies, "has to keep the array that it is given for gain, not a copy"),
+        (Undeclared, r"announces the buffers \[\], its constructor sets self.buffers \['count'\]"),
+        (Unset, r"announces the buffers \['count'\], its constructor sets self.buffers \[\]"),
+        (OtherArguments, r"from_document cannot make the layer .*missing 1 required"),
+    ],
+)
+def test_mistakes_of_a_layers_author_are_told(check, layer, words):
+    with pytest.raises(specnet.SpecnetError, match=words):
+        check(layer)
+
+
+def test_mistakes_in_what_a_document_announces_are_told():
+    from specnet.layerspec import ParameterSpec
+
+    with pytest.raises(specnet.SpecnetError, match=r'unknown initializer .*did you mean "ones"'):
+        ParameterSpec((3,), "one")
+    with pytest.raises(specnet.SpecnetError, match="expected a shape"):
+        ParameterSpec(3, "ones")
+    for wrong in ("Bad Name!", "", 1, Square):
+        with pytest.raises(specnet.SpecnetError, match="expected a type name"):
+            specnet.register_layer(wrong)
+    with pytest.raises(specnet.SpecnetError, match="names no layer class"):
+        specnet.register_layer("nothing")(type("NothingSpec", (specnet.LayerSpec,), {}))
 
 
 def test_what_is_no_layer_is_told():

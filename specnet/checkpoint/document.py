@@ -65,8 +65,13 @@ def _validated(text: bytes, source: str, plugins: bytes) -> ModelSpec:
     except SpecError as error:
         unknown = any(problem.code in _UNSUPPORTED for problem in error.problems)
         kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
-        hints = missing_plugins(plugins, _types(parse_json(text).value)) if unknown and plugins else []
-        raise kind("; ".join([*error.lines(), *hints])) from None
+        lines = error.lines()
+        if unknown and plugins:
+            advice = missing_plugins(plugins, _types(parse_json(text).value))
+            known = tuple(f'unknown layer type "{name}"' for name in advice)
+            lines = [line for line in lines if not any(told in line for told in known)]
+            lines = [*(f"{source}: {told}" for told in advice.values()), *lines]
+        raise kind("; ".join(lines)) from None
 
 
 def _types(value: Any) -> Iterator[str]:

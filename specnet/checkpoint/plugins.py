@@ -39,16 +39,17 @@ def _all(layers: Iterable[LayerSpec]) -> Iterator[LayerSpec]:
         yield from _all(getattr(layer, "inside", ()))
 
 
-def missing_plugins(record: bytes, types: Iterable[str]) -> list[str]:
-    """Say for layer types that are unknown here what to install or import, as far as the record knows.
+def missing_plugins(record: bytes, types: Iterable[str]) -> dict[str, str]:
+    """Say for each layer type that is unknown here what to install or import, as far as the record knows.
 
     The record may be a stranger's: what is not of the form of a package's name and version is passed over.
     """
     try:
         entries = parse_json(record).value if len(record) <= MAX_BYTES else []
     except SpecError:
-        return []
-    wanted, told = set(types), []
+        return {}
+    wanted: set[str] = set(types)
+    told: dict[str, str] = {}
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict) or not all(
             isinstance(entry.get(key), str) and re.fullmatch(form, entry[key]) for key, form in _FORMS.items()
@@ -57,11 +58,22 @@ def missing_plugins(record: bytes, types: Iterable[str]) -> list[str]:
         kind, module, distribution, version = (entry[key] for key in _FORMS)
         if kind not in wanted:
             continue
-        if distribution and version:
-            told.append(
-                f'"{kind}" was saved with {distribution} {version}, which is not installed here: '
-                f"pip install '{distribution}=={version}'"
-            )
-        else:
-            told.append(f'"{kind}" was registered by the Python module {module}; import that first')
+        told[kind] = _advice(kind, module, distribution, version)
     return told
+
+
+def _advice(kind: str, module: str, distribution: str, version: str) -> str:
+    from importlib import metadata  # noqa: PLC0415 - slow to import, seldom needed
+
+    if not (distribution and version):
+        return f'the layer type "{kind}" was registered by the Python module {module}; import that first'
+    try:
+        found = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        state = "is not installed here"
+    else:
+        state = "does not load" if found == version else f"is {found} here"
+    return (
+        f'the layer type "{kind}" was saved with {distribution} {version}, which {state}: '
+        f"pip install '{distribution}=={version}'"
+    )

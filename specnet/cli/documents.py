@@ -35,6 +35,9 @@ def validate(
 
     Example: specnet validate digits.model.json digits.experiment.json
     """
+    if json and form == "github":
+        msg = "--json prints JSON, --format github annotations; choose one"
+        raise typer.BadParameter(msg)
     errors: list[SpecnetError] = []
     results: list[dict[str, Any]] = []
     for path in documents:
@@ -45,6 +48,7 @@ def validate(
                 text = _check_file(path, more, show=not json)
             else:
                 spec = _read(path, check_data=True)
+                more = {"document": spec.model_dump(mode="json")} if print_ else {}
                 text = spec.to_json() if print_ else f"{path}: {_what_it_is(spec, path)}\n"
         except SpecnetError as error:
             errors.append(error)
@@ -115,7 +119,7 @@ def summary(
     spec = _spec_of(path)
     rows: list[dict[str, Any]] = []
     for name, layer, plan in spec.walk():
-        count = sum(map(size_of, plan.parameters.values()))
+        count = None if plan.layers else sum(map(size_of, plan.parameters.values()))  # its layers' follow
         rows.append({"layer": name, "type": layer.type, "output_shape": plan.output_shape, "parameters": count})
     item = 4 if spec.dtype == "float32" else 8
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
@@ -123,7 +127,11 @@ def summary(
         model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
         print_json({**model, "layers": rows, **totals})
         return
-    table = [[str(r["layer"]), str(r["type"]), batch_of(r["output_shape"]), f"{r['parameters']:,}"] for r in rows]
+    table = []
+    for row in rows:
+        name, count = str(row["layer"]), row["parameters"]
+        indented = "  " * name.count(".") + name
+        table.append([indented, str(row["type"]), batch_of(row["output_shape"]), "" if count is None else f"{count:,}"])
     table.insert(0, ["(input)", "", batch_of(spec.input_shape), ""])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
@@ -150,7 +158,7 @@ def gradcheck(
     path: Annotated[str, typer.Argument(metavar="DOC", help="A model or experiment document.")],
     batch: Annotated[int, typer.Option("--batch", min=1, help="Rows of the random input.")] = 4,
     at_most: Annotated[int, typer.Option("--at-most", min=1, help="Elements checked of each array.")] = 50,
-    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest relative error that passes.")] = 1e-5,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Largest relative error that passes.")] = 1e-5,
     json: Json = False,
 ) -> None:
     """Hold every gradient that backward gives against a numerical one, in float64, on random inputs.
@@ -183,6 +191,7 @@ def gradcheck(
             for r in rows
         ]  # fmt: skip
         print_table(columns, table, numbers=[2, 3, 4])
+        typer.echo(f"\n{len(rows) - len(wrong)} of {len(rows)} gradients are right to {tolerance:g} of their size")
     if wrong:
         msg = f"{path}: wrong gradients, off by more than {tolerance:g} of their size: {', '.join(wrong)}"
         raise SpecnetError(msg)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from specnet.errors import DataError
 from specnet.layer import batch_of
 from specnet.spec import ModelSpec
+from specnet.training.losses import Loss
 from specnet.wording import describe, nearest
 
 RawArray: TypeAlias = npt.NDArray[Any]
@@ -279,7 +280,7 @@ def _finite(raw: RawArray, dtype: np.dtype[Any], source: str) -> RawArray:
     return values
 
 
-def fit_targets(raw: RawArray, spec: ModelSpec, classes: bool, rows: int, source: str) -> RawArray:
+def fit_targets(raw: RawArray, spec: ModelSpec, loss: Loss, rows: int, source: str) -> RawArray:
     """Bring targets into the form the loss takes: class indices (int64), or numbers of the output's shape.
 
     Text is looked up in the model's `labels`. Raises DataError.
@@ -288,6 +289,7 @@ def fit_targets(raw: RawArray, spec: ModelSpec, classes: bool, rows: int, source
     if raw.ndim == 0 or len(raw) != rows:
         msg = f"{source}: expected {rows} rows, as the inputs have, got {len(raw) if raw.ndim else 'a single value'}"
         raise DataError(msg)
+    classes = loss.takes_classes()
     if raw.dtype.kind in "US" and classes:
         try:
             raw = raw.astype(str)
@@ -306,7 +308,16 @@ def fit_targets(raw: RawArray, spec: ModelSpec, classes: bool, rows: int, source
     if raw.shape != expected:
         msg = f"{source}: the model's outputs have shape {batch_of(spec.output_shape)}, got {raw.shape}"
         raise DataError(msg)
-    return _finite(raw, np.dtype(spec.dtype), source)
+    values = _finite(raw, np.dtype(spec.dtype), source)
+    if loss.target_bounds is not None:
+        low, high = loss.target_bounds
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            place = np.argwhere(wrong)[0]
+            takes = f"{loss.name} takes targets from {low:g} to {high:g}"
+            msg = f"{source}: {_place(place)}: {takes}, got {raw[tuple(place)]}"
+            raise DataError(msg)
+    return values
 
 
 def _by_label(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:

@@ -110,8 +110,8 @@ class DataEntry(Document):
         """List the paths of the files, as they are written."""
         return [self.path] if self.path else [str(self.inputs), str(self.targets)]
 
-    def read(self, folder: Path, spec: ModelSpec, classes: bool) -> Dataset:
-        """Read the rows and fit them to a model. Raises DataError."""
+    def read(self, folder: Path, spec: ModelSpec, loss: Loss) -> Dataset:
+        """Read the rows and fit them to a model and its loss. Raises DataError."""
         if self.path:
             raw, raw_targets = files.read_columns(folder / self.path, self.inputs, self.targets or "y")
             source = target_source = self.path
@@ -121,7 +121,7 @@ class DataEntry(Document):
         x = files.fit_inputs(raw, spec, source)
         if raw_targets is None:
             raise AssertionError
-        return Dataset(x, files.fit_targets(raw_targets, spec, classes, len(x), target_source))
+        return Dataset(x, files.fit_targets(raw_targets, spec, loss, len(x), target_source))
 
 
 class Fraction(Document):
@@ -361,7 +361,7 @@ def _data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
     for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
         try:
             if isinstance(entry, DataEntry) and not set(entry.files()) & set(missing):
-                sets[key] = entry.read(folder, spec.built_model, loss_of(spec).takes_classes())
+                sets[key] = entry.read(folder, spec.built_model, loss_of(spec))
             elif isinstance(entry, Fraction) and "train" in sets:
                 _split(spec, sets["train"], entry)
         except DataError as error:
@@ -376,13 +376,13 @@ def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
 
 def load_data(spec: ExperimentSpec, folder: Path) -> tuple[Dataset, Dataset | None]:
     """Read the training and the validation rows. Raises DataError."""
-    model, classes = spec.built_model, loss_of(spec).takes_classes()
-    train = spec.data.train.read(folder, model, classes)
+    model, loss = spec.built_model, loss_of(spec)
+    train = spec.data.train.read(folder, model, loss)
     validation = spec.data.validation
     if validation is None:
         return train, None
     if isinstance(validation, DataEntry):
-        return train, validation.read(folder, model, classes)
+        return train, validation.read(folder, model, loss)
     return _split(spec, train, validation)
 
 

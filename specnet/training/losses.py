@@ -28,6 +28,8 @@ class Loss(ABC):
     name: ClassVar[str]
     doubled_by: ClassVar[tuple[str, ...]] = ()
     """Types of a last layer that would do what the loss does already."""
+    target_bounds: ClassVar[tuple[float, float] | None] = None
+    """The least and the greatest target; None for any number."""
 
     @abstractmethod
     def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
@@ -165,6 +167,7 @@ class BinaryCrossEntropy(ElementLoss):
 
     name = "binary_cross_entropy"
     doubled_by = ("sigmoid",)
+    target_bounds = (0.0, 1.0)
 
     def elements(self, y: Array, t: Array) -> tuple[float, Array]:
         total = np.sum(np.maximum(y, 0) - y * t + np.log1p(np.exp(-np.abs(y))))
@@ -234,7 +237,7 @@ class SoftmaxCrossEntropySpec(LossSpec):
 
 
 class BinaryCrossEntropySpec(LossSpec):
-    """Cross-entropy of the sigmoid of the outputs (logits) with 0 or 1."""
+    """Cross-entropy of the sigmoid of the outputs (logits) with 0 or 1, or a probability between them."""
 
     type: Literal["binary_cross_entropy"] = "binary_cross_entropy"
 

@@ -68,7 +68,7 @@ def predict_file(
         if loss is None:
             msg = f"{os.fspath(path)}: the checkpoint holds no training run, so there is no loss to measure targets by"
             raise DataError(msg)
-        fitted = files.fit_targets(raw_targets, model.spec, loss.takes_classes(), len(x), os.fspath(path))
+        fitted = files.fit_targets(raw_targets, model.spec, loss, len(x), os.fspath(path))
         metrics = evaluate(model, loss, files.Dataset(x, fitted)).metrics()
     outputs = model.predict(x, batch_size=EVALUATION_ROWS)
     if loss is not None and not logits:

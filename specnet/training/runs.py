@@ -65,7 +65,7 @@ def train(
     if resume and force:
         msg = "resume goes on with a run, force overwrites it; choose one"
         raise SpecnetError(msg)
-    there = [name for name in (LAST, BEST, EXPERIMENT) if (target / name).exists()]
+    there = [name for name in (LAST, BEST) if (target / name).exists()]
     if there and not (resume or force):
         ways = "resume (--resume) goes on with it, force (--force) overwrites it"
         msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
