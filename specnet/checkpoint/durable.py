@@ -48,7 +48,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
             temporary.unlink()
         raise
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # all is synced, or given up
+            os.close(descriptor)
     try:
         _sync_folder(target.parent)
     except OSError as error:
@@ -68,15 +69,27 @@ def _open_temporary(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / f".specnet-{secrets.token_hex(8)}.tmp"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-        if fcntl is None:
-            return path, descriptor
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between open and lock, another process may have taken it for a leftover and removed it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+        try:
+            if _is_ours(path, descriptor):
                 return path, descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+            raise
         os.close(descriptor)
+
+
+def _is_ours(path: Path, descriptor: int) -> bool:
+    """Take the lock; tell whether another process took the file for a leftover between opening and locking."""
+    if fcntl is None:
+        return True
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _clear_leftovers(folder: Path) -> None:
