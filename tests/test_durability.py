@@ -215,3 +215,53 @@ def test_readers_never_see_half_a_checkpoint(tmp_path, python):
                     assert (weight == weight[0, 0]).all()
         finally:
             process.kill()
+
+
+LITTLE_MEMORY = """
+import resource, sys
+import numpy as np, specnet
+from specnet.checkpoint import write
+
+def size():
+    pages = open("/proc/self/statm").read().split()[0]
+    return int(pages) * resource.getpagesize()
+
+path = sys.argv[1]
+layers = [{"type": "affine", "units": 700}] * 6
+model = specnet.build(specnet.ModelSpec(input_shape=(700,), layers=layers))
+model.backward(model.forward(np.ones((1, 700))))
+specnet.save(path, model)
+other = specnet.build(model.spec, seed=1)
+old, new = (m.parameters["affine_1.weight"].copy() for m in (model, other))
+said = {}
+for step in range(160, -1, -8):
+    for what, call in (("save", lambda: specnet.save(path, other)), ("load", lambda: specnet.load(path))):
+        resource.setrlimit(resource.RLIMIT_AS, (size() + step * 2**18, -1))
+        loaded = None
+        try:
+            loaded = call()
+            told = "ok"
+        except specnet.CheckpointError as error:
+            told = "no memory" if "memory" in str(error) else str(error)
+        except BaseException as error:
+            told = f"{type(error).__name__}: {error}"
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        said.setdefault(what, []).append(told)
+        weight = specnet.load(path).parameters["affine_1.weight"]
+        assert np.array_equal(weight, old) or np.array_equal(weight, new)
+        if loaded is not None:
+            assert np.array_equal(loaded.parameters["affine_1.weight"], weight)
+        loaded = None
+        specnet.save(path, model)
+for what, told in said.items():
+    print(what, sorted(set(told)))
+"""
+
+
+def test_memory_that_runs_out(tmp_path, python):
+    command = [python, "-c", LITTLE_MEMORY, tmp_path / "m.h5"]
+    # What is freed goes back to the system at once, so that the limit is felt.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert made.stdout == "save ['no memory', 'ok']\nload ['no memory', 'ok']\n", made.stdout + made.stderr
+    assert os.listdir(tmp_path) == ["m.h5"]

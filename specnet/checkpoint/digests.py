@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread  # threading.Thread.start waits for a thread that may never begin where memory has run out
 from collections import deque
 from hashlib import sha256
 from types import TracebackType
@@ -22,69 +22,55 @@ class Digests:
         self._waiting: deque[tuple[str, memoryview]] = deque()
         self._found: dict[str, str] = {}
         self._failure: BaseException | None = None
-        self._more = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
+        self._busy = _thread.allocate_lock()  # held by the second thread while it has something
+        self._running = False
         self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _t: TracebackType | None
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._waiting.clear()
-        self._join()
+        with self._busy:
+            pass  # what the second thread has begun is done
 
     def add(self, key: str, data: memoryview | bytes) -> None:
         """Have these bytes hashed."""
         view = memoryview(data).cast("B")
         self._waiting.append((key, view))
         self._bytes += len(view)
-        if self._thread is None and self._bytes >= WORTH_A_THREAD:
-            self._begin()
-        self._more.release()
+        if self._bytes >= WORTH_A_THREAD and not self._running:
+            self._running = True
+            try:
+                _thread.start_new_thread(self._work, ())
+            except RuntimeError:
+                return  # no thread is to be had: who waits for the results does it all
 
     def finish(self) -> dict[str, str]:
         """Give the digests, in hex, by key."""
         while self._hash_one(last=True):
             pass
-        self._join()
+        with self._busy:
+            pass
         if self._failure is not None:
             raise self._failure
         return self._found
 
-    def _begin(self) -> None:
-        thread = threading.Thread(target=self._work, name="specnet-digests", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is to be had: who waits for the results does it all
-            self._bytes = -(2**62)
-        else:
-            self._thread = thread
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._waiting.append(("", memoryview(b"")))  # the end
-            self._more.release()
-            self._thread.join()
-            self._thread = None
-
     def _work(self) -> None:
         try:
-            while True:
-                self._more.acquire()
-                if self._hash_one(last=False) is None:
-                    return
+            while self._running:
+                with self._busy:
+                    self._running = self._hash_one(last=False)
         except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
             self._failure = error
 
-    def _hash_one(self, *, last: bool) -> bool | None:
-        """Hash one of those that wait; False where none does, None at the end."""
+    def _hash_one(self, *, last: bool) -> bool:
+        """Hash one of those that wait; False where none does."""
         try:
             key, view = self._waiting.pop() if last else self._waiting.popleft()
         except IndexError:
             return False
-        if not key:
-            return None
         self._found[key] = sha256(view).hexdigest()
         return True

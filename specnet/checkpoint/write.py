@@ -29,6 +29,9 @@ PAGE = 4096
 LARGE = 2 * PAGE
 """Bytes from which an array is written straight from its memory; smaller ones go out with the pages around them."""
 
+HDF5_MEMORY, HDF5_MEMORY_EACH = 2**23, 2**12
+"""Bytes that HDF5 may need at most, and more for each dataset; asked for before it begins, as it does not check."""
+
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
 
@@ -50,6 +53,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     except (ValueError, OverflowError) as error:
         msg = f"{os.fspath(path)}: not saved: {error}"
         raise CheckpointError(msg) from error
+    except MemoryError as error:
+        raise _no_memory(path) from error
 
     def write(descriptor: int) -> None:
         with Digests() as digests:
@@ -71,8 +76,14 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         msg = f"{os.fspath(path)}: not saved: {reason}; what was there before is intact"
         raise CheckpointError(msg) from error
+    except MemoryError as error:
+        raise _no_memory(path) from error
     finally:
         skeleton.close()
+
+
+def _no_memory(path: str | os.PathLike[str]) -> CheckpointError:
+    return CheckpointError(f"{os.fspath(path)}: not saved: there is not enough memory; what was there before is intact")
 
 
 def _datasets(model: Model) -> Iterator[layout.Dataset]:
@@ -178,6 +189,7 @@ class _Skeleton:
     """The file but for its arrays, built by HDF5 in memory; the places of the arrays are known before their digests."""
 
     def __init__(self, datasets: Sequence[layout.Dataset], root_attributes: Mapping[str, int | str]) -> None:
+        bytearray(HDF5_MEMORY + HDF5_MEMORY_EACH * len(datasets))  # where that is not to be had, HDF5 would crash
         self._memory = _Memory()
         self._file = h5py.File(
             self._memory, "w", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=ALIGNMENT
