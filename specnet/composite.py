@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -32,16 +32,25 @@ class Composite(Layer):
 
     def __init__(self, lists: Sequence[Sequence[Layer]], names: Iterable[str] | None = None) -> None:
         inside = [layer for entries in lists for layer in entries]
-        self.layers = dict(zip(_automatic(inside) if names is None else names, inside, strict=True))
-        if len({id(layer) for layer in inside}) != len(inside):
-            msg = f"{type(self).__name__.lower()}: a layer stands here twice; make one for each place"
-            raise SpecnetError(msg)
+        given = _automatic(inside) if names is None else list(names)
+        _check(type(self).__name__.lower(), inside, given)
+        self.layers = dict(zip(given, inside, strict=True))
         super().__init__(**dotted((n, layer.parameters) for n, layer in self.layers.items()))
-        self.buffers = dotted((n, layer.buffers) for n, layer in self.layers.items())
+        for name, layer in self.layers.items():
+            layer.name = name  # a model gives them their full names
         self.chains = [Chain(entries, keeps_last=self.keeps_last) for entries in lists]
         self._y_shape: ShapeTuple | None = None
         self._dtype = FLOAT64
         self._widths: list[int] = []  # of the lists' outputs, on the last axis
+
+    @property
+    def buffers(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays that are state but not trained, by dotted name: those of the layers inside."""
+        return dotted((name, layer.buffers) for name, layer in self.layers.items())
+
+    @buffers.setter
+    def buffers(self, _own: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Ignore what is set: a composite has none of its own."""
 
     @classmethod
     @abstractmethod
@@ -93,7 +102,7 @@ class Composite(Layer):
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._input(x)
         self._y_shape = None  # what fails half-way is no forward
-        results = [chain.forward(x, training) for chain in self.chains]
+        results = [_real(chain.forward(x, training)) for chain in self.chains]
         self._widths = [result.shape[-1] for result in results]
         y = self._joined(results, out)
         self._y_shape, self._dtype = y.shape, y.dtype
@@ -112,7 +121,7 @@ class Composite(Layer):
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self._input(x)
-        return self._joined([chain.predict(x) for chain in self.chains], out)
+        return self._joined([_real(chain.predict(x)) for chain in self.chains], out)
 
     def gradient(self, name: str) -> Array:
         layer, _, inner = name.partition(".")
@@ -142,6 +151,32 @@ def _automatic(layers: Sequence[Layer]) -> list[str]:
         counts[kind] = counts.get(kind, 0) + 1
         names.append(f"{kind}_{counts[kind]}")
     return names
+
+
+def _check(who: str, inside: Sequence[Layer], names: Sequence[str]) -> None:
+    """Refuse lists that cannot be a composite's. Raises SpecnetError."""
+    odd = next((entry for entry in inside if not isinstance(entry, Layer)), None)
+    if odd is not None:
+        msg = f"{who}: expected lists of layers, got {odd!r:.80}"
+        raise SpecnetError(msg)
+    every = [part for layer in inside for part in _parts_of(layer)]
+    if len({id(part) for part in every}) != len(every):
+        msg = f"{who}: a layer stands here twice; make one for each place"
+        raise SpecnetError(msg)
+    if len(names) != len(inside) or len(set(names)) != len(names) or any("." in name or not name for name in names):
+        msg = f"{who}: expected a name of its own, without dots, for each of {len(inside)} layers, got {list(names)}"
+        raise SpecnetError(msg)
+
+
+def _parts_of(layer: Layer) -> Iterator[Layer]:
+    yield layer
+    for inner in layer.layers.values() if isinstance(layer, Composite) else ():
+        yield from _parts_of(inner)
+
+
+def _real(result: npt.NDArray[Any]) -> Array:
+    """Make integers that an empty list passes on real numbers."""
+    return result.astype(FLOAT64) if result.dtype.kind in "iu" else result
 
 
 def dotted(entries: Iterable[tuple[str, Mapping[str, T]]]) -> dict[str, T]:

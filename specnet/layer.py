@@ -206,6 +206,9 @@ def as_integers(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> n
     if array.dtype.kind not in "biuf":
         msg = f"{who}: expected integers of shape {expected}, got {array.dtype} of shape {array.shape}"
         raise ShapeError(msg)
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        msg = f"{who}: expected integers of shape {expected}, got {array.max()}"
+        raise ShapeError(msg)
     return array.astype(np.int64, copy=False)
 
 

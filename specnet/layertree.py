@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 from specnet import initializers
 from specnet.composite import Composite, by_layer, dotted
 from specnet.errors import PathKey, ShapeError, SpecnetError, path_text
+from specnet.jsontext import MAX_PROBLEMS
 from specnet.layer import Layer, size_of
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import Array, ShapeTuple
@@ -21,6 +23,9 @@ from specnet.registry import find_layer, layer_types
 from specnet.tagged import Tagged
 from specnet.validation import Document
 from specnet.wording import fault, mismatch
+
+MAX_FULL_NAME = 1024
+"""The most characters of a layer's full name, `block.hidden`."""
 
 MAX_COMPOSITES = 64
 """The most levels to which composites nest."""
@@ -37,6 +42,7 @@ Path = tuple[PathKey, ...]
 Faults = Iterator[tuple[Path, PydanticCustomError]]
 
 _depth: ContextVar[int] = ContextVar("depth", default=0)
+_counted: ContextVar[list[int] | None] = ContextVar("counted", default=None)
 
 
 class LayerEntries:
@@ -64,8 +70,36 @@ class LayerEntries:
         if len(value) > MAX_LAYERS:
             message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
             raise fault(message, "too_large")
+        _count(len(value))
         faults: list[InitErrorDetails] = []
-        return [_entry(index, entry, faults) for index, entry in enumerate(value)], faults
+        entries: list[LayerSpec | None] = [None] * len(value)
+        for index, entry in enumerate(value):
+            entries[index] = _entry(index, entry, faults)
+            if len(faults) >= MAX_PROBLEMS:
+                break  # as many are told, and each takes time
+        return entries, faults
+
+
+def _count(more: int) -> None:
+    """Count layers and branches over the whole document, however they are nested."""
+    counted = _counted.get()
+    if counted is not None:
+        counted[0] += more
+        if counted[0] > MAX_LAYERS:
+            raise fault(f"expected at most {MAX_LAYERS} layers in all, got more", "too_large")
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Begin to count the layers of a document, unless that has begun."""
+    if _counted.get() is not None:
+        yield
+        return
+    token = _counted.set([0])
+    try:
+        yield
+    finally:
+        _counted.reset(token)
 
 
 class LayerBranches:
@@ -80,6 +114,7 @@ class LayerBranches:
         if not value:
             message = "expected at least one branch, got an empty array"
             raise fault(message, "too_short")
+        _count(len(value))
         branches, faults = [], []
         for index, branch in enumerate(value):
             try:
@@ -95,6 +130,8 @@ class LayerBranches:
 
 def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec | None:
     try:
+        if isinstance(entry, CompositeSpec):
+            _count(_size(entry, MAX_LAYERS + 1))
         made: LayerSpec = LAYER_ENTRY.validate(entry)
     except PydanticCustomError as error:
         faults.append(InitErrorDetails(type=error, loc=(index,), input=entry))
@@ -118,8 +155,8 @@ def details(faults: Faults) -> Iterator[InitErrorDetails]:
         yield InitErrorDetails(type=told, loc=path, input=None)
 
 
-def siblings(lists: Iterable[tuple[Path, Sequence[Any]]]) -> tuple[list[list[str]], Faults]:
-    """Give every entry of the lists its name, and the names that stand twice.
+def siblings(lists: Iterable[tuple[Path, Sequence[Any]]], where: str = "") -> tuple[list[list[str]], Faults]:
+    """Give every entry of the lists its name, and the names that stand twice; `where` says in what they do.
 
     Automatic names are <type>_<n>, counted over all of the type. Entries may be of any form, faulty ones too.
     """
@@ -137,16 +174,16 @@ def siblings(lists: Iterable[tuple[Path, Sequence[Any]]]) -> tuple[list[list[str
             automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
             names[-1].append(str(name) if written else automatic)
             found.append((not written, (*path, index), names[-1][-1]))
-    return names, _doubles(found)
+    return names, _doubles(found, where)
 
 
-def _doubles(found: list[tuple[bool, Path, str]]) -> Faults:
+def _doubles(found: list[tuple[bool, Path, str]], whose: str) -> Faults:
     owner: dict[str, Path] = {}
     for automatic, path, name in sorted(found, key=lambda entry: entry[0]):
         first = owner.setdefault(name, path)
         if first == path or not name:
             continue
-        where = path_text(first)
+        where = path_text(first) + whose
         if automatic:
             message = f'the automatic name "{name}" is taken by its sibling {where}; give this layer a name of its own'
             yield path, fault(message, "duplicate_name")
@@ -194,20 +231,26 @@ class CompositeSpec(LayerSpec):
         made: Self | None = None
         faults: list[InitErrorDetails] = []
         try:
-            made = handler(data)
+            with counting():
+                made = handler(data)
         except ValidationError as error:
             faults += repeated(error)
         finally:
             _depth.reset(token)
         fields = data if isinstance(data, Mapping) else {}
-        names, doubles = siblings([(p, v) for p, v in cls.layer.lists(fields) if isinstance(v, (list, tuple))])
+        lists = [(p, v) for p, v in cls.layer.lists(fields) if isinstance(v, (list, tuple))]
+        names, doubles = siblings(lists, f" of this {cls.registered_type}")
         faults += details(doubles)
         if faults or made is None:
             raise ValidationError.from_exception_data(cls.__name__, faults)
         update: dict[str, Any] = {}
         for ((key, *index), layers), called in zip(made.lists(), names, strict=True):
             whole = tuple(completed(layers, called))
-            update[str(key)] = (*update.get(str(key), ()), whole) if index else whole
+            if index:
+                update.setdefault(str(key), []).append(whole)
+            else:
+                update[str(key)] = whole
+        update = {key: tuple(value) for key, value in update.items()}
         made.__dict__.update(update)  # frozen from here on; a copy would not do, as __init__ keeps this very object
         if _height(made) > MAX_COMPOSITES:
             raise _too_deep()
@@ -231,6 +274,17 @@ class CompositeSpec(LayerSpec):
         of = by_layer(parameters)
         made = [[layer.build(of.get(layer.name, {})) for layer in layers] for _, layers in self.lists()]
         return self.layer.of(made, [layer.name for layer in self.inside])
+
+
+def _size(layer: LayerSpec, most: int) -> int:
+    """Count the layers in a composite, itself not, up to `most`."""
+    count, waiting = 0, [layer]
+    while waiting and count < most:
+        inside = waiting.pop()
+        if isinstance(inside, CompositeSpec):
+            count += len(inside.inside)
+            waiting += inside.inside
+    return count
 
 
 def _height(layer: LayerSpec) -> int:
@@ -282,9 +336,7 @@ class ShapeFollower:
                 return None
             here = (*path, index)
             follow = self._composite if isinstance(layer, CompositeSpec) else self._leaf
-            misplaced = _misplaced(layer, here, first=source == INPUT)
-            if misplaced:
-                yield here, fault(misplaced, "misplaced")
+            if _misplaced(layer, here, first=source == INPUT):
                 return None
             try:
                 output = yield from follow(layer, shape, here, source)
@@ -327,6 +379,32 @@ class ShapeFollower:
                 field, message = wrong
                 yield (*here, parameter.field, *([field] if field else [])), fault(message, "shape")
         return output
+
+
+def place_faults(layers: Sequence[LayerSpec | None], path: Path = (), *, first: bool = True) -> Faults:
+    """Find the layers that have to stand elsewhere, whatever the shapes."""
+    for index, layer in enumerate(layers):
+        here = (*path, index)
+        misplaced = layer and _misplaced(layer, here, first=first and index == 0)
+        if misplaced:
+            yield here, fault(misplaced, "misplaced")
+        elif isinstance(layer, CompositeSpec):
+            for inner, inside in layer.lists():
+                yield from place_faults(inside, (*here, *inner), first=first and index == 0)
+
+
+def name_faults(layers: Sequence[LayerSpec | None], path: Path = (), prefix: int = 0) -> Faults:
+    """Find layers whose full name, with those of the composites around it, is too long for a file."""
+    for index, layer in enumerate(layers):
+        if layer is None:
+            continue
+        length = prefix + len(layer.name)
+        if length > MAX_FULL_NAME:
+            message = f"expected a full name of at most {MAX_FULL_NAME} characters, got {length}; shorten the names"
+            yield (*path, index), fault(message, "too_long")
+        elif isinstance(layer, CompositeSpec):
+            for inner, inside in layer.lists():
+                yield from name_faults(inside, (*path, index, *inner), length + 1)
 
 
 def _misplaced(layer: LayerSpec, here: Path, *, first: bool) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -105,6 +107,11 @@ def _load_plugin(type_name: str) -> None:
 
 
 def _entry_points() -> EntryPoints:
+    return _entry_points_on(tuple(sys.path))
+
+
+@cache
+def _entry_points_on(_path: tuple[str, ...]) -> EntryPoints:
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, seldom needed
 
     return entry_points(group=ENTRY_POINT_GROUP)

@@ -34,9 +34,12 @@ from specnet.layertree import (
     LayerEntries,
     ShapeFollower,
     completed,
+    counting,
     details,
     limit_of_elements,
+    name_faults,
     number_faults,
+    place_faults,
     siblings,
     too_large,
 )
@@ -57,11 +60,14 @@ class _Layers(LayerEntries):
         return core_schema.with_info_plain_validator_function(self.validate_model)
 
     def validate_model(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
-        entries, faults = self.read(value)
+        with counting():
+            entries, faults = self.read(value)
         (names,), doubles = siblings([(("layers",), value)])
         faults += details((path[1:], told) for path, told in doubles)
         layers = completed(entries, names)
         faults += details(number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
+        faults += details(place_faults(layers))
+        faults += details(name_faults(layers))
         if "input_shape" in info.data:
             faults += details(ShapeFollower().faults(layers, info.data["input_shape"]))
         if faults:
@@ -201,8 +207,8 @@ class ModelSpec(Document):
 
     def parameter_specs(self) -> dict[str, ParameterSpec]:
         """Map full names, `hidden.weight`, in document order, to what is known of each parameter."""
-        pairs = zip(self.layers, self.plan().layers, strict=True)
-        return dotted((spec.name, spec.parameters(plan.input_shape)) for spec, plan in pairs)
+        leaves = ((n, s, p) for n, s, p in self.walk() if not isinstance(s, CompositeSpec))
+        return dotted((name, spec.parameters(plan.input_shape)) for name, spec, plan in leaves)
 
     def to_json(self) -> str:
         """Write the normalized document, indented, ending in a newline."""

@@ -46,7 +46,7 @@ class Tagged:
         if isinstance(value, str):
             return self._named(value)
         if isinstance(value, Document):
-            if isinstance(value, tuple(self.choices().values())):
+            if type(value) in self.choices().values():
                 return value
             raise mismatch(f"a {self.what}", value, "wrong_type")
         if not isinstance(value, Mapping):

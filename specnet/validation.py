@@ -14,7 +14,7 @@ import stat
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Self
 
@@ -33,7 +33,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.errors import Problem, SpecError, SpecnetError, path_text
-from specnet.jsontext import MAX_BYTES, MAX_INTEGER, Finding, Path, parse_json
+from specnet.jsontext import MAX_BYTES, MAX_INTEGER, MAX_PROBLEMS, Finding, Path, parse_json
 from specnet.paths import user_path
 from specnet.wording import describe, encodable, fault, mismatch, nearest
 
@@ -139,6 +139,9 @@ Shape = Annotated[
 ]
 
 
+_TOO_DEEP = Problem("", "is nested too deeply to be looked at from so deep in a program's calls", "too_deep")
+
+
 class Document(BaseModel):
     """Base of everything that JSON can say: frozen, strict, no unknown keys, faults in words."""
 
@@ -157,6 +160,8 @@ class Document(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise without_places(findings(error), data) from None
+        except RecursionError:
+            raise SpecError([_TOO_DEEP]) from None
 
     # Pydantic asks this before it decides whether nested validation has to go through __init__: it need not.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -193,6 +198,8 @@ class Document(BaseModel):
             return super().model_validate(obj, **options)
         except ValidationError as error:
             raise without_places(findings(error), obj) from None
+        except RecursionError:
+            raise SpecError([_TOO_DEEP]) from None
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Self:
@@ -208,6 +215,8 @@ class Document(BaseModel):
             made = cls.nested(document.value)
         except ValidationError as error:
             raise document.error(findings(error)) from None
+        except RecursionError:
+            raise SpecError([_TOO_DEEP], source) from None
         if document.findings:
             raise document.error()
         return made
@@ -272,8 +281,9 @@ def findings(error: ValidationError) -> list[Finding]:
 
 def without_places(found: Iterable[Finding], value: Any) -> SpecError:
     """Make one SpecError about a value given in Python, its problems in the value's own order."""
-    ordered = sorted(found, key=lambda finding: _rank(finding.path, value))
-    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in ordered])
+    some = list(islice(found, 10 * MAX_PROBLEMS))  # ranking takes time
+    ordered = sorted(some, key=lambda finding: _rank(finding.path, value))
+    return SpecError([Problem(path_text(f.path), f.message, f.code) for f in ordered[:MAX_PROBLEMS]])
 
 
 def _rank(path: Path, value: Any) -> list[int]:

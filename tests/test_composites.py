@@ -106,14 +106,14 @@ def test_all_lists_of_a_composite_are_one_set_of_names():
     assert problems({"type": "relu", "name": "a"}, taken) == [
         (
             "layers[1].shortcut[0].name",
-            'the name "a" is taken by its sibling layers[0]; names are unique among siblings',
+            'the name "a" is taken by its sibling layers[0] of this residual; names are unique among siblings',
         )
     ]
     ((path, message),) = problems(
         {"type": "concat", "branches": [[{"type": "relu", "name": "tanh_1"}], [{"type": "tanh"}]]}
     )
     assert path == "layers[0].branches[1][0]"
-    assert 'automatic name "tanh_1" is taken by its sibling branches[0][0]' in message
+    assert 'automatic name "tanh_1" is taken by its sibling branches[0][0] of this concat' in message
 
 
 def test_the_default_initializer_looks_along_its_own_list():
@@ -495,3 +495,136 @@ def test_a_run_on_integers(tmp_path):
         specnet.DataError, match=r"d\.npz: inputs: row \d+, column \d: expected an integer from 0 to 3, got [45]"
     ):
         specnet.train(experiment, out=tmp_path / "other")
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def doubled(levels, entry):
+    """Layers that are shared twice at each level: a few objects, as a document of 2^levels layers."""
+    for _ in range(levels):
+        entry = {"type": "sequential", "layers": [entry, entry]}
+    return entry
+
+
+def test_layers_are_counted_over_the_whole_document():
+    relus = [{"type": "relu"}] * 20_000
+    two = [{"type": "sequential", "layers": relus}] * 2
+    for layers in (two, [doubled(40, {"type": "relu"})], [{"type": "concat", "branches": [[]] * 40_000}]):
+        with pytest.raises(SpecError, match="at most 32768 layers in all"):
+            ModelSpec(input_shape=(3,), layers=layers)
+    ready = specnet.layers.ReluSpec()
+    with pytest.raises(SpecError, match="at most 32768 layers in all"):
+        for _ in range(40):
+            ready = specnet.layers.SequentialSpec(layers=(ready, ready))
+        ModelSpec(input_shape=(3,), layers=(ready,))
+
+
+def test_a_document_full_of_faults_is_answered_soon():
+    entry = [{"type": "affine", "units": "3"}] * 20_000
+    for _ in range(50):
+        entry = [{"type": "sequential", "layers": entry}]
+    with pytest.raises(SpecError) as caught:
+        ModelSpec(input_shape=(3,), layers=entry)
+    assert len(caught.value.problems) == 1000
+
+
+def test_full_names_have_a_limit_that_files_can_hold(tmp_path):
+    entry = {"type": "affine", "name": "x", "units": 3}
+    for _ in range(4):
+        entry = {"type": "sequential", "name": "n" * 254, "layers": [entry]}
+    model = specnet.build(ModelSpec(input_shape=(3,), layers=[entry]))
+    model.run_state = {f"optimizer/first_moment/{name}": array for name, array in model.parameters.items()}
+    specnet.save(tmp_path / "m.h5", model)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(model))
+    entry = {"type": "sequential", "name": "n" * 254, "layers": [entry]}
+    with pytest.raises(SpecError, match="full name of at most 1024 characters"):
+        ModelSpec(input_shape=(3,), layers=[entry])
+
+
+def test_an_empty_branch_at_the_end_is_no_fault(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.ones((8, 4)), y=np.zeros(8, int))
+    experiment = {
+        "model": {
+            "input_shape": [4],
+            "layers": [{"type": "affine", "units": 2}, {"type": "concat", "branches": [[]]}],
+        },
+        "data": {"train": {"path": str(tmp_path / "d.npz")}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 1},
+    }
+    assert specnet.train(experiment, out=tmp_path / "run").finished
+
+
+def test_only_registered_classes_are_layers():
+    class Wide(specnet.layers.AffineSpec):
+        extra: int = 3
+
+    with pytest.raises(SpecError, match="expected a layer"):
+        ModelSpec(input_shape=(3,), layers=[Wide(units=3)])
+
+
+def test_misplaced_layers_are_told_whatever_the_shapes():
+    found = problems({"type": "affine", "units": "3"}, EMBEDDING, {"type": "standardize"})
+    assert [path for path, _ in found] == ["layers[0].units", "layers[1]", "layers[2]"]
+
+
+def test_from_deep_in_a_programs_calls_a_deep_document_is_a_spec_error():
+    import sys
+
+    def down(levels):
+        return down(levels - 1) if levels else ModelSpec.from_text(json.dumps(nested(64)))
+
+    with pytest.raises(SpecError, match="nested too deeply"):
+        down(sys.getrecursionlimit() - 200)
+    with pytest.raises(SpecError):
+        specnet.train({"model": {"input_shape": [3], "layers": nested(5000)["layers"]}})
+
+
+# ---------------------------------------------------------------- standardize, alone
+
+
+def test_a_constant_feature_becomes_zero_whatever_its_value():
+    layer = Standardize()
+    layer.fit([np.full((4096, 3), 0.1), np.full((17, 3), 0.1)])
+    assert layer.predict(np.full((1, 3), 0.1)).tolist() == [[0.0] * 3]
+    assert layer.buffers["std"].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "bad", [[["a"]], [[1, np.nan]], [[1.0], [np.inf]], [[1e200], [-1e200]], [1, [2]], 3, np.ones((2, 2), complex)]
+)
+def test_what_cannot_be_fitted_leaves_the_layer_as_it_was(bad):
+    layer = Standardize()
+    with pytest.raises(specnet.SpecnetError), np.errstate(all="ignore"):
+        layer.fit([bad])
+    assert not layer.fitted
+    model = model_of({"type": "standardize"}, input_shape=(3,))
+    for width in (2, 4):
+        with pytest.raises(specnet.ShapeError, match="expected rows of 3 features"):
+            model["standardize_1"].fit([np.ones((2, width))])
+    for wrong in ((np.nan, 1), (0, np.inf), ("a", 1), ([1, 2], [1, 2, 3])):
+        with pytest.raises(specnet.SpecnetError):
+            Standardize(*wrong)
+
+
+def test_composites_alone_refuse_what_is_none():
+    a = Affine(np.ones((2, 2)))
+    for make in (
+        lambda: Sequential([a, Affine(np.ones((2, 2)))], names=["x", "x"]),
+        lambda: Sequential([a], names=["x.y"]),
+        lambda: Sequential([a], names=[]),
+        lambda: Sequential([a, Sequential([a])]),
+        lambda: Sequential([1]),
+        lambda: Sequential([]),
+    ):
+        with pytest.raises(specnet.SpecnetError):
+            make()
+    passing = Concat([[], []])
+    assert passing.forward(np.ones((1, 2), int)).dtype == np.float64
+    assert passing.backward(np.full((1, 4), 0.5)).tolist() == [[1.0, 1.0]]
+    drop = Sequential([Dropout(0.5), Dropout(0.5)])
+    kept = np.mean(drop.forward(np.ones((100, 100)), training=True) != 0)
+    assert abs(kept - 0.25) < 0.02
+    chain = Sequential([Standardize()])
+    chain["standardize_1"].fit([[1.0], [3.0]])
+    assert chain.buffers["standardize_1.mean"].tolist() == [2.0]

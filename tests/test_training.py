@@ -322,3 +322,38 @@ def test_every_loss_learns(loss):
     assert history["val_loss"][-1] < history["val_loss"][0] / 3
     if loss == "binary_cross_entropy":
         assert history["val_accuracy"][-1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch", 10**6), ("batch", -1), ("step", "abc"), ("step", np.ones(2)), ("step", -5), ("step", 1.5),
+        ("experiment", 5), ("experiment", np.ones(3)), ("experiment", "{"), ("sums/rows", "x"), ("sums/loss", "x"),
+        ("best/value", "x"), ("optimizer/steps", "x"), ("optimizer/steps", -3), ("history/loss", 3),
+        ("history/loss", "x"), ("history/loss", np.ones(9)), ("optimizer/first_moment/affine_1.bias", np.ones(3)),
+    ],
+)  # fmt: skip
+def test_a_state_that_no_run_has_written_is_refused(key, value):
+    specnet.train(document(), out="r", listeners=[stop_after(7)])
+    model = specnet.load("r/last.h5")
+    model.run_state[key] = value
+    specnet.save("r/last.h5", model)
+    with pytest.raises(specnet.SpecnetError) as caught:
+        specnet.train(document(), out="r", resume=True)
+    assert isinstance(caught.value, specnet.CheckpointMismatchError) or "optimizer's state" in str(caught.value)
+
+
+def test_changes_may_be_allowed():
+    specnet.train(document(every_steps=1), out="r", listeners=[stop_after(7)])
+    changed = document(batch_size=8, optimizer={"type": "adam", "learning_rate": 0.1})
+    with pytest.raises(specnet.CheckpointMismatchError, match="--allow-changes"):
+        specnet.train(changed, out="r", resume=True)
+    result = specnet.train(changed, out="r", resume=True, allow_changes=True)
+    assert result.finished
+    assert "training.batch_size was 16, is 8" in result.changes
+    assert any("learning_rate was 0.001, is 0.1" in change for change in result.changes)
+    assert specnet.load("r/last.h5").run_state["step"] == 7 - 2 + 2 + 2 * 10  # the second epoch was begun anew
+    for other in (document(optimizer="sgd"), {**document(), "model": {**document()["model"], "seed": 5}}):
+        with pytest.raises(specnet.CheckpointMismatchError) as caught:
+            specnet.train(other, out="r", resume=True, allow_changes=True)
+        assert "--allow-changes" not in str(caught.value)

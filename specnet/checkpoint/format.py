@@ -40,7 +40,7 @@ DATASET_DIGEST = "sha256"
 ROOT_ATTRIBUTES = ("format", "format_version", "specnet_version", "created", "model_sha256", "content_sha256")
 DTYPES = ("<f4", "<f8", "<i8", "<u8")
 TEXT = "utf-8"
-_PATH = re.compile(r"(/[A-Za-z0-9_.-]{1,1000}){1,250}")
+_PATH = re.compile(r"(/[A-Za-z0-9_.-]{1,2000}){1,250}")
 
 Value = npt.NDArray[Any] | bytes
 

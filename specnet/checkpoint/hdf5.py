@@ -8,6 +8,7 @@ for groups of more than eight links the fractal heap and version 2 B-tree of lin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
@@ -72,7 +73,14 @@ def read_structure(file: BinaryIO, name: str) -> Structure:
 
     Raises CheckpointCorruptError, CheckpointUnsupportedError. `name` begins their messages.
     """
-    reader = Reader(file, name)
+    reader = Reader(file, name, os.fstat(file.fileno()).st_size)
+    structure = walk_structure(reader)
+    reader.check_extents()
+    return structure
+
+
+def walk_structure(reader: Reader) -> Structure:
+    """Read the structure of a file that `reader` has; it then knows which bytes belong to something."""
     structure = Structure()
     waiting = [("", _root_address(reader))]
     while waiting:
@@ -86,7 +94,6 @@ def read_structure(file: BinaryIO, name: str) -> Structure:
             waiting += [
                 (reader.name_path(f"{path}/{link}"), target) for link, target in _links(reader, path, messages).items()
             ]
-    reader.check_extents()
     return structure
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from io import RawIOBase
 from typing import BinaryIO, NoReturn
 
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError
@@ -16,10 +17,10 @@ MAX_PATH_DEPTH = 256
 class Reader:
     """Reads metadata from an open file and notes which bytes it has accounted for."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO | RawIOBase, name: str, size: int) -> None:
         self.file = file
         self.name = name
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = size
         self.extents: dict[int, int] = {}
         self.owned = 0
         self.named = 0
@@ -44,7 +45,7 @@ class Reader:
             self.corrupt(f"a structure at byte {offset} reaches beyond the end of the file ({self.size} bytes)")
         self.file.seek(offset)
         data = self.file.read(size)
-        if len(data) != size:
+        if data is None or len(data) != size:
             self.corrupt("it became shorter while it was read")
         return data
 
@@ -64,7 +65,7 @@ class Reader:
     def name_path(self, path: str) -> str:
         """Account for a path: deep groups of long names would make all paths together far longer than the file."""
         self.named += len(path)
-        if path.count("/") > MAX_PATH_DEPTH or self.named > 4 * self.size + 2**20:
+        if path.count("/") > MAX_PATH_DEPTH or self.named > 8 * self.size + 2**20:
             self.foreign("its groups nest too deeply")
         return path
 
@@ -92,15 +93,20 @@ class Reader:
 
     def check_extents(self) -> None:
         """Hold that no two structures overlap and that every byte outside them is zero."""
+        for start, stop in self.gaps():
+            for at in range(start, stop, 2**20):
+                step = min(stop - at, 2**20)
+                if self.peek(at, step).count(0) != step:
+                    self.corrupt(f"bytes that belong to nothing stand after byte {at}")
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Yield the spans that belong to nothing; refuse structures that overlap."""
         end = 0
         for start, stop in [*sorted(self.extents.items()), (self.size, self.size)]:
             if start < end:
                 self.corrupt(f"two structures share the bytes from {start} on")
-            while end < start:
-                step = min(start - end, 2**20)
-                if self.peek(end, step).count(0) != step:
-                    self.corrupt(f"bytes that belong to nothing stand after byte {end}")
-                end += step
+            if end < start:
+                yield end, start
             end = max(end, stop)
 
 

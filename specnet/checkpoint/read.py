@@ -95,6 +95,9 @@ def _reading(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T]) -
             raise
         msg = f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
         raise CheckpointError(msg) from error
+    except RecursionError as error:
+        msg = f"{name}: its layers nest too deeply to be read from so deep in a program's calls"
+        raise CheckpointError(msg) from error
     except MemoryError as error:
         msg = f"{name}: there is not enough memory to load it"
         raise CheckpointError(msg) from error

@@ -19,6 +19,8 @@ from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
 from specnet.checkpoint.durable import NotDurableError, replace_file, write_at
+from specnet.checkpoint.hdf5 import walk_structure
+from specnet.checkpoint.metadata import Reader
 from specnet.checkpoint.plugins import plugin_records
 from specnet.errors import CheckpointError
 from specnet.jsontext import parse_json
@@ -31,6 +33,10 @@ LARGE = 2 * PAGE
 
 HDF5_MEMORY, HDF5_MEMORY_EACH = 2**23, 2**12
 """Bytes that HDF5 may need at most, and more for each dataset; asked for before it begins, as it does not check."""
+
+SESSION = 4096
+"""Datasets after which the file in memory is closed and opened again: HDF5 keeps a list of the gaps that alignment
+leaves, and looks through all of it for each new dataset."""
 
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
@@ -154,6 +160,13 @@ class _Memory(io.RawIOBase):
         for page, start, at, length in self._spans(len(data)):
             self.pages.setdefault(page, bytearray(PAGE))[start : start + length] = data[at : at + length]
 
+    def clear(self, start: int, stop: int) -> None:
+        """Zero a span."""
+        for page in range(start - start % PAGE, stop, PAGE):
+            if page in self.pages:
+                a, b = max(start - page, 0), min(stop - page, PAGE)
+                self.pages[page][a:b] = bytes(b - a)
+
     def put_ends(self, offset: int, data: memoryview) -> None:
         """Lay the ends of data that are written already over the pages that the library has written to."""
         head, tail = -offset % PAGE, (offset + len(data)) % PAGE
@@ -191,58 +204,78 @@ class _Skeleton:
     def __init__(self, datasets: Sequence[layout.Dataset], root_attributes: Mapping[str, int | str]) -> None:
         bytearray(HDF5_MEMORY + HDF5_MEMORY_EACH * len(datasets))  # where that is not to be had, HDF5 would crash
         self._memory = _Memory()
-        self._file = h5py.File(
-            self._memory, "w", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=ALIGNMENT
-        )
+        self._made: set[str] = set()  # paths of the groups
+        self._open("w")
         creation = h5p.create(h5p.DATASET_CREATE)
         creation.set_layout(h5d.CONTIGUOUS)
         creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)  # the place is known at once
         creation.set_fill_time(h5d.FILL_TIME_NEVER)  # and not written to
         creation.set_obj_track_times(False)
-        groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
         self.offsets: list[int] = []
-        self._digests: list[h5a.AttrID] = []
-        for entry in datasets:
+        for index, entry in enumerate(datasets):
+            if index and index % SESSION == 0:
+                self._file.close()
+                self._open("r+")
             folder, _, name = entry.path.rpartition("/")
             space = h5s.create_simple(entry.shape) if entry.shape else h5s.create(h5s.SCALAR)
-            made = h5d.create(_group(groups, folder), name.encode(), _type(entry), space, creation)
-            self._digests.append(_attribute(made, layout.DATASET_DIGEST, UNKNOWN))
+            made = h5d.create(self._group(folder), name.encode(), _type(entry), space, creation)
+            _attribute(made, layout.DATASET_DIGEST, UNKNOWN)
             self.offsets.append(made.get_offset())
-        named = {name: _attribute(self._file.id, name, value) for name, value in root_attributes.items()}
-        self._content = named["content_sha256"]
+        for name, value in root_attributes.items():
+            _attribute(self._file.id, name, value)
         if _has_history(datasets):
             for name, text in layout.HISTORY_ATTRIBUTES.items():
-                _attribute(groups[layout.HISTORY], name, text)
+                _attribute(self._group(layout.HISTORY), name, text)
         if any(offset is None or offset % ALIGNMENT for offset in self.offsets):
             msg = "HDF5 placed a dataset off its alignment"
             raise CheckpointError(msg)
 
+    def _open(self, mode: str) -> None:
+        limits = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
+        self._file = h5py.File(self._memory, mode, **limits)
+        self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
+
+    def _group(self, path: str) -> h5g.GroupID:
+        """Give the group at `path`, made with its parents where they are not there yet; without times of day."""
+        if path not in self._groups:
+            folder, _, name = path.rpartition("/")
+            parent = self._group(folder)
+            if path in self._made:
+                self._groups[path] = h5g.open(parent, name.encode())
+            else:
+                creation = h5p.create(h5p.GROUP_CREATE)
+                creation.set_obj_track_times(False)
+                self._groups[path] = h5g.create(parent, name.encode(), gcpl=creation)
+                self._made.add(path)
+        return self._groups[path]
+
     def pages(self, datasets: Sequence[layout.Dataset], found: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
         """Put in the digests, and yield what is left to be written: offset, bytes. Data of LARGE arrays have been."""
-        for attribute, entry in zip(self._digests, datasets, strict=True):
-            _set_text(attribute, found[entry.path])
+        for entry in datasets:
+            folder, _, name = entry.path.rpartition("/")
+            made = h5d.open(self._group(folder), name.encode())
+            _set_text(h5a.open(made, layout.DATASET_DIGEST.encode()), found[entry.path])
         rows = ((entry.path, entry.dtype, entry.shape, found[entry.path]) for entry in datasets)
-        _set_text(self._content, layout.content_digest(rows))
+        _set_text(h5a.open(self._file.id, b"content_sha256"), layout.content_digest(rows))
         self.close()
         memory = self._memory
+        if len(datasets) > SESSION:
+            self._clear_gaps()
         for entry, offset in zip(datasets, self.offsets, strict=True):
             (memory.put_ends if len(entry.data) >= LARGE else memory.put)(offset, entry.data)
         for offset, page in memory.pages.items():
             yield offset, memoryview(page)[: memory.end - offset]
 
+    def _clear_gaps(self) -> None:
+        """Zero what belongs to nothing: HDF5 leaves the bytes of what it moved between two sessions."""
+        reader = Reader(self._memory, "the file in memory", self._memory.end)
+        walk_structure(reader)
+        for start, stop in reader.gaps():
+            self._memory.clear(start, stop)
+
     def close(self) -> None:
         """Let go of HDF5's file; nothing is kept of it but the pages in memory."""
         self._file.close()
-
-
-def _group(groups: dict[str, h5g.GroupID], path: str) -> h5g.GroupID:
-    """Give the group at `path`, made with its parents where they are not there yet; without times of day."""
-    if path not in groups:
-        folder, _, name = path.rpartition("/")
-        creation = h5p.create(h5p.GROUP_CREATE)
-        creation.set_obj_track_times(False)
-        groups[path] = h5g.create(_group(groups, folder), name.encode(), gcpl=creation)
-    return groups[path]
 
 
 def _type(entry: layout.Dataset) -> h5t.TypeID:
@@ -257,15 +290,12 @@ def _text_type(length: int) -> h5t.TypeID:
     return made
 
 
-def _attribute(owner: Any, name: str, value: int | str) -> h5a.AttrID:
+def _attribute(owner: Any, name: str, value: int | str) -> None:
     scalar = h5s.create(h5s.SCALAR)
     if isinstance(value, int):
-        attribute = h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar)
-        attribute.write(np.array(value, "<i8"))
+        h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar).write(np.array(value, "<i8"))
     else:
-        attribute = h5a.create(owner, name.encode(), _text_type(len(value.encode())), scalar)
-        _set_text(attribute, value)
-    return attribute
+        _set_text(h5a.create(owner, name.encode(), _text_type(len(value.encode())), scalar), value)
 
 
 def _set_text(attribute: h5a.AttrID, value: str) -> None:

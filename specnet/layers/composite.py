@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.composite import Composite
-from specnet.errors import ShapeError
+from specnet.errors import ShapeError, SpecnetError
 from specnet.jsontext import Path
 from specnet.layer import Layer
 from specnet.parameters import Array, ShapeTuple
@@ -21,6 +21,9 @@ class Sequential(Composite):
     keeps_last = False
 
     def __init__(self, layers: Sequence[Layer], names: Iterable[str] | None = None) -> None:
+        if not layers:
+            msg = "sequential: expected at least one layer"
+            raise SpecnetError(msg)
         super().__init__([layers], names)
 
     @classmethod

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import FLOAT64, Layer, batch_of
+from specnet.layer import FLOAT64, Layer, as_floats, batch_of
 from specnet.parameters import Array, ShapeTuple
 
 BOTH = "expected mean and std, or neither; got one of them"
@@ -30,12 +30,18 @@ class Standardize(Layer):
         if (mean is None) != (std is None):
             msg = f"standardize: {BOTH}"
             raise SpecnetError(msg)
-        self.buffers = {
-            "mean": np.array(0.0 if mean is None else mean, FLOAT64),
-            "std": np.array(0.0 if std is None else std, FLOAT64),
-        }
+        given = [as_floats(0.0 if value is None else value, FLOAT64, self.name) for value in (mean, std)]
+        try:
+            arrays = np.broadcast_arrays(*given)
+        except ValueError:
+            msg = f"standardize: expected mean and std of one shape, got {given[0].shape} and {given[1].shape}"
+            raise ShapeError(msg) from None
+        if not all(np.isfinite(value).all() for value in arrays):
+            msg = f"standardize: expected finite numbers, got mean {mean!r}, std {std!r}"
+            raise SpecnetError(msg)
+        self.buffers = {"mean": np.array(arrays[0]), "std": np.array(arrays[1])}
         if std is not None and not (self.buffers["std"] > 0).all():
-            msg = f"standardize: expected a positive std, got {std}"
+            msg = f"standardize: expected a positive std, got {std!r}"
             raise SpecnetError(msg)
         self._x_shape: ShapeTuple | None = None
         self._dtype = FLOAT64
@@ -65,26 +71,46 @@ class Standardize(Layer):
     def fit(self, batches: Iterable[npt.ArrayLike]) -> None:
         """Take mean and std of the rows of all batches, in one float64 pass (Chan, Golub and LeVeque 1979).
 
-        A feature that is constant gets std 1: it becomes 0. Raises SpecnetError where there are no rows.
+        A feature that is constant gets std 1: it becomes 0. Raises SpecnetError where there are no rows or a value is
+        not finite, ShapeError for rows of another width; then the layer is as it was.
         """
-        count, mean, squares = 0, np.zeros(()), np.zeros(())  # squares: of the distances from the mean, summed
+        bound = self.buffers["mean"].shape
+        count = 0
+        first: Array = np.zeros(bound)  # distances from the first row: a constant feature's are exactly 0
+        mean: Array = first
+        squares: Array = first  # of the distances from the mean, summed
         for batch in batches:
-            x = np.asarray(batch, FLOAT64)
+            x = self.floats(batch, FLOAT64)
+            if (bound or count) and x.shape[-1:] != first.shape:
+                msg = f"{self.name}: expected rows of {first.size} features, got an array of shape {x.shape}"
+                raise ShapeError(msg)
             rows = x.reshape(-1, x.shape[-1])
             if not len(rows):
                 continue
-            own = rows.mean(axis=0)
-            away = own - mean
-            total = count + len(rows)
-            squares = squares + np.square(rows - own).sum(axis=0) + np.square(away) * (count * len(rows) / total)
-            mean = mean + away * (len(rows) / total)
+            if not count:
+                first, mean, squares = rows[0].copy(), np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
+            distances = rows - first
+            own = distances.mean(axis=0)
+            away, total = own - mean, count + len(rows)
+            squares += np.square(distances - own).sum(axis=0) + np.square(away) * (count * len(rows) / total)
+            mean += away * (len(rows) / total)
             count = total
         if not count:
             msg = f"{self.name}: there are no rows to take mean and std from"
             raise SpecnetError(msg)
         std = np.sqrt(squares / count)
-        std[(std <= np.abs(mean) * np.finfo(FLOAT64).eps) | (std < SMALLEST)] = 1.0
+        std[std < SMALLEST] = 1.0
+        self._set(mean + first, std)
+
+    def _set(self, mean: Array, std: Array) -> None:
+        fitted = {}
         for name, value in (("mean", mean), ("std", std)):
+            with np.errstate(over="ignore"):
+                fitted[name] = value.astype(self.buffers[name].dtype)
+            if not np.isfinite(fitted[name]).all():
+                msg = f"{self.name}: the {name} of the rows is not finite, or more than {fitted[name].dtype} can hold"
+                raise SpecnetError(msg)
+        for name, value in fitted.items():
             if self.buffers[name].shape == value.shape:
                 self.buffers[name][...] = value  # a model's buffers are never rebound
             else:

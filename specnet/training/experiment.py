@@ -273,7 +273,10 @@ def load_experiment(
     if isinstance(source, ExperimentSpec):
         source = source.model_dump(mode="json")
     if isinstance(source, Mapping):
-        text = JsonText("", copy.deepcopy(dict(source)))
+        try:
+            text = JsonText("", copy.deepcopy(dict(source)))
+        except RecursionError:
+            raise SpecError([Problem("", "is nested too deeply", "too_deep")]) from None
         folder = Path()
     else:
         text = parse_json(read_document(source), os.fspath(source))
@@ -349,7 +352,7 @@ def _cross_faults(spec: ExperimentSpec) -> Iterator[Finding]:
 def _last(layers: Sequence[LayerSpec]) -> LayerSpec:
     """Give the layer that computes the outputs, also where it stands in a sequential."""
     last = layers[-1]
-    while isinstance(last, CompositeSpec) and len(last.lists()) == 1:
+    while isinstance(last, CompositeSpec) and len(last.lists()) == 1 and last.inside:
         last = last.inside[-1]
     return last
 

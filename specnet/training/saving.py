@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,20 @@ _MAY_CHANGE = (
     ("$schema",),
 )
 _BATCHES = (("training", "batch_size"), ("training", "shuffle"), ("training", "seed"))
+_KINDS: dict[str, tuple[type[Any], int | None]] = {
+    "experiment": (str, None),
+    "data_sha256": (str, None),
+    "machine": (str, None),
+    "step": (int, 0),
+    "epoch": (int, 0),
+    "batch": (int, 0),
+    "sums/rows": (int, 0),
+    "sums/loss": (float, None),
+    "sums/correct": (float, None),
+    "best/value": (float, None),
+    "best/epoch": (int, 0),
+    "optimizer/steps": (int, 0),
+}
 _NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/rows", "sums/loss", "optimizer/steps"}
 
 
@@ -107,6 +121,10 @@ class Saving:
         if not state.keys() >= _NEEDED:
             msg = f"{source}: holds a model, but no run to go on with"
             raise CheckpointMismatchError(msg)
+        wrong = next(_faults(state, run.batches), None)
+        if wrong:
+            msg = f"{source}: the state of its run makes no sense: {wrong}"
+            raise CheckpointMismatchError(msg)
         try:
             began = ExperimentSpec.from_text(state["experiment"]).model_dump(mode="json")
         except SpecError as error:
@@ -137,6 +155,24 @@ class Saving:
 def fingerprint_of(data: Dataset, validation: Dataset | None) -> str:
     """Tell the rows of a run from others: SHA-256s, in hex, of the training and of the validation rows."""
     return data.fingerprint() + (validation.fingerprint() if validation else "")
+
+
+def _faults(state: Mapping[str, Any], batches: int) -> Iterator[str]:
+    """Find values that no run can have written: a file that was forged can hold anything."""
+    for key, value in state.items():
+        kind, least = _KINDS.get(key, (object, None))
+        if not isinstance(value, kind) or (least is not None and value < least):
+            yield f"{key} is {value!r:.60}"
+    if not isinstance(state["batch"], int) or state["batch"] >= max(batches, 1):
+        yield f"batch is {state['batch']!r:.60}, an epoch has {batches}"
+    lengths = set()
+    for key, value in state.items():
+        if key.startswith("history/"):
+            if not isinstance(value, np.ndarray) or value.ndim != 1:
+                yield f"{key} is no array of one value an epoch"
+            lengths.add(np.shape(value))
+    if len(lengths) > 1:
+        yield "the metrics of the history are of different lengths"
 
 
 def _due(count: int, every: int | None) -> bool:
