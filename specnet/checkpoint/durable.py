@@ -41,7 +41,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
         with contextlib.suppress(FileNotFoundError):
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
         write(descriptor)
-        _sync(descriptor)
+        sync(descriptor)
         os.replace(temporary, target)  # noqa: PTH105 - the sibling of the calls around it
     except BaseException:
         with contextlib.suppress(OSError):
@@ -119,7 +119,8 @@ def _leftovers(folder: Path) -> Iterator[Path]:
             yield folder / name
 
 
-def _sync(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
+    """Bring what was written to the disk itself. Raises OSError; then the file cannot be trusted any more."""
     full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves data in the drive's cache
     if full is not None:
         fcntl.fcntl(descriptor, full)

@@ -18,7 +18,7 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
-from specnet.checkpoint.durable import NotDurableError, replace_file, write_at
+from specnet.checkpoint.durable import NotDurableError, replace_file, sync, write_at
 from specnet.checkpoint.hdf5 import walk_structure
 from specnet.checkpoint.metadata import Reader
 from specnet.checkpoint.plugins import plugin_records
@@ -37,6 +37,9 @@ HDF5_MEMORY, HDF5_MEMORY_EACH = 2**23, 2**12
 SESSION = 4096
 """Datasets after which the file in memory is closed and opened again: HDF5 keeps a list of the gaps that alignment
 leaves, and looks through all of it for each new dataset."""
+
+WORTH_SYNCING = 2**24
+"""Bytes of arrays from which they are synced before the rest is written."""
 
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
@@ -69,6 +72,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             for entry, offset in zip(datasets, skeleton.offsets, strict=True):
                 if len(entry.data) >= LARGE:
                     write_at(descriptor, offset, entry.data)
+            if sum(len(entry.data) for entry in datasets) >= WORTH_SYNCING:
+                sync(descriptor)  # the disk works while the second thread still hashes; what follows is little
             found = digests.finish()
         for offset, page in skeleton.pages(datasets, found):
             write_at(descriptor, offset, page)
