@@ -609,3 +609,71 @@ def test_a_golden_file_of_format_1_loads(root):
     assert model.gradients["first.weight"].tolist() == [[937, 1241, 1545], [1874, 2482, 3090]]
     assert model.predict([[1, 2]]).tolist() == [[93, 211]]
     assert model.run_state["step"] == 1
+
+
+# ---------------------------------------------------------------- checks, and taking over
+
+
+def test_a_check_lists_every_dataset(run_path):
+    from specnet.checkpoint import check
+
+    found = check(run_path)
+    with run_path.open("rb") as file:
+        structure = read_structure(file, "run.h5")
+    assert {c.path for c in found} == set(structure.datasets)
+    assert all(c.intact for c in found)
+    raw = bytearray(run_path.read_bytes())
+    for name in ("/layers/hidden/parameters/weight", "/training/history/loss"):
+        raw[structure.datasets[name].offset] ^= 1
+    run_path.write_bytes(raw)
+    assert [c.path for c in check(run_path) if not c.intact] == [
+        "/layers/hidden/parameters/weight", "/training/history/loss"
+    ]  # fmt: skip
+    run_path.write_bytes(raw[:-1])
+    with pytest.raises(CheckpointCorruptError):
+        check(run_path)
+
+
+def test_a_large_array_is_checked_in_pieces(tmp_path):
+    from specnet.checkpoint import check
+
+    model = model_of({"type": "affine", "units": 2000}, input_shape=(1000,), dtype="float64")
+    specnet.save(tmp_path / "m.h5", model)
+    assert all(c.intact for c in check(tmp_path / "m.h5"))
+
+
+def test_a_document_can_be_asked_for(path, model):
+    notes = {**model.spec.model_dump(mode="json"), "name": "another", "metadata": {"a": 1}}
+    assert specnet.load(path, spec=specnet.ModelSpec(**notes)).spec == model.spec
+    other = model.spec.model_dump(mode="json")
+    other["layers"][0]["units"] = 5
+    other["seed"] = 9
+    with pytest.raises(CheckpointMismatchError) as caught:
+        specnet.load(path, spec=specnet.ModelSpec(**other))
+    assert "its document is another one: seed was 9, is 3; layers[0].units was 5, is 4" in str(caught.value)
+
+
+def test_what_fits_is_taken_over(path, model):
+    document = model.spec.model_dump(mode="json")
+    document["layers"][2] |= {"units": 3}
+    document["layers"].append({"type": "batch_norm"})
+    document["dtype"] = "float64"
+    other = specnet.build(specnet.ModelSpec(**document))
+    before = arrays_of(other)
+    found = specnet.load_parameters(other, path)
+    assert found.taken == ("hidden.weight", "hidden.bias")
+    assert found.skipped == {
+        "affine_2.weight": "has shape (4, 2) in the file, (4, 3) in the model",
+        "affine_2.bias": "has shape (2,) in the file, (3,) in the model",
+    }
+    assert "batch_norm_1.running_mean" in found.missing
+    assert np.array_equal(other.parameters["hidden.weight"], model.parameters["hidden.weight"])
+    assert np.array_equal(other.parameters["affine_2.weight"], before["affine_2.weight"])
+    found = specnet.load_parameters(specnet.build(model.spec), path, names="*.bias")
+    assert found.taken == ("hidden.bias", "affine_2.bias")
+    assert found.skipped["hidden.weight"] == "does not match '*.bias'"
+    path.write_bytes(path.read_bytes()[:-1])
+    kept = arrays_of(other)
+    with pytest.raises(CheckpointCorruptError):
+        specnet.load_parameters(other, path)
+    assert same_arrays(arrays_of(other), kept)

@@ -399,3 +399,49 @@ def test_the_limit_of_elements_is_set_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECNET_MAX_ELEMENTS", "many")
     _, err = run("validate", tmp_path / "m.json", code=1)
     assert "SPECNET_MAX_ELEMENTS: expected a positive integer, got 'many'" in err
+
+
+def test_validate_checks_a_checkpoint_dataset_by_dataset(trained, tmp_path):
+    path = trained / "run/last.h5"
+    out, _ = run("validate", path)
+    lines = out.splitlines()
+    assert lines[-1].endswith(f"a whole checkpoint of {len(lines) - 1} datasets")
+    assert all(re.match(r"ok +/\S+  \S+ \(.*\)  sha256 [0-9a-f]{64}$", line) for line in lines[:-1])
+    (found,) = json.loads(run("validate", path, "--json")[0])
+    assert found["valid"] is True
+    assert {"path", "dtype", "shape", "size", "sha256", "intact"} == set(found["datasets"][0])
+    raw = bytearray(path.read_bytes())
+    weight = specnet.load(path).parameters["wide.weight"].tobytes()
+    raw[raw.index(weight)] ^= 1
+    (tmp_path / "bad.h5").write_bytes(raw)
+    out, err = run("validate", tmp_path / "bad.h5", code=1)
+    assert "DAMAGED /layers/wide/parameters/weight" in out
+    assert "bad.h5: the bytes of /layers/wide/parameters/weight do not match their sha256; the file is damaged" in err
+    (found,) = json.loads(run("validate", tmp_path / "bad.h5", "--json", code=1)[0])
+    assert [d["path"] for d in found["datasets"] if not d["intact"]] == ["/layers/wide/parameters/weight"]
+    (tmp_path / "none.h5").write_bytes(b"hello")
+    assert "no HDF5 file" in run("validate", tmp_path / "none.h5", code=1)[1]
+
+
+def test_replay(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "copy")
+    folder = tmp_path / "copy/run"
+    out, err = run("replay", folder / "best.h5", folder / "last.h5", cwd=folder)
+    assert re.match(
+        r"(no step|steps \d+ to \d+) trained again, \d+ arrays compared: all are the same, bit for bit\n", out
+    )
+    assert err == ""
+    model = specnet.load(folder / "last.h5")
+    model.parameters["wide.bias"][0] += 1
+    specnet.save(folder / "last.h5", model)
+    out, _ = run("replay", folder / "best.h5", folder / "last.h5", code=1)
+    assert "1 differ\n  wide.bias\n" in out
+    assert json.loads(run("replay", folder / "best.h5", folder / "last.h5", "--json", code=1)[0])["different"] == [
+        "wide.bias"
+    ]
+    model.run_state["machine"] = json.dumps({**json.loads(model.run_state["machine"]), "blas": "another 1.0"})
+    specnet.save(folder / "last.h5", model)
+    _, err = run("replay", folder / "best.h5", folder / "last.h5", code=2)
+    assert "not comparable: blas was 'another 1.0', is " in err

@@ -1,10 +1,8 @@
 """Saving: whatever happens to the writer, the path holds one whole checkpoint, the old one or the new one."""
 
 import os
-import signal
 import stat
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -139,41 +137,61 @@ def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_p
         assert sorted(os.listdir(tmp_path)) == [living.name, ".specnet-of-a-user.tmp", "m.h5"]
 
 
-WRITER = """
-import itertools, sys
+KILLED = """
+import mmap, os, random, signal, sys, time
 import numpy as np, specnet
-model = specnet.build(specnet.ModelSpec(input_shape=(200,), layers=[{"type": "affine", "units": 400}]))
-for count in itertools.count(1):
-    model.parameters["affine_1.weight"].fill(count)
-    specnet.save(sys.argv[1], model)
-    print(count, flush=True)
+
+path, rounds, units = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+layers = [{"type": "affine", "units": units}, {"type": "affine", "units": units}]
+model = specnet.build(specnet.ModelSpec(input_shape=(units,), layers=layers))
+specnet.save(path, model)
+begin = time.monotonic()
+specnet.save(path, model)
+takes = time.monotonic() - begin
+done = mmap.mmap(-1, 8)  # how often the child has saved
+value, rng = 0, random.Random(0)
+for _ in range(rounds):
+    done[:] = bytes(8)
+    child = os.fork()
+    if not child:
+        for count in range(1, 10**6):
+            for array in model.parameters.values():
+                array.fill(value + count)
+            specnet.save(path, model)
+            done[:] = count.to_bytes(8, "little")
+    time.sleep(rng.uniform(0, 3 * takes))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    least = value + int.from_bytes(done[:], "little")
+    weights = specnet.load(path).parameters.values()
+    (found,) = {v for array in weights for v in np.unique(array)} if value or least else {0}
+    assert least <= found <= least + 1 or not least, (least, found)
+    value = max(int(found), least)
+    if value > 2**23:
+        value = 0
+print("done", value)
 """
 
 
-def kills(folder, python, rounds):
+def kills(folder, python, rounds, units):
     """Kill a process that saves in a loop, at random moments: the path holds a whole checkpoint, never an old one."""
-    path = folder / "m.h5"
-    rng = np.random.default_rng(0)
-    for _ in range(rounds):
-        with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
-            process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.06))
-            process.send_signal(signal.SIGKILL)
-            said = process.stdout.read().split()
-        weight = specnet.load(path).parameters["affine_1.weight"]
-        assert (weight == weight[0, 0]).all()
-        assert weight[0, 0] >= int(said[-1] if said else 1)
-    specnet.save(path, specnet.load(path))
+    command = [python, "-c", KILLED, folder / "m.h5", str(rounds), str(units)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
+    assert made.stdout.startswith("done"), made.stderr
+    assert int(made.stdout.split()[1]) > rounds / 2
+    specnet.save(folder / "m.h5", specnet.load(folder / "m.h5"))
     assert os.listdir(folder) == ["m.h5"]
 
 
-def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path, python):
-    kills(tmp_path, python, 15)
+@pytest.mark.parametrize(("rounds", "units"), [(200, 40), (10, 2500)], ids=["small", "50 MB"])
+def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path, python, rounds, units):
+    kills(tmp_path, python, rounds, units)
 
 
 @pytest.mark.long
-def test_many_killed_writers_leave_a_whole_checkpoint(tmp_path, python):
-    kills(tmp_path, python, 500)
+@pytest.mark.parametrize(("rounds", "units"), [(2000, 40), (100, 2500)], ids=["small", "50 MB"])
+def test_many_killed_writers_leave_a_whole_checkpoint(tmp_path, python, rounds, units):
+    kills(tmp_path, python, rounds, units)
 
 
 FULL_DISK = """
@@ -203,18 +221,54 @@ def test_a_full_disk_at_any_byte(tmp_path, python):
     assert os.listdir(tmp_path) == ["m.h5"]
 
 
+WRITER = """
+import itertools, sys, time
+import numpy as np, specnet
+model = specnet.build(specnet.ModelSpec(input_shape=(200,), layers=[{"type": "affine", "units": 400}]))
+until = time.monotonic() + float(sys.argv[2])
+for count in itertools.count(1):
+    model.parameters["affine_1.weight"].fill(count)
+    specnet.save(sys.argv[1], model)
+    if time.monotonic() > until:
+        break
+print(count)
+"""
+READER = """
+import itertools, sys, time
+import numpy as np, specnet
+until = time.monotonic() + float(sys.argv[2])
+for count in itertools.count(1):
+    weight = specnet.load(sys.argv[1], mmap=count % 2 == 0, verify=True).parameters["affine_1.weight"]
+    assert (weight == weight[0, 0]).all()
+    if time.monotonic() > until:
+        break
+print(count)
+"""
+
+
+def concurrently(path, python, seconds):
+    """Two processes save to one path and four read it: every read sees a whole checkpoint."""
+    specnet.save(path, specnet.build(specnet.ModelSpec(input_shape=(200,), layers=[{"type": "affine", "units": 400}])))
+    model = specnet.load(path)
+    model.parameters["affine_1.weight"].fill(0)
+    specnet.save(path, model)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    codes = [WRITER] * 2 + [READER] * 4
+    started = [subprocess.Popen([python, "-c", code, path, str(seconds)], **pipes) for code in codes]
+    for process in started:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert int(out) > 5
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_readers_never_see_half_a_checkpoint(tmp_path, python):
-    path = tmp_path / "m.h5"
-    with subprocess.Popen([python, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        try:
-            until = time.monotonic() + 2
-            while time.monotonic() < until:
-                for mmap in (False, True):
-                    weight = specnet.load(path, mmap=mmap, verify=True).parameters["affine_1.weight"]
-                    assert (weight == weight[0, 0]).all()
-        finally:
-            process.kill()
+    concurrently(tmp_path / "m.h5", python, 3)
+
+
+@pytest.mark.long
+def test_readers_never_see_half_a_checkpoint_for_a_minute(tmp_path, python):
+    concurrently(tmp_path / "m.h5", python, 60)
 
 
 LITTLE_MEMORY = """

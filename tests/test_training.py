@@ -357,3 +357,79 @@ def test_changes_may_be_allowed():
         with pytest.raises(specnet.CheckpointMismatchError) as caught:
             specnet.train(other, out="r", resume=True, allow_changes=True)
         assert "--allow-changes" not in str(caught.value)
+
+
+OPTIMIZERS = [
+    {"type": "sgd", "momentum": 0.9, "nesterov": True},
+    {"type": "adam"},
+    {"type": "adamw"},
+    {"type": "rmsprop", "momentum": 0.5},
+    {"type": "adagrad"},
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "every_steps"), [*zip(OPTIMIZERS, (1, 4, 2, 3, 7), strict=True)], ids=[o["type"] for o in OPTIMIZERS]
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(python, optimizer, every_steps):
+    doc = document(epochs=50, optimizer=optimizer, every_steps=every_steps)
+    Path("e.json").write_text(json.dumps(doc))
+    specnet.train("e.json", out="whole")
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        with subprocess.Popen([python, "-c", TRAINER, "e.json"]) as process:
+            time.sleep(rng.uniform(0.3, 0.7))
+            process.send_signal(signal.SIGKILL)
+    subprocess.run([python, "-c", TRAINER, "e.json"], check=True)
+    for name in ("last.h5", "best.h5"):
+        assert Path(f"whole/{name}").read_bytes() == Path(f"killed/{name}").read_bytes()
+
+
+# ---------------------------------------------------------------- replay
+
+
+def kept(*steps):
+    """A listener that copies the checkpoints written at these steps."""
+
+    def listen(event):
+        if event.kind == "step" and event.run.step in steps:
+            Path(f"r/{event.run.step}.h5").write_bytes(Path("r/last.h5").read_bytes())
+
+    return listen
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer["type"])
+def test_a_replay_finds_the_same_bits(optimizer):
+    from specnet.training.replay import replay
+
+    specnet.train(document(optimizer=optimizer, every_steps=1), out="r", listeners=[kept(3, 8)])
+    before = {path.name: path.read_bytes() for path in Path("r").iterdir()}
+    for begin, end, steps in (("3", "8", (3, 8)), ("3", "last", (3, 15)), ("8", "8", (8, 8))):
+        found = replay(f"r/{begin}.h5", f"r/{end}.h5")
+        assert (found.first_step, found.last_step) == steps
+        assert found.same
+        assert found.machine == ()
+        assert len(found.compared) > 12
+    assert {path.name: path.read_bytes() for path in Path("r").iterdir()} == before
+
+
+def test_a_replay_finds_what_differs(monkeypatch):
+    from specnet.training.replay import replay
+
+    specnet.train(document(every_steps=1), out="r", listeners=[kept(3, 8)])
+    model = specnet.load("r/8.h5")
+    model.parameters["affine_1.bias"][0] += 1e-6
+    model.run_state["machine"] = json.dumps({**json.loads(model.run_state["machine"]), "threads": 99})
+    specnet.save("r/8.h5", model)
+    found = replay("r/3.h5", "r/8.h5")
+    assert found.different == ("affine_1.bias",)
+    assert len(found.machine) == 1
+    assert found.machine[0].startswith("threads was 99, is ")
+    with pytest.raises(specnet.CheckpointMismatchError, match="exchange them"):
+        replay("r/8.h5", "r/3.h5")
+    specnet.save("r/other.h5", specnet.build(model.spec))
+    with pytest.raises(specnet.CheckpointMismatchError, match="no run"):
+        replay("r/3.h5", "r/other.h5")
+    specnet.train(document(every_steps=1, batch_size=8), out="s")
+    with pytest.raises(specnet.CheckpointMismatchError, match="batch_size"):
+        replay("r/3.h5", "s/last.h5", "s/experiment.json")

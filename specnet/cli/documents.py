@@ -146,12 +146,14 @@ def _spec_of(path: str) -> ModelSpec:
 
 
 def _is_hdf5(path: str) -> bool:
-    """Tell by the first bytes, and by the name where there is no such file."""
+    """Tell by the name and by the first bytes."""
+    if Path(path).suffix.lower() in (".h5", ".hdf5"):
+        return True
     try:
         with user_path(path).open("rb") as file:
             return file.read(4) == b"\x89HDF"
     except (OSError, ValueError):
-        return Path(path).suffix.lower() in (".h5", ".hdf5")
+        return False
 
 
 def gradcheck(

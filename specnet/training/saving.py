@@ -12,6 +12,7 @@ import numpy as np
 from specnet.checkpoint import save
 from specnet.differences import differences
 from specnet.errors import CheckpointMismatchError, SpecError
+from specnet.plan import NOTES
 from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.loop import Event, Run, Sums
@@ -24,6 +25,8 @@ _MAY_CHANGE = (
     ("training", "checkpoint", "every_epochs"),
     ("name",),
     ("$schema",),
+    *(("model", note) for note in NOTES),
+    ("data",),  # its fingerprint tells, wherever the files lie now
 )
 _BATCHES = (("training", "batch_size"), ("training", "shuffle"), ("training", "seed"))
 _KINDS: dict[str, tuple[type[Any], int | None]] = {
