@@ -27,22 +27,16 @@ import specnet.layers.specs  # noqa: F401 - registers the built-in layers
 from specnet.composite import dotted
 from specnet.jsontext import MAX_INTEGER
 from specnet.layer import size_of
-from specnet.layerspec import LayerSpec, ParameterSpec
-from specnet.layertree import (
-    LAYERS_SCHEMA,
-    CompositeSpec,
-    LayerEntries,
+from specnet.layerchecks import (
     ShapeFollower,
-    completed,
-    counting,
-    details,
     limit_of_elements,
     name_faults,
     number_faults,
     place_faults,
-    siblings,
     too_large,
 )
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.layertree import LAYERS_SCHEMA, CompositeSpec, LayerEntries, completed, counting, details, siblings
 from specnet.migrations import check_format, format_of, migrated
 from specnet.parameters import ShapeTuple
 from specnet.plan import LayerPlan, ModelPlan, fold, identity_of

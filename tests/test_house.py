@@ -49,6 +49,7 @@ ORDER = [
     "layerspec",
     "registry",
     "layertree",
+    "layerchecks",
     "layers",
     "spec",
     "checkpoint",
