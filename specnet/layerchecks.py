@@ -150,7 +150,10 @@ def _limits(layer: LayerSpec) -> Iterator[int | None]:
     """Give the bounds of integer inputs of all layers that see the input of this one."""
     if isinstance(layer, CompositeSpec):
         for _, layers in layer.lists():
-            yield from _limits(layers[0]) if layers else (None,)
+            if not layers:
+                yield None
+            elif layers[0] is not None:
+                yield from _limits(layers[0])
     else:
         yield layer.input_limit
 

@@ -37,6 +37,8 @@ Path = tuple[PathKey, ...]
 Faults = Iterator[tuple[Path, PydanticCustomError]]
 
 _depth: ContextVar[int] = ContextVar("depth", default=0)
+_gathered: ContextVar[list[Sequence[LayerSpec | None]] | None] = ContextVar("gathered", default=None)
+_partial: ContextVar[CompositeSpec | None] = ContextVar("partial", default=None)
 _counted: ContextVar[list[int] | None] = ContextVar("counted", default=None)
 
 
@@ -51,12 +53,15 @@ class LayerEntries:
 
     def validate(self, value: Any) -> tuple[LayerSpec, ...]:
         entries, faults = self.read(value)
+        gathered = _gathered.get()
+        if gathered is not None:
+            gathered.append(entries)
         if faults:
             raise ValidationError.from_exception_data("layers", faults)
         return tuple(entry for entry in entries if entry is not None)
 
     def read(self, value: Any) -> tuple[list[LayerSpec | None], list[InitErrorDetails]]:
-        """Give the entries, None for a faulty one, and the faults."""
+        """Give the entries and the faults; for a faulty entry None, or a composite as far as it is right."""
         if not isinstance(value, (list, tuple)):
             raise mismatch("an array of layers", value, "wrong_type")
         if len(value) < self.least:
@@ -124,6 +129,7 @@ class LayerBranches:
 
 
 def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec | None:
+    _partial.set(None)
     try:
         if isinstance(entry, CompositeSpec):
             _count(_size(entry, MAX_LAYERS + 1))
@@ -132,9 +138,17 @@ def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec 
         faults.append(InitErrorDetails(type=error, loc=(index,), input=entry))
     except ValidationError as error:
         faults += repeated(error, index)
+        return _take_partial()
     else:
         return made
     return None
+
+
+def _take_partial() -> CompositeSpec | None:
+    """Give what is right of the composite that was refused just now; None where it was no composite."""
+    partial = _partial.get()
+    _partial.set(None)
+    return partial
 
 
 def repeated(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetails]:
@@ -222,7 +236,8 @@ class CompositeSpec(LayerSpec):
         depth = _depth.get() + 1
         if depth > MAX_COMPOSITES:
             raise _too_deep()
-        token = _depth.set(depth)
+        gathered: list[Sequence[LayerSpec | None]] = []
+        tokens = _depth.set(depth), _gathered.set(gathered)
         made: Self | None = None
         faults: list[InitErrorDetails] = []
         try:
@@ -231,22 +246,19 @@ class CompositeSpec(LayerSpec):
         except ValidationError as error:
             faults += repeated(error)
         finally:
-            _depth.reset(token)
+            _depth.reset(tokens[0])
+            _gathered.reset(tokens[1])
         fields = data if isinstance(data, Mapping) else {}
         lists = [(p, v) for p, v in cls.layer.lists(fields) if isinstance(v, (list, tuple))]
         names, doubles = siblings(lists, f" of this {cls.registered_type}")
         faults += details(doubles)
+        paths = [path for path, _ in lists]
         if faults or made is None:
+            if len(gathered) == len(lists) == len(cls.layer.lists(fields)):
+                _partial.set(cls.model_construct(**_in_place(paths, gathered, names)))
             raise ValidationError.from_exception_data(cls.__name__, faults)
-        update: dict[str, Any] = {}
-        for ((key, *index), layers), called in zip(made.lists(), names, strict=True):
-            whole = tuple(completed(layers, called))
-            if index:
-                update.setdefault(str(key), []).append(whole)
-            else:
-                update[str(key)] = whole
-        update = {key: tuple(value) for key, value in update.items()}
-        made.__dict__.update(update)  # frozen from here on; a copy would not do, as __init__ keeps this very object
+        whole = _in_place(paths, [layers for _, layers in made.lists()], names)
+        made.__dict__.update(whole)  # frozen from here on; a copy would not do, as __init__ keeps this very object
         if _height(made) > MAX_COMPOSITES:
             raise _too_deep()
         return made
@@ -269,6 +281,20 @@ class CompositeSpec(LayerSpec):
         of = by_layer(parameters)
         made = [[layer.build(of.get(layer.name, {})) for layer in layers] for _, layers in self.lists()]
         return self.layer.of(made, [layer.name for layer in self.inside])
+
+
+def _in_place(
+    paths: Sequence[Path], lists: Sequence[Sequence[LayerSpec | None]], names: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """Give the fields that hold these lists, their layers named and completed."""
+    fields: dict[str, Any] = {}
+    for (key, *index), layers, called in zip(paths, lists, names, strict=True):
+        whole = tuple(completed(layers, called))
+        if index:
+            fields.setdefault(str(key), []).append(whole)
+        else:
+            fields[str(key)] = whole
+    return {key: tuple(value) for key, value in fields.items()}
 
 
 def _size(layer: LayerSpec, most: int) -> int:

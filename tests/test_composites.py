@@ -628,3 +628,32 @@ def test_composites_alone_refuse_what_is_none():
     chain = Sequential([Standardize()])
     chain["standardize_1"].fit([[1.0], [3.0]])
     assert chain.buffers["standardize_1.mean"].tolist() == [2.0]
+
+
+def test_all_faults_are_told_whatever_else_is_wrong_in_a_composite():
+    steep = {"type": "elu", "alpha": 1e300}
+    found = problems(
+        {
+            "type": "residual",
+            "extra": 1,
+            "layers": [{"type": "sequential", "layers": [steep, {"type": "reshape", "shape": [7]}, {"type": "relo"}]}],
+            "shortcut": [steep],
+        },
+        {"type": "tanh", "foo": 1},
+    )
+    assert [path for path, _ in found] == [
+        "layers[0].extra",
+        "layers[0].layers[0].layers[0].alpha",
+        "layers[0].layers[0].layers[1]",
+        "layers[0].layers[0].layers[2].type",
+        "layers[0].shortcut[0].alpha",
+        "layers[1].foo",
+    ]
+    found = problems({"type": "concat", "more": 1, "branches": [[], [steep]]}, {"type": "reshape", "shape": [4]})
+    assert [path for path, _ in found] == ["layers[0].more", "layers[0].branches[1][0].alpha", "layers[1]"]
+    assert "(10,), 10 elements; (4,) has 4" in found[-1][1]  # shapes are followed through what is faulty elsewhere
+    with pytest.raises(SpecError):
+        specnet.layers.SequentialSpec(layers=[{"type": "relo"}])
+    assert [path for path, _ in problems({"type": "relo"}, {"type": "reshape", "shape": [4]})] == ["layers[0].type"]
+    found = problems({"type": "concat", "branches": [3, [steep]]}, {"type": "reshape", "shape": [4]})
+    assert [path for path, _ in found] == ["layers[0].branches[0]"]  # what cannot be placed is not looked at
