@@ -254,7 +254,7 @@ class CompositeSpec(LayerSpec):
         faults += details(doubles)
         paths = [path for path, _ in lists]
         if faults or made is None:
-            if len(gathered) == len(lists) == len(cls.layer.lists(fields)):
+            if gathered and len(gathered) == len(lists) == len(cls.layer.lists(fields)):
                 _partial.set(cls.model_construct(**_in_place(paths, gathered, names)))
             raise ValidationError.from_exception_data(cls.__name__, faults)
         whole = _in_place(paths, [layers for _, layers in made.lists()], names)
