@@ -55,6 +55,7 @@ ORDER = [
     "checkpoint",
     "training",
     "schema",
+    "interop",
     "testing",
     "cli",
 ]

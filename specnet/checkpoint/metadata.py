@@ -32,7 +32,10 @@ class Reader:
 
     def foreign(self, what: str) -> NoReturn:
         """Refuse what HDF5 allows and specnet does not write."""
-        self.unsupported(f"{what}; it was not written by specnet, or rewritten by another program")
+        self.unsupported(
+            f"{what}: not as specnet writes it; if another program has rewritten a checkpoint, "
+            "`specnet import FILE --out CKPT` reads it"
+        )
 
     def unsupported(self, what: str) -> NoReturn:
         """Refuse a file of another kind."""

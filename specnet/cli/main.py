@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import specnet
-from specnet.cli import documents, training
+from specnet.cli import documents, foreign, training
 from specnet.cli.output import report_errors
 from specnet.errors import SpecnetError
 
@@ -33,6 +33,7 @@ _VERBS = (
 )
 for verb in _VERBS:
     app.command()(verb)
+app.command("import")(foreign.import_)
 
 _FIRST_STEPS = """\
 specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
@@ -43,6 +44,7 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet replay A B               train from one checkpoint to another, compare every bit
   specnet predict CKPT --data FILE predict for the rows of a file
   specnet gradcheck DOC            every gradient against a numerical one
+  specnet import FILE --out CKPT   a checkpoint that another program has rewritten
   specnet schema model             the JSON Schema, for editors
 
 `specnet COMMAND --help` says more.\
