@@ -1,16 +1,20 @@
 """Hostile checkpoints: each is refused with a clear word, soon, in little memory, or it is the good one."""
 
 import json
+import os
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
 import specnet
 from specnet import CheckpointError
+from specnet.checkpoint import digests, read, write
+from specnet.checkpoint import format as layout
 from tests.forge import Forge
-from tests.support import model_of
+from tests.support import arrays_of, model_of, same_arrays
 
 CHILD = """
 import json, pathlib, resource, sys, time
@@ -120,3 +124,183 @@ def test_the_forge_repairs_what_it_changes(good, tmp_path):
         if len(told) > 30:
             break
     assert len(told) > 20
+
+
+# ---------------------------------------------------------------- files that are right but for one thing
+
+
+@pytest.fixture
+def model():
+    model = model_of(*[{"type": "affine", "units": 2, "name": f"a{n}"} for n in (1, 2)], input_shape=(2,))
+    model.run_state = {"experiment": "{}\n", "step": 3, "history/epoch": np.arange(3), "history/loss": np.arange(3.0)}
+    return model
+
+
+def with_attribute(name, value):
+    return lambda _, attributes: attributes.update({name: value})
+
+
+def with_dataset(path, value):
+    return lambda datasets, _: datasets.append(layout.dataset(path, value))
+
+
+def replaced(path, value):
+    def change(datasets, attributes):
+        (index,) = [i for i, entry in enumerate(datasets) if entry.path == path]
+        datasets[index] = layout.Dataset(path, value)
+
+    return change
+
+
+def without(path):
+    def change(datasets, attributes):
+        datasets[:] = [entry for entry in datasets if entry.path != path]
+
+    return change
+
+
+ODD = {
+    "another format": (with_attribute("format", "other"), "no specnet checkpoint"),
+    "another version": (with_attribute("format_version", 0), "format_version 1, the file has 0"),
+    "a newer version": (with_attribute("format_version", 2), "install a newer specnet"),
+    "a version in words": (with_attribute("format_version", "1"), "the file has 1"),
+    "one more attribute": (with_attribute("more", "x"), "the attributes of / are"),
+    "one attribute less": (lambda _, a: a.pop("specnet_version"), "the attributes of / are"),
+    "no date": (with_attribute("created", "yesterday, at noon.."), "created is no date"),
+    "another default": (with_attribute("default", "training/history/x"), "does not point at the history"),
+    "another identity": (with_attribute("model_sha256", "0" * 64), "not the identity of this document"),
+    "a dataset more": (with_dataset("/layers/a1/parameters/more", np.ones(2)), "is not a part of this model"),
+    "a layer more": (with_dataset("/layers/a3/parameters/weight", np.ones(2)), "is not a part of this model"),
+    "a dataset at the root": (with_dataset("/more", np.ones(2)), "is not a part of this model"),
+    "gradients of one": (with_dataset("/layers/a1/gradients/weight", np.ones((2, 2))), "gradients/bias is missing"),
+    "a parameter less": (without("/layers/a2/parameters/bias"), "/layers/a2/parameters/bias is missing"),
+    "no document": (without("/model_spec"), "the model document, is missing"),
+    "another shape": (replaced("/layers/a1/parameters/bias", np.ones(3)), r"expected <f8 of shape \(2,\)"),
+    "another dtype": (replaced("/layers/a1/parameters/bias", np.ones(2, "<f4")), "found <f4|got <f4|<f4 of shape"),
+    "a document of numbers": (replaced("/model_spec", np.ones(2)), "the model document, is missing"),
+    "a document of 17 MB": (replaced("/model_spec", b" " * (17 * 2**20)), "expected at most 16777216"),
+    "a document of bytes": (replaced("/model_spec", b"\xff\xfe"), "expected UTF-8"),
+    "a run of bytes": (replaced("/training/experiment", b"\xff\xfe"), "is not UTF-8 text"),
+    "plugins of numbers": (with_dataset("/provenance/plugins", np.ones(2)), "plugins is no text"),
+    "more provenance": (with_dataset("/provenance/more", "x"), "is not a part of this model"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), ODD.values(), ids=ODD.keys())
+def test_a_file_that_is_right_but_for_one_thing(tmp_path, model, monkeypatch, change, words):
+    original_datasets, original_attributes = write._datasets, write._root_attributes
+    attributes = {}
+
+    def odd_datasets(model):
+        datasets = list(original_datasets(model))
+        attributes.update(original_attributes(model, datasets))
+        change(datasets, attributes)
+        return datasets
+
+    monkeypatch.setattr(write, "_datasets", odd_datasets)
+    monkeypatch.setattr(write, "_root_attributes", lambda *_: attributes)
+    specnet.save(tmp_path / "odd.h5", model)
+    for mmap in (False, True):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            specnet.load(tmp_path / "odd.h5", mmap=mmap, verify=True)
+        assert str(caught.value).startswith(str(tmp_path / "odd.h5"))
+        assert "\n" not in str(caught.value)
+
+
+def test_other_attributes_of_groups_and_digests(tmp_path, model, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "HISTORY_ATTRIBUTES", {"NX_class": "NXdata", "signal": "epoch", "axes": "epoch"})
+        specnet.save(tmp_path / "odd.h5", model)
+    with pytest.raises(CheckpointError, match="the attributes of /training/history are"):
+        specnet.load(tmp_path / "odd.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "DATASET_DIGEST", "sha255")
+        specnet.save(tmp_path / "odd.h5", model)
+    with pytest.raises(CheckpointError, match="/model_spec do not match their sha256"):
+        specnet.load(tmp_path / "odd.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "content_digest", lambda _rows: "0" * 64)
+        specnet.save(tmp_path / "odd.h5", model)
+    with pytest.raises(CheckpointError, match="content_sha256 is not the hash"):
+        specnet.load(tmp_path / "odd.h5")
+
+
+def test_names_that_stand_twice(tmp_path, model):
+    specnet.save(tmp_path / "m.h5", model)
+    forge = Forge(tmp_path / "m.h5")
+    for old, new, words in (
+        (b"\x02a2", b"\x02a1", "has the name 'a1' twice"),
+        (b"default\0", b"created\0", "has the attribute 'created' twice"),
+        (b"\x05\x02\0\1\3\5", b"\x08\x02\0\1\3\5", "two header messages of type 8"),
+    ):
+        at = forge.good.index(old)
+        data = bytearray(forge.good)
+        data[at : at + len(old)] = new
+        (structure,) = [s for s in forge.structures if s[0] <= at < s[0] + s[1]]
+        (tmp_path / "x.h5").write_bytes(forge.repaired(data, structure))
+        with pytest.raises(CheckpointError, match=words):
+            specnet.load(tmp_path / "x.h5")
+
+
+def test_an_empty_group_is_refused(tmp_path, model, monkeypatch):
+    original = write._Skeleton.pages
+
+    def with_group(self, *arguments):
+        self._group("/layers/empty")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(write._Skeleton, "pages", with_group)
+    specnet.save(tmp_path / "m.h5", model)
+    with pytest.raises(CheckpointError, match="the group /layers/empty is empty"):
+        specnet.load(tmp_path / "m.h5")
+
+
+def test_more_datasets_than_one_session_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "SESSION", 16)
+    layers = [{"type": "affine", "units": 2}] * 150
+    model = specnet.build(specnet.ModelSpec(input_shape=(2,), layers=layers))
+    model.run_state = {f"optimizer/m/{name}": array for name, array in model.parameters.items()}
+    specnet.save(tmp_path / "m.h5", model)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(model))
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert len(file["layers"]) == 150
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, model, monkeypatch):
+    specnet.save(tmp_path / "m.h5", model)
+    size = (tmp_path / "m.h5").stat().st_size
+    original = read._File._checked
+
+    def cut(self, pinned):
+        found = original(self, pinned)
+        os.truncate(tmp_path / "m.h5", size // 4)
+        return found
+
+    monkeypatch.setattr(read._File, "_checked", cut)
+    with pytest.raises(CheckpointError, match="it became shorter while it was read"):
+        specnet.load(tmp_path / "m.h5")
+
+
+def test_a_thread_that_cannot_be_had_is_done_without(tmp_path, monkeypatch):
+    def none(*_):
+        raise RuntimeError("can't start new thread")
+
+    model = specnet.build(specnet.ModelSpec(input_shape=(700,), layers=[{"type": "affine", "units": 700}]))
+    monkeypatch.setattr(digests._thread, "start_new_thread", none)
+    specnet.save(tmp_path / "m.h5", model)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(model))
+
+
+def test_a_failure_of_the_second_thread_is_raised(tmp_path, monkeypatch):
+    class Failing:
+        def __init__(self, _data):
+            raise MemoryError
+
+    model = specnet.build(specnet.ModelSpec(input_shape=(700,), layers=[{"type": "affine", "units": 700}]))
+    specnet.save(tmp_path / "m.h5", model)
+    monkeypatch.setattr(digests, "sha256", Failing)
+    with pytest.raises(CheckpointError, match="not enough memory"):
+        specnet.load(tmp_path / "m.h5")
+    with pytest.raises(CheckpointError, match="not saved: there is not enough memory"):
+        specnet.save(tmp_path / "n.h5", model)
+    assert os.listdir(tmp_path) == ["m.h5"]

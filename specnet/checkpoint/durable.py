@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread  # threading.Thread.start waits for a thread that may never begin where memory has run out
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -62,6 +64,20 @@ def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Have the file system set aside the place, which makes writing faster and a full disk known at once.
+
+    Raises OSError where there is no such place; does nothing where the file system does not know how.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def _open_temporary(folder: Path) -> tuple[Path, int]:
@@ -126,6 +142,35 @@ def sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, full)
     else:
         os.fsync(descriptor)
+
+
+class SyncBeside:
+    """Syncs a file on another thread; `wait` ends when that is done, or does it where no thread has begun."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._failure: BaseException | None = None
+        self._claim, self._working = _thread.allocate_lock(), _thread.allocate_lock()
+        self._working.acquire()
+        with contextlib.suppress(RuntimeError):  # no thread is to be had
+            _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return
+        try:
+            sync(self._descriptor)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._failure = error
+        finally:
+            self._working.release()
+
+    def wait(self) -> None:
+        """Raise OSError where the file could not be synced."""
+        self._run()
+        self._working.acquire()
+        if self._failure is not None:
+            raise self._failure
 
 
 def _sync_folder(folder: Path) -> None:

@@ -130,6 +130,7 @@ def _messages(reader: Reader, address: int) -> Iterator[tuple[int, bytes]]:
     width = 1 << prefix[5]  # of the field that holds the size of the first chunk
     size = int.from_bytes(prefix[6 : 6 + width], "little")
     chunk = reader.checked(address, 6 + width + size + 4, b"OHDR")[6 + width :]
+    begin, gap = address + 6 + width, f"in a gap of the object header at byte {address}"
     waiting: list[tuple[int, int]] = []
     while True:
         at = 0
@@ -147,14 +148,14 @@ def _messages(reader: Reader, address: int) -> Iterator[tuple[int, bytes]]:
                 waiting.append((int.from_bytes(body[:8], "little"), int.from_bytes(body[8:], "little")))
             elif kind != _NIL:
                 yield kind, body
-            elif body.strip(b"\0"):
-                reader.corrupt(f"bytes stand in a gap of the object header at byte {address}")
-        if chunk[at:].strip(b"\0"):
-            reader.corrupt(f"bytes stand in a gap of the object header at byte {address}")
+            else:
+                reader.unused(begin + at - length, body, gap)
+        reader.unused(begin + at, chunk[at:], gap)
         if not waiting:
             return
         start, length = waiting.pop(0)
         chunk = reader.checked(start, length, b"OCHK")[4:]
+        begin = start + 4
 
 
 def _attributes(reader: Reader, path: str, messages: list[tuple[int, bytes]]) -> Iterator[tuple[str, str | int]]:

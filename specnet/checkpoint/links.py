@@ -126,8 +126,7 @@ def _claim_free_space(reader: Reader, address: int, heap: int) -> None:
         body = reader.claim(sections, size)
         if not body.startswith(b"FSSE\0" + address.to_bytes(8, "little")) or used > size or used < 17:
             reader.corrupt(f"no FSSE structure of the heap at byte {heap} stands at byte {sections}")
-        if body[used:].strip(b"\0"):
-            reader.corrupt(f"bytes stand behind the FSSE structure at byte {sections}")
+        reader.unused(sections + used, body[used:], f"behind the FSSE structure at byte {sections}")
         if lookup3(body[: used - 4]) != int.from_bytes(body[used - 4 : used], "little"):
             reader.corrupt(f"the checksum of the FSSE structure at byte {sections} is wrong")
 

@@ -76,13 +76,17 @@ class Reader:
         """Read a structure of `size` bytes that begins with a signature; a checksum follows its `used` bytes."""
         data = self.claim(offset, size)
         used = size - 4 if used is None else used
-        if data[used + 4 :].strip(b"\0"):
-            self.corrupt(f"bytes stand behind the {signature.decode()} structure at byte {offset}")
+        self.unused(offset + used + 4, data[used + 4 :], f"behind the {signature.decode()} structure at byte {offset}")
         if not data.startswith(signature):
             self.corrupt(f"no {signature.decode()} structure stands at byte {offset}")
         if lookup3(data[:used]) != int.from_bytes(data[used : used + 4], "little"):
             self.corrupt(f"the checksum of the {signature.decode()} structure at byte {offset} is wrong")
         return data[:used]
+
+    def unused(self, _offset: int, data: bytes, where: str) -> None:
+        """Hold that bytes of a structure which say nothing are zero."""
+        if data.strip(b"\0"):
+            self.corrupt(f"bytes stand {where}")
 
     def text(self, data: bytes, where: str) -> str:
         """Decode text from the file; printable, as it goes into messages and paths."""

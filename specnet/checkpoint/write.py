@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
-from specnet.checkpoint.durable import NotDurableError, replace_file, sync, write_at
+from specnet.checkpoint.durable import NotDurableError, SyncBeside, replace_file, reserve, write_at
 from specnet.checkpoint.hdf5 import walk_structure
-from specnet.checkpoint.metadata import Reader
+from specnet.checkpoint.metadata import Reader, lookup3
 from specnet.checkpoint.plugins import plugin_records
 from specnet.errors import CheckpointError
 from specnet.jsontext import parse_json
@@ -39,7 +40,7 @@ SESSION = 4096
 leaves, and looks through all of it for each new dataset."""
 
 WORTH_SYNCING = 2**24
-"""Bytes of arrays from which they are synced before the rest is written."""
+"""Bytes of arrays from which their place is reserved, and they are synced before the rest is written."""
 
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
@@ -66,15 +67,21 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         raise _no_memory(path) from error
 
     def write(descriptor: int) -> None:
+        large = sum(len(entry.data) for entry in datasets) >= WORTH_SYNCING
+        if large:
+            reserve(descriptor, max(at + len(entry.data) for entry, at in zip(datasets, skeleton.offsets, strict=True)))
         with Digests() as digests:
             for entry in datasets:
                 digests.add(entry.path, entry.data)
             for entry, offset in zip(datasets, skeleton.offsets, strict=True):
                 if len(entry.data) >= LARGE:
                     write_at(descriptor, offset, entry.data)
-            if sum(len(entry.data) for entry in datasets) >= WORTH_SYNCING:
-                sync(descriptor)  # the disk works while the second thread still hashes; what follows is little
-            found = digests.finish()
+            syncing = SyncBeside(descriptor) if large else None  # the disk works while both threads still hash
+            try:
+                found = digests.finish()
+            finally:
+                if syncing is not None:
+                    syncing.wait()
         for offset, page in skeleton.pages(datasets, found):
             write_at(descriptor, offset, page)
 
@@ -203,6 +210,29 @@ class _Memory(io.RawIOBase):
         """Nothing is held back."""
 
 
+class _Cleaner(Reader):
+    """Reads a file that is right but for bytes that say nothing, and notes where those stand."""
+
+    def __init__(self, file: io.RawIOBase, name: str, size: int) -> None:
+        super().__init__(file, name, size)
+        self.spans: list[tuple[int, int]] = []
+        self._checked: dict[int, int] = {}
+
+    def checked(self, offset: int, size: int, signature: bytes, used: int | None = None) -> bytes:
+        self._checked[offset] = size - 4 if used is None else used
+        return super().checked(offset, size, signature, used)
+
+    def unused(self, offset: int, data: bytes, _where: str) -> None:
+        if data.strip(b"\0"):
+            self.spans.append((offset, offset + len(data)))
+
+    def stale(self) -> set[tuple[int, int]]:
+        """Give the structures whose checksum covers such bytes: offset, and how many bytes it covers."""
+        begins = sorted(self._checked)
+        owners = (begins[bisect_right(begins, start) - 1] for start, _ in self.spans)
+        return {(offset, self._checked[offset]) for offset in owners}
+
+
 class _Skeleton:
     """The file but for its arrays, built by HDF5 in memory; the places of the arrays are known before their digests."""
 
@@ -273,10 +303,13 @@ class _Skeleton:
 
     def _clear_gaps(self) -> None:
         """Zero what belongs to nothing: HDF5 leaves the bytes of what it moved between two sessions."""
-        reader = Reader(self._memory, "the file in memory", self._memory.end)
-        walk_structure(reader)
-        for start, stop in reader.gaps():
-            self._memory.clear(start, stop)
+        memory = self._memory
+        cleaner = _Cleaner(memory, "the file in memory", memory.end)
+        walk_structure(cleaner)
+        for start, stop in [*cleaner.gaps(), *cleaner.spans]:
+            memory.clear(start, stop)
+        for offset, used in cleaner.stale():
+            memory.put(offset + used, memoryview(lookup3(cleaner.peek(offset, used)).to_bytes(4, "little")))
 
     def close(self) -> None:
         """Let go of HDF5's file; nothing is kept of it but the pages in memory."""
