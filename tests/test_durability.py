@@ -1,14 +1,17 @@
 """Saving: whatever happens to the writer, the path holds one whole checkpoint, the old one or the new one."""
 
+import errno
 import os
 import stat
 import subprocess
+import types
 
 import numpy as np
 import pytest
 
 import specnet
 from specnet import CheckpointError
+from specnet.checkpoint import durable
 from tests.support import arrays_of, model_of, same_arrays
 
 
@@ -319,3 +322,91 @@ def test_memory_that_runs_out(tmp_path, python):
     made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
     assert made.stdout == "save ['no memory', 'ok']\nload ['no memory', 'ok']\n", made.stdout + made.stderr
     assert os.listdir(tmp_path) == ["m.h5"]
+
+
+# ---------------------------------------------------------------- systems of other kinds
+
+
+def test_without_advisory_locks(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(durable, "fcntl", None)
+    left = tmp_path / f".specnet-{16 * '0'}.tmp"
+    left.touch()
+    specnet.save(tmp_path / "m.h5", model)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(model))
+    assert left.exists()  # nobody can tell whether its writer lives
+
+
+def test_where_fsync_alone_does_not_reach_the_disk(tmp_path, model, monkeypatch):
+    asked = []
+    real = durable.fcntl
+    full = types.SimpleNamespace(
+        F_FULLFSYNC=51, fcntl=lambda _, what: asked.append(what), flock=real.flock, LOCK_EX=real.LOCK_EX,
+        LOCK_NB=real.LOCK_NB,
+    )  # fmt: skip
+    monkeypatch.setattr(durable, "fcntl", full)
+    specnet.save(tmp_path / "m.h5", model)
+    assert asked == [51]
+
+
+def test_a_temporary_that_was_taken_for_a_leftover_is_made_anew(tmp_path, model, monkeypatch):
+    real, taken = os.open, []
+
+    def opened(path, *rest):
+        descriptor = real(path, *rest)
+        if str(path).endswith(".tmp") and not taken:
+            taken.append(path)
+            os.unlink(path)  # another process had the lock first
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    specnet.save(tmp_path / "m.h5", model)
+    assert taken
+    assert os.listdir(tmp_path) == ["m.h5"]
+
+
+@pytest.fixture
+def large():
+    """A model whose arrays are worth reserving a place for, and syncing beside."""
+    return specnet.build(specnet.ModelSpec(input_shape=(2200,), layers=[{"type": "affine", "units": 2200}]))
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_cannot_reserve(tmp_path, large, monkeypatch, number):
+    def cannot(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    specnet.save(tmp_path / "m.h5", large)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "m.h5")), arrays_of(large))
+    monkeypatch.delattr(os, "posix_fallocate")
+    specnet.save(tmp_path / "n.h5", large)
+    assert same_arrays(arrays_of(specnet.load(tmp_path / "n.h5")), arrays_of(large))
+
+
+def test_a_full_disk_is_known_before_anything_is_written(tmp_path, large, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CheckpointError, match="not saved: No space left on device"):
+        specnet.save(tmp_path / "m.h5", large)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_sync_beside_that_fails(tmp_path, large, monkeypatch, threads):
+    def broken(_descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def none(*_):
+        raise RuntimeError("can't start new thread")
+
+    if not threads:
+        monkeypatch.setattr(durable._thread, "start_new_thread", none)
+        specnet.save(tmp_path / "good.h5", large)
+        assert same_arrays(arrays_of(specnet.load(tmp_path / "good.h5")), arrays_of(large))
+        os.unlink(tmp_path / "good.h5")
+    monkeypatch.setattr(durable, "sync", broken)
+    with pytest.raises(CheckpointError, match="not saved: Input/output error"):
+        specnet.save(tmp_path / "m.h5", large)
+    assert os.listdir(tmp_path) == []
