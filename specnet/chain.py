@@ -21,8 +21,8 @@ KEPT_ROWS = 1024
 class Chain:
     """Runs layers in turn; the arrays between them are made at the first call and used again while x keeps its shape.
 
-    The last result is the caller's, or, with `keeps_last`, the chain's own like those between. Without layers it
-    passes on what it gets.
+    The last result is the caller's, or, with `keeps_last`, the chain's own like those between, whatever `out` is.
+    Without layers it passes on what it gets.
     """
 
     def __init__(self, layers: Sequence[Layer], *, keeps_last: bool = False) -> None:

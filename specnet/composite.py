@@ -102,7 +102,7 @@ class Composite(Layer):
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._input(x)
         self._y_shape = None  # what fails half-way is no forward
-        results = [_real(chain.forward(x, training)) for chain in self.chains]
+        results = [_real(chain.forward(x, training, out)) for chain in self.chains]
         self._widths = [result.shape[-1] for result in results]
         y = self._joined(results, out)
         self._y_shape, self._dtype = y.shape, y.dtype
@@ -110,8 +110,10 @@ class Composite(Layer):
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
         parts = self._parts(self.incoming(dy, self.cached(self._y_shape), self._dtype))
-        found = [chain.backward(part) for chain, part in zip(self.chains, parts, strict=True)]
+        found = [chain.backward(part, out) for chain, part in zip(self.chains, parts, strict=True)]
         gradients = [gradient for gradient in found if gradient is not None]
+        if len(gradients) == 1 and not self.keeps_last:
+            return gradients[0]
         return _sum(gradients, out) if gradients else None
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
@@ -121,7 +123,7 @@ class Composite(Layer):
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self._input(x)
-        return self._joined([_real(chain.predict(x)) for chain in self.chains], out)
+        return self._joined([_real(chain.predict(x, out)) for chain in self.chains], out)
 
     def gradient(self, name: str) -> Array:
         layer, _, inner = name.partition(".")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from specnet.errors import PathKey, path_text
-
-Path = tuple[PathKey, ...]
+from specnet.errors import path_text
+from specnet.jsontext import Path
 
 
 def differences(old: Any, new: Any, ignored: Collection[Path] = (), path: Path = ()) -> Iterator[tuple[Path, str]]:

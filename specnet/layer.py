@@ -28,6 +28,9 @@ T = TypeVar("T")
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
 FLOAT64: np.dtype[Any] = np.dtype(np.float64)
 
+SMALLEST = 2.0**-126
+"""The smallest normal number of float32: what is divided by is not smaller."""
+
 
 class Layer(ABC):
     """Base of the objects that compute: holds named arrays, checks what comes in."""

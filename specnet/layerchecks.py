@@ -10,9 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from specnet import initializers
 from specnet.errors import ShapeError, SpecnetError
+from specnet.jsontext import Path
 from specnet.layer import size_of
 from specnet.layerspec import LayerSpec
-from specnet.layertree import CompositeSpec, Faults, Path
+from specnet.layertree import CompositeSpec, Faults
 from specnet.parameters import ShapeTuple
 from specnet.plan import MAX_ELEMENTS, element_limit
 from specnet.validation import Document

@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.composite import Composite, by_layer, dotted
 from specnet.errors import PathKey, path_text
-from specnet.jsontext import MAX_PROBLEMS
+from specnet.jsontext import MAX_PROBLEMS, Path
 from specnet.layer import Layer
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.parameters import Array, ShapeTuple
@@ -33,7 +33,6 @@ PLACEHOLDER = "specnet definition"
 LIST_SCHEMA = {"type": "array", "items": {PLACEHOLDER: "layer"}}
 LAYERS_SCHEMA = {**LIST_SCHEMA, "minItems": 1}
 
-Path = tuple[PathKey, ...]
 Faults = Iterator[tuple[Path, PydanticCustomError]]
 
 _depth: ContextVar[int] = ContextVar("depth", default=0)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from specnet.checkpoint import load, save
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layers import Standardize
+from specnet.layers.standardize import fit_inputs
 from specnet.layerspec import LayerSpec
 from specnet.model import Model, build
 from specnet.parameters import Array
@@ -142,9 +142,7 @@ def build_sample(spec: ModelSpec, seed: int = 0) -> Model:
     rng = np.random.default_rng(seed)
     for value in model.parameters.values():
         np.add(value, rng.normal(size=value.shape) / 10, out=value)
-    for layer in model.layers:
-        if isinstance(layer, Standardize) and not layer.fitted:
-            layer.fit([sample_inputs(model, 50, seed)])
+    fit_inputs(model.layers, [sample_inputs(model, 50, seed)])
     return model
 
 
@@ -216,9 +214,7 @@ def _check_shapes(case: _Case) -> None:
     for batch in (0, 1, 3):
         x = sample_inputs(model, batch)
         for what, y in (("forward", model.forward(x, training=True)), ("predict", model.predict(x))):
-            case.require(
-                y.shape == (batch, *expected), f"{what} gives shape {y.shape}, announced is (batch, *{expected})"
-            )
+            case.require(y.shape == (batch, *expected), f"{what} gives shape {y.shape}, not {(batch, *expected)}")
             case.require(y.dtype == dtype, f"{what} gives {y.dtype}")
         dx = model.backward(model.forward(x))
         if dx is None:

@@ -34,6 +34,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.errors import Problem, SpecError, SpecnetError, path_text
 from specnet.jsontext import MAX_BYTES, MAX_INTEGER, MAX_PROBLEMS, Finding, Path, parse_json
+from specnet.layer import SMALLEST
 from specnet.paths import user_path
 from specnet.wording import describe, encodable, fault, mismatch, nearest
 
@@ -107,10 +108,6 @@ def _reals(value: Any, what: str = "number", least: float = -math.inf) -> Any:
     if details:
         raise ValidationError.from_exception_data("numbers", details)
     return tuple(float(_as_read(entry)) for entry in value)
-
-
-SMALLEST = 2.0**-126
-"""The smallest normal number of float32: what is divided by is not smaller."""
 
 
 def _positive_reals(value: Any) -> Any:

@@ -63,3 +63,13 @@ def arrays_of(model):
 def same_arrays(a, b):
     """Whether two mappings hold the same names, dtypes and bits."""
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and a[k].tobytes() == b[k].tobytes() for k in a)
+
+
+def assert_same_gradients_without_the_inputs(model, x, dy):
+    """A backward that spares the input's gradient gives the parameters' all the same."""
+    model.forward(x)
+    model.backward(dy)
+    expected = arrays_of(model)
+    model.forward(x)
+    assert model.backward(dy, input_gradient=False) is None
+    assert same_arrays(arrays_of(model), expected)

@@ -136,16 +136,20 @@ specnet.train(sys.argv[1], out="killed", resume=True)
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(python):
-    doc = document(epochs=40, every_steps=3)
+def train_with_kills(python, doc, seed, kills, between):
+    """Train once undisturbed, and once killed again and again at moments between two, then to the end."""
     Path("e.json").write_text(json.dumps(doc))
     specnet.train("e.json", out="whole")
-    rng = np.random.default_rng(1)
-    for _ in range(6):
+    rng = np.random.default_rng(seed)
+    for _ in range(kills):
         with subprocess.Popen([python, "-c", TRAINER, "e.json"]) as process:
-            time.sleep(rng.uniform(0.25, 0.6))
+            time.sleep(rng.uniform(*between))
             process.send_signal(signal.SIGKILL)
     subprocess.run([python, "-c", TRAINER, "e.json"], check=True)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(python):
+    train_with_kills(python, document(epochs=40, every_steps=3), seed=1, kills=6, between=(0.25, 0.6))
     for name in ("last.h5", "best.h5"):
         assert same_arrays(run_arrays(f"whole/{name}"), run_arrays(f"killed/{name}"))
 
@@ -373,14 +377,7 @@ OPTIMIZERS = [
 )
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(python, optimizer, every_steps):
     doc = document(epochs=50, optimizer=optimizer, every_steps=every_steps)
-    Path("e.json").write_text(json.dumps(doc))
-    specnet.train("e.json", out="whole")
-    rng = np.random.default_rng(2)
-    for _ in range(3):
-        with subprocess.Popen([python, "-c", TRAINER, "e.json"]) as process:
-            time.sleep(rng.uniform(0.3, 0.7))
-            process.send_signal(signal.SIGKILL)
-    subprocess.run([python, "-c", TRAINER, "e.json"], check=True)
+    train_with_kills(python, doc, seed=2, kills=3, between=(0.3, 0.7))
     for name in ("last.h5", "best.h5"):
         assert Path(f"whole/{name}").read_bytes() == Path(f"killed/{name}").read_bytes()
 

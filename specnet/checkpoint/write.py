@@ -160,8 +160,7 @@ class _Memory(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         written = memoryview(data).cast("B")
-        for page, start, at, length in self._spans(len(written)):
-            self.pages.setdefault(page, bytearray(PAGE))[start : start + length] = written[at : at + length]
+        self.put(self._position, written)
         self._position += len(written)
         self.end = max(self.end, self._position)
         return len(written)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from specnet.composite import Composite
 from specnet.errors import ShapeError, SpecnetError
@@ -37,20 +36,6 @@ class Sequential(Composite):
     @classmethod
     def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
         return cls(lists[0], names)
-
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        x = self._input(x)
-        self._y_shape = None
-        y = self.chains[0].forward(x, training, out)
-        self._y_shape, self._dtype = y.shape, y.dtype
-        return y
-
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
-        dy = self.incoming(dy, self.cached(self._y_shape), self._dtype)
-        return self.chains[0].backward(dy, out)
-
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        return self.chains[0].predict(self._input(x), out)
 
     def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
         return results[0]

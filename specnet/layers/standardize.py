@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import FLOAT64, Layer, as_floats, batch_of
+from specnet.layer import FLOAT64, SMALLEST, Layer, as_floats, batch_of
 from specnet.parameters import Array, ShapeTuple
 
 BOTH = "expected mean and std, or neither; got one of them"
 
-SMALLEST = 2.0**-126
-"""The smallest std: of float32's normal numbers."""
+
+def fit_inputs(layers: Sequence[Layer], batches: Iterable[npt.ArrayLike]) -> None:
+    """Let a model's first layer, where it standardizes and has no values yet, take them from the model's inputs."""
+    first = layers[0]
+    if isinstance(first, Standardize) and not first.fitted:
+        first.fit(batches)
 
 
 class Standardize(Layer):

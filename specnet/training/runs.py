@@ -11,10 +11,9 @@ from typing import Any
 from specnet.checkpoint import load
 from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import SpecnetError
-from specnet.layers import Standardize
+from specnet.layers.standardize import fit_inputs
 from specnet.model import Model, build
 from specnet.paths import user_path
-from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
 from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizer import Optimizer
@@ -78,7 +77,8 @@ def train(
         state = model.run_state or {}
     else:
         model = build(spec.built_model)
-        _fit(model, data)
+        starts = range(0, len(data), FITTED_ROWS)
+        fit_inputs(model.layers, (data.inputs[start : start + FITTED_ROWS] for start in starts))
         _clear(target, there)
     optimizer = optimizer_of(spec, model)
     run = Run(model, loss_of(spec), optimizer, spec.training, data, validation, [saving, *listeners])
@@ -97,13 +97,6 @@ def optimizer_of(spec: ExperimentSpec, model: Model) -> Optimizer:
     """Make the experiment's optimizer; weight decay leaves biases and norms alone."""
     decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
     return spec.training.optimizer.build(model, model.parameters.keys() - decayed)
-
-
-def _fit(model: Model, data: Dataset) -> None:
-    """Let a first layer that standardizes without values take them from the training inputs."""
-    first = model.layers[0]
-    if isinstance(first, Standardize) and not first.fitted:
-        first.fit(data.inputs[start : start + FITTED_ROWS] for start in range(0, len(data), FITTED_ROWS))
 
 
 def _clear(target: Path, there: list[str]) -> None:
