@@ -452,6 +452,28 @@ def test_an_ordinary_document_is_taken_without_pydantic(model):
     assert documents._plain_plan(text, model.spec.identity, None) is not None
 
 
+def test_a_document_whose_shapes_do_not_fit_is_not_taken(tmp_path, model):
+    document = json.loads(model.spec.to_json())
+    document["layers"].append({"type": "reshape", "name": "reshape_1", "shape": [5, 7]})
+    assert documents._plain_plan(json.dumps(document).encode(), documents.identity_of(document), None) is None
+    with pytest.raises(CheckpointError, match=r"2 elements; .* has 35"):
+        specnet.load(forged(tmp_path, model, json.dumps(document)))
+
+
+def test_numbers_out_of_the_ordinary_come_back(tmp_path):
+    model = model_of({"type": "standardize", "mean": [1e300, 0.5], "std": 1e290}, input_shape=(2,))
+    specnet.save(tmp_path / "m.h5", model)
+    loaded = specnet.load(tmp_path / "m.h5")
+    assert loaded.spec == model.spec
+    assert same_arrays(arrays_of(loaded), arrays_of(model))
+
+
+def test_the_limit_of_elements_holds_for_files_too(path, monkeypatch):
+    monkeypatch.setenv("SPECNET_MAX_ELEMENTS", "5")
+    with pytest.raises(CheckpointError, match="SPECNET_MAX_ELEMENTS"):
+        specnet.load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 100, bytes(10_000)])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "x.h5").write_bytes(content)
@@ -672,6 +694,8 @@ def test_what_fits_is_taken_over(path, model):
     found = specnet.load_parameters(specnet.build(model.spec), path, names="*.bias")
     assert found.taken == ("hidden.bias", "affine_2.bias")
     assert found.skipped["hidden.weight"] == "does not match '*.bias'"
+    narrow = model_of({"type": "affine", "name": "hidden", "units": 4, "bias": False}, input_shape=model.input_shape)
+    assert specnet.load_parameters(narrow, path).skipped["hidden.bias"] == "the model has no such array"
     path.write_bytes(path.read_bytes()[:-1])
     kept = arrays_of(other)
     with pytest.raises(CheckpointCorruptError):

@@ -98,7 +98,7 @@ def _plain_plan(text: bytes, identity: str, spec: partial[ModelSpec]) -> ModelPl
     input_shape = tuple(document["input_shape"])
     try:
         layers = tuple(fold(_planners([document["layers"]])[0], input_shape))
-    except (ShapeError, LookupError):
+    except ShapeError:
         return None
     total = sum(size_of(shape) for layer in layers for shape in layer.parameters.values())
     if max(total, size_of(input_shape), *_output_sizes(layers)) > element_limit():
@@ -180,10 +180,9 @@ def _planners(lists: list[list[dict[str, Any]]]) -> list[list[Planner]]:
 
 
 def _plan_layer(entry: dict[str, Any], input_shape: ShapeTuple) -> LayerPlan:
-    """Plan one layer. Raises LookupError for what is not plain."""
+    """Plan one layer, which is plain."""
     kind = built_in(entry["type"])
-    if kind is None:
-        raise LookupError
+    assert kind is not None
     if issubclass(kind, Composite):
         return kind.plan(entry["name"], _planners([inner for _, inner in kind.lists(entry)]), input_shape)
     fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread  # threading.Thread.start waits for a thread that may never begin where memory has run out
 import contextlib
 import errno
 import os
@@ -80,6 +79,16 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
+def begin_bringing(descriptor: int, offset: int, size: int) -> None:
+    """Have the system begin to bring a span to the disk now, and not only when the file is synced.
+
+    A hint: `sync` alone says whether the bytes are there.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+
+
 def _open_temporary(folder: Path) -> tuple[Path, int]:
     """Make a temporary and hold its lock, which tells others that its writer lives."""
     while True:
@@ -144,37 +153,8 @@ def sync(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
-class SyncBeside:
-    """Syncs a file on another thread; `wait` ends when that is done, or does it where no thread has begun."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._failure: BaseException | None = None
-        self._claim, self._working = _thread.allocate_lock(), _thread.allocate_lock()
-        self._working.acquire()
-        with contextlib.suppress(RuntimeError):  # no thread is to be had
-            _thread.start_new_thread(self._run, ())
-
-    def _run(self) -> None:
-        if not self._claim.acquire(blocking=False):
-            return
-        try:
-            sync(self._descriptor)
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            self._failure = error
-        finally:
-            self._working.release()
-
-    def wait(self) -> None:
-        """Raise OSError where the file could not be synced."""
-        self._run()
-        self._working.acquire()
-        if self._failure is not None:
-            raise self._failure
-
-
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot sync a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -19,7 +19,7 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
-from specnet.checkpoint.durable import NotDurableError, SyncBeside, replace_file, reserve, write_at
+from specnet.checkpoint.durable import NotDurableError, begin_bringing, replace_file, reserve, write_at
 from specnet.checkpoint.hdf5 import walk_structure
 from specnet.checkpoint.metadata import Reader, lookup3
 from specnet.checkpoint.plugins import plugin_records
@@ -40,7 +40,7 @@ SESSION = 4096
 leaves, and looks through all of it for each new dataset."""
 
 WORTH_SYNCING = 2**24
-"""Bytes of arrays from which their place is reserved, and they are synced before the rest is written."""
+"""Bytes of arrays from which their place is reserved, and the disk begins while the rest is written."""
 
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
@@ -76,12 +76,9 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             for entry, offset in zip(datasets, skeleton.offsets, strict=True):
                 if len(entry.data) >= LARGE:
                     write_at(descriptor, offset, entry.data)
-            syncing = SyncBeside(descriptor) if large else None  # the disk works while both threads still hash
-            try:
-                found = digests.finish()
-            finally:
-                if syncing is not None:
-                    syncing.wait()
+                    if large:  # the disk works while the rest is written and hashed
+                        begin_bringing(descriptor, offset, len(entry.data))
+            found = digests.finish()
         for offset, page in skeleton.pages(datasets, found):
             write_at(descriptor, offset, page)
 
