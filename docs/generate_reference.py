@@ -17,7 +17,9 @@ from specnet.registry import layer_types
 from specnet.schema import json_schema
 from specnet.spec import ModelSpec
 from specnet.training.losses import LOSSES
+from specnet.training.metrics import METRICS
 from specnet.training.optimizers import OPTIMIZERS
+from specnet.training.schedules import SCHEDULES
 
 INPUT_SHAPES = ((5,), (784,))
 """Shapes on which a layer's example is tried, to see what arrays it has."""
@@ -53,6 +55,8 @@ def page() -> Iterator[str]:
         ("`data.train`, `data.validation`", "DataEntry"),
         ("`data.validation`, or", "Fraction"),
         ("`training`", "TrainingSpec"),
+        ("`training.early_stopping`", "EarlyStoppingSpec"),
+        ("`training.initialize_from`", "InitializeFrom"),
         ("`training.checkpoint`", "CheckpointPolicy"),
     ):
         yield f"### {title}\n"
@@ -63,7 +67,14 @@ def page() -> Iterator[str]:
     yield "A name, or an object with `type` and its keys.\n"
     yield from choices(LOSSES)
     yield "## Optimizers\n"
+    yield "A name, or an object with `type` and its keys.\n"
     yield from choices(OPTIMIZERS)
+    yield "## Schedules\n"
+    yield "A name, or an object with `type` and its keys.\n"
+    yield from choices(SCHEDULES)
+    yield "## Metrics\n"
+    yield "A name, or an object with `type` and its keys.\n"
+    yield from choices(METRICS)
 
 
 def of_layer(cls: type[LayerSpec], schema: dict[str, Any]) -> Iterator[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from specnet.registry import register_layer as register_layer
     from specnet.spec import ModelSpec as ModelSpec
     from specnet.spec import load_spec as load_spec
+    from specnet.training import fit as fit
     from specnet.training import train as train
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _HOMES = {
     "SpecError": "errors",
     "SpecnetError": "errors",
     "build": "model",
+    "fit": "training",
     "load": "checkpoint",
     "load_parameters": "checkpoint",
     "load_spec": "spec",

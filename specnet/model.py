@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnet.spec import ModelSpec
 
 _ELSEWHERE = {
-    "fit": "specnet.train(experiment), or the loop in examples/digits/loop.py",
+    "fit": "specnet.fit(model, x, y, loss=...) or specnet.train(experiment)",
     "save": "specnet.save(path, model)",
     "load": "specnet.load(path)",
     "summary": "`specnet summary DOC` or print(model)",

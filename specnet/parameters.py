@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import groupby
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Run(NamedTuple):
     value: Array
     gradient: Array
     offset: int  # of the span in the gradient vector
-    group: Hashable
+    group: Any
 
 
 class Parameters:

@@ -158,7 +158,7 @@ def test_train_prints_lines_and_results(digits):
     )
     assert len(err.splitlines()) == 2
     assert out.splitlines()[1].startswith("runs/digits/last.h5")
-    assert sorted(os.listdir(digits / "runs/digits")) == ["best.h5", "experiment.json", "last.h5"]
+    assert sorted(os.listdir(digits / "runs/digits")) == ["best.h5", "experiment.json", "history.csv", "last.h5"]
     _, err = run("train", "digits.experiment.json", "--set", "training.epochs=2", cwd=digits, code=1)
     assert "holds a run already" in err
     out, err = run(

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import sys
 
 import h5py
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 import specnet
 from specnet import DataError
-from specnet.training.data import fit_inputs, fit_targets, read_array, read_columns
-from specnet.training.experiment import load_data, load_experiment
+from specnet.training.data import fit_inputs, fit_targets
+from specnet.training.datafiles import read_array, read_rows
+from specnet.training.experiment import load_experiment
+from specnet.training.loading import load_data
 from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 
 X = np.arange(12.0).reshape(6, 2)
@@ -29,28 +32,28 @@ def idx(array, dtype=">u1"):
 
 def test_npz(tmp_path):
     np.savez(tmp_path / "d.npz", x=X, y=Y)
-    x, y = read_columns(tmp_path / "d.npz", "x", "y")
+    x, y = read_rows(tmp_path / "d.npz", "x", "y")[:2]
     assert np.array_equal(x, X)
     assert np.array_equal(y, Y)
     with pytest.raises(DataError, match=r'd\.npz: there is no array "xx"; did you mean "x"'):
-        read_columns(tmp_path / "d.npz", "xx", "y")
+        read_rows(tmp_path / "d.npz", "xx", "y")
 
 
 def test_objects_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.array([{}], object), y=Y)
     with pytest.raises(DataError, match="allow_pickle"):
-        read_columns(tmp_path / "d.npz", "x", "y")
+        read_rows(tmp_path / "d.npz", "x", "y")
 
 
 def test_hdf5(tmp_path):
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["group/x"], file["y"] = X, Y
         file["names"] = ["a", "b", "c", "a", "b", "c"]
-    x, y = read_columns(tmp_path / "d.h5", "group/x", "names")
+    x, y = read_rows(tmp_path / "d.h5", "group/x", "names")[:2]
     assert np.array_equal(x, X)
     assert y.tolist() == ["a", "b", "c"] * 2
     with pytest.raises(DataError, match='no dataset "x"'):
-        read_columns(tmp_path / "d.h5", "x", "y")
+        read_rows(tmp_path / "d.h5", "x", "y")
 
 
 @pytest.mark.parametrize("dtype", [">u1", ">i4", ">f4", ">f8"])
@@ -73,10 +76,12 @@ def test_idx_that_is_cut(tmp_path, cut):
 
 def test_csv(tmp_path):
     (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n\n5,u,-6\n')
-    x, y = read_columns(tmp_path / "d.csv", None, "kind")
+    pytest.importorskip("polars")
+    x, y, _, names = read_rows(tmp_path / "d.csv", None, "kind")
+    assert names == ("a", "b")
     assert x.tolist() == [[1, 2], [3, 4.5], [5, -6]]
     assert y.tolist() == ["u", "v", "u"]
-    x, y = read_columns(tmp_path / "d.csv", ["b"], "a")
+    x, y = read_rows(tmp_path / "d.csv", ["b"], "a")[:2]
     assert x.tolist() == [[2], [4.5], [-6]]
     assert y.tolist() == [1, 3, 5]
 
@@ -84,20 +89,23 @@ def test_csv(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n1,2\n3\n", r"row 2 \(line 3\) has 1 columns, the header has 2"),
-        ("a,b\n1,2\n3,x\n", r'row 2 \(line 3\), column "b": expected a number, got the string "x"'),
-        ("a,b\n1,\n3,4\n", r'row 1 \(line 2\), column "b": expected a number, got nothing'),
+        ("a,b\n1,2\n3\n", r'row 2, column "b": a value is missing'),
+        ("a,b\n1,2,3\n", "cannot be read as a table: found more fields"),
+        ("a,b\n1,2\n3,x\n", r'row 2, column "b": expected a number, got the string "x"'),
+        ("a,b\n1,\n3,4\n", r'row 1, column "b": a value is missing \(1 in the column\); .* fill'),
         ("a,b\n", "no rows"),
         ("", "no rows"),
         ("a,a\n1,2\n", '"a" stands in the header twice'),
-        ('a,b\n"1,2\n', "row"),
-        ("a,b\n1,2\n\n3,nan\n", r'row 2 \(line 4\), column "b": expected a number, got the string "nan"'),
+        ('a,b\n"1,2\n', "cannot be read as a table"),
+        ("a,b\n1,2\n\n3,nan\n", r'row 2, column "b": expected a finite number, got nan'),
+        ("a,b\n1,2024-01-01\n", r'row 1, column "b": expected a number, got the string "2024-01-01"'),
     ],
 )
 def test_csv_that_does_not_fit(tmp_path, text, words):
+    pytest.importorskip("polars")
     (tmp_path / "d.csv").write_text(text)
     with pytest.raises(DataError, match=words) as caught:
-        read_columns(tmp_path / "d.csv", ["b"] if "b" in text else ["a"], None)
+        read_rows(tmp_path / "d.csv", ["b"] if "b" in text else ["a"], None)
     assert str(caught.value).startswith(str(tmp_path / "d.csv"))
 
 
@@ -107,7 +115,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "bad.h5").write_bytes(b"nonsense")
     for name in ("bad.npz", "bad.h5", "none.npz", "none.h5", "none.csv", "none.npy", "a.txt", "bad.npy"):
         with pytest.raises(DataError) as caught:
-            read_columns(tmp_path / name, "x", None)
+            read_rows(tmp_path / name, "x", None)
         assert str(caught.value).startswith(str(tmp_path / name)), caught.value
         assert "\n" not in str(caught.value)
 
@@ -191,7 +199,7 @@ def test_two_files_as_two_entries(tmp_path, monkeypatch):
     np.save("x.npy", X)
     (tmp_path / "y-idx1-ubyte").write_bytes(idx(Y))
     spec, folder = load_experiment(experiment({"inputs": "x.npy", "targets": "y-idx1-ubyte"}))
-    train, validation = load_data(spec, folder)
+    _, train, validation = load_data(spec, folder)
     assert np.array_equal(train.inputs, X)
     assert np.array_equal(train.targets, Y)
     assert validation is None
@@ -200,11 +208,12 @@ def test_two_files_as_two_entries(tmp_path, monkeypatch):
 
 
 def test_a_csv_whose_inputs_are_all_other_columns(tmp_path, monkeypatch):
+    pytest.importorskip("polars")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.csv").write_text("a,b,k\n1,2,0\n3,4,1\n5,6,2\n")
-    train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "targets": "k"})))
+    _, train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "targets": "k"})))
     assert train.inputs.tolist() == [[1, 2], [3, 4], [5, 6]]
-    train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "inputs": ["b", "a"], "targets": "k"})))
+    _, train, _ = load_data(*load_experiment(experiment({"path": "d.csv", "inputs": ["b", "a"], "targets": "k"})))
     assert train.inputs.tolist() == [[2, 1], [4, 3], [6, 5]]
 
 
@@ -212,13 +221,13 @@ def test_a_fraction_is_held_out_by_the_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("d.npz", x=np.arange(200.0).reshape(100, 2), y=np.arange(100) % 3)
     entry = {"path": "d.npz"}
-    train, held = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    _, train, held = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
     assert (len(train), len(held)) == (80, 20)
     rows = np.concatenate([train.inputs[:, 0], held.inputs[:, 0]])
     assert sorted(rows) == list(range(0, 200, 2))
-    again, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    _, again, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
     assert again.fingerprint() == train.fingerprint()
-    other, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2}), {"training.seed": "6"}))
+    _, other, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2}), {"training.seed": "6"}))
     assert other.fingerprint() != train.fingerprint()
     np.savez("one.npz", x=X[:1], y=Y[:1])
     with pytest.raises(DataError, match="too few"):
@@ -233,3 +242,55 @@ def test_real_idx_files(root):
     y = read_array(images.with_name("mnist-t10k-labels-idx1-ubyte.gz"))
     assert (x.shape, x.dtype, int(x.max())) == ((10_000, 28, 28), np.uint8, 255)
     assert np.bincount(y).sum() == 10_000
+
+
+def test_parquet_and_columns_by_name(tmp_path):
+    pl = pytest.importorskip("polars", reason="polars is not installed")
+    frame = pl.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "yes": [True, False], "k": ["u", "v"]})
+    frame.write_parquet(tmp_path / "d.parquet")
+    x, y, w, names = read_rows(tmp_path / "d.parquet", None, "k", "b")
+    assert (x.tolist(), y.tolist(), w.tolist(), names) == ([[1, 1], [2, 0]], ["u", "v"], [0.5, 1.5], ("a", "yes"))
+    assert read_rows(tmp_path / "d.parquet", ["b"], ["a", "b"])[1].tolist() == [[1, 0.5], [2, 1.5]]
+    assert read_rows(tmp_path / "d.parquet", ["a"], "yes")[1].tolist() == [1, 0]
+    frame.with_columns(pl.col("k").cast(pl.Categorical)).write_parquet(tmp_path / "d.parquet")
+    assert read_rows(tmp_path / "d.parquet", ["a"], "k")[1].tolist() == ["u", "v"]
+    with pytest.raises(DataError, match="no columns for the inputs beside a, b, yes, k"):
+        read_rows(tmp_path / "d.parquet", None, ["a", "b"], beside=("yes", "k"))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1nonsense")
+    with pytest.raises(DataError, match=r"bad\.parquet: cannot be read"):
+        read_rows(tmp_path / "bad.parquet", None, "k")
+    pl.DataFrame({"a": [[1], [2]], "y": [1, 2]}).write_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r'column "a": expected numbers, got List'):
+        read_rows(tmp_path / "d.parquet", None, "y")
+
+
+def test_missing_values_are_filled_where_that_is_declared(tmp_path, monkeypatch):
+    pytest.importorskip("polars", reason="polars is not installed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text("a,b,k\n1,,0\n,4,1\nNA,6,2\n")
+    assert read_rows(tmp_path / "d.csv", None, "k", fill=7)[0].tolist() == [[1, 7], [7, 4], [7, 6]]
+    entry = {"path": "d.csv", "targets": "k", "fill": {"a": -1, "b": 0.5}}
+    assert load_data(*load_experiment(experiment(entry))).train.inputs.tolist() == [[1, 0.5], [-1, 4], [-1, 6]]
+    with pytest.raises(DataError, match=r'row 2, column "a": a value is missing \(2 in the column\)'):
+        load_data(*load_experiment(experiment({**entry, "fill": {"b": 0}})))
+    with pytest.raises(DataError, match='no column "c"'):
+        load_data(*load_experiment(experiment({**entry, "fill": {"c": 0}})))
+    with pytest.raises(specnet.SpecError, match=r"data\.train\.fill: expected a number, or an object"):
+        load_experiment(experiment({**entry, "fill": "mean"}))
+    (tmp_path / "d.csv").write_text("a,b,k\n1,2,x\n3,4,\n")
+    with pytest.raises(DataError, match=r'row 2, column "k": a value is missing'):
+        load_data(*load_experiment(experiment({"path": "d.csv", "targets": "k"})))
+
+
+def test_tables_need_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    (tmp_path / "d.csv").write_text("a,y\n1,2\n")
+    with pytest.raises(specnet.SpecnetError, match=r"needs polars; pip install 'specnet-nn\[data\]'"):
+        read_rows(tmp_path / "d.csv", None, "y")
+
+
+def test_numbers_that_are_names_of_classes():
+    spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}], labels=["3", "5", "9"])
+    assert fit_targets(np.array([9, 3, 5]), spec, SoftmaxCrossEntropy(), 3, "d").tolist() == [2, 0, 1]
+    with pytest.raises(DataError, match=r'row 2: "4" is not one of the labels'):
+        fit_targets(np.array([9, 4, 5]), spec, SoftmaxCrossEntropy(), 3, "d")

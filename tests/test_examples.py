@@ -42,3 +42,37 @@ def test_the_digits_are_the_real_ones(root):
         x, y = data["x"], data["y"]
     assert (x.shape, x.dtype, x.min(), x.max()) == ((1797, 64), np.uint8, 0, 16)
     assert np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_a_regression_beside_a_linear_model(python, root, tmp_path):
+    pytest.importorskip("polars", reason="polars is not installed")
+    out = run(python, root / "examples/regression/run.py", cwd=tmp_path)
+    linear, network = (float(re.search(rf"{name} +([\d.]+)", out)[1]) for name in ("linear model", "this network"))
+    assert network > linear > 0.4
+    assert (tmp_path / "runs/diabetes-example/best.h5").exists()
+
+
+def test_the_spirals_are_told_apart_and_drawn(python, root, tmp_path):
+    from xml.etree import ElementTree as ET
+
+    out = run(python, root / "examples/spirals/run.py", cwd=tmp_path)
+    assert float(re.match(r"([\d.]+)% of 300", out)[1]) >= 98
+    picture = ET.fromstring((tmp_path / "spirals.svg").read_text())
+    assert [child.tag.rpartition("}")[2] for child in picture].count("circle") == 600
+
+
+def test_mnist(python, root, tmp_path):
+    data = root / "../shared/data"
+    files = [data / f"mnist-t10k-{name}.gz" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    if not all(file.exists() for file in files):
+        pytest.skip("the MNIST test images are not here")
+    out = run(python, root / "examples/mnist/train.py", *files, cwd=tmp_path)
+    assert float(re.search(r"([\d.]+)% of the held-out", out)[1]) >= 95.5
+
+
+def test_mnist_from_an_npz(python, root, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "m.npz", x_train=rng.integers(0, 256, (200, 28, 28), np.uint8), y_train=rng.integers(0, 10, 200)
+    )
+    assert "held-out digits right" in run(python, root / "examples/mnist/train.py", "m.npz", cwd=tmp_path)

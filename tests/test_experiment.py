@@ -35,7 +35,7 @@ def test_defaults():
     assert ExperimentSpec.model_validate_json(spec.to_json()) == spec
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "lion"])
 def test_a_name_stands_for_its_defaults(optimizer):
     spec, _ = load_experiment(changed("training.optimizer", optimizer))
     assert spec.training.optimizer.type == optimizer
@@ -99,7 +99,7 @@ def test_accuracy_is_monitored_for_classes_only():
     document = changed("training.loss", "mean_squared_error")
     document["data"]["validation"] = {"fraction": 0.5}
     document["training"]["checkpoint"] = {"keep_best": "validation_accuracy"}
-    with pytest.raises(SpecError, match="no accuracy"):
+    with pytest.raises(SpecError, match="accuracy is not measured"):
         load_experiment(document)
     document["training"]["loss"] = "binary_cross_entropy"
     load_experiment(document)

@@ -23,6 +23,7 @@ PUBLIC = {
     "SpecnetError",
     "__version__",
     "build",
+    "fit",
     "load",
     "load_parameters",
     "load_spec",

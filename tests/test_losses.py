@@ -141,3 +141,55 @@ def test_every_loss_has_a_document():
     made = {name: spec().build() for name, spec in LOSSES.items()}
     assert {name: loss.name for name, loss in made.items()} == {name: name for name in LOSSES}
     assert {type(loss) for loss in made.values()} == {type(loss) for loss, _ in CASES.values()}
+
+
+WEIGHTS = RNG.uniform(0.5, 2, 6)
+
+
+@every_case
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["rows alike", "rows weighted"])
+def test_weighted_gradients_equal_the_numerical_ones(loss, targets, weights):
+    if isinstance(loss, SoftmaxCrossEntropy):
+        loss = SoftmaxCrossEntropy(loss.label_smoothing, [0.5, 1, 2, 3])
+    outputs = np.random.default_rng(1).normal(size=(6, 4)) * 2
+    _, gradient = loss(outputs, targets, weights)
+    numerical = numerical_gradient(lambda: loss(outputs, targets, weights)[0], outputs)
+    assert relative_error(gradient, numerical) < 1e-7
+
+
+@every_case
+def test_weights_are_how_often_a_row_counts(loss, targets):
+    outputs = np.random.default_rng(1).normal(size=(6, 4))
+    times = np.array([1, 3, 2, 1, 1, 4])
+    value, gradient = loss(outputs, targets, times.astype(float))
+    repeated, each = loss(outputs.repeat(times, axis=0), targets.repeat(times, axis=0))
+    assert value == pytest.approx(repeated, rel=1e-12)
+    summed = np.add.reduceat(each, np.concatenate([[0], times.cumsum()[:-1]]), axis=0)
+    assert np.allclose(gradient, summed, rtol=1e-12)
+    assert loss.weight_of(targets, times.astype(float)) == 12
+    even = loss(outputs, targets, np.full(6, 0.3))
+    assert even[0] == pytest.approx(loss(outputs, targets)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("targets", [CLASSES, RNG.dirichlet(np.ones(4), 6)], ids=["classes", "distributions"])
+def test_class_weights_are_torchs(smoothing, targets):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    outputs, weights = np.random.default_rng(1).normal(size=(6, 4)), [0.5, 1.0, 2.0, 3.0]
+    value, gradient = SoftmaxCrossEntropy(smoothing, weights)(outputs, targets)
+    x = torch.tensor(outputs, requires_grad=True)
+    made = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float64), label_smoothing=smoothing)
+    theirs = made(x, torch.tensor(targets))
+    theirs.backward()
+    assert value == pytest.approx(theirs.item(), rel=1e-12)
+    assert np.allclose(gradient, x.grad.numpy(), rtol=1e-10, atol=1e-14)
+
+
+def test_weights_that_do_not_fit():
+    outputs = np.zeros((6, 4))
+    with pytest.raises(specnet.ShapeError, match=r"weights of shape \(6,\)"):
+        MeanSquaredError()(outputs, outputs, np.ones(5))
+    with pytest.raises(specnet.ShapeError, match="3 classes, as class_weights"):
+        SoftmaxCrossEntropy(class_weights=[1, 2, 3])(outputs, CLASSES)
+    with pytest.raises(specnet.SpecnetError, match="positive numbers, one a class"):
+        SoftmaxCrossEntropy(class_weights=[1, 0])

@@ -7,7 +7,7 @@ import pytest
 
 import specnet
 from specnet.training import optimizer as machinery
-from specnet.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from specnet.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from tests.support import model_of, same_arrays
 
 
@@ -44,6 +44,12 @@ def adagrad(p, g, s, t, lr=0.05, eps=1e-10, weight_decay=0.0):
     return p - lr * g / (np.sqrt(s["q"]) + eps)
 
 
+def lion(p, g, s, t, lr=0.05, b1=0.9, b2=0.99, weight_decay=0.0):
+    m = s.get("m", 0)
+    s["m"] = b2 * m + (1 - b2) * g
+    return p - lr * weight_decay * p - lr * np.sign(b1 * m + (1 - b1) * g)
+
+
 CASES = {
     "sgd": (SGD, {}, sgd, {}),
     "sgd, momentum": (SGD, {"momentum": 0.9}, sgd, {"momentum": 0.9}),
@@ -71,6 +77,13 @@ CASES = {
     ),
     "adagrad": (Adagrad, {}, adagrad, {}),
     "adagrad, decay": (Adagrad, {"weight_decay": 0.1}, adagrad, {"weight_decay": 0.1}),
+    "lion": (Lion, {}, lion, {}),
+    "lion, settings": (
+        Lion,
+        {"betas": (0.8, 0.95), "weight_decay": 0.1},
+        lion,
+        {"b1": 0.8, "b2": 0.95, "weight_decay": 0.1},
+    ),
 }
 every_case = pytest.mark.parametrize(("cls", "settings", "rule", "ours"), CASES.values(), ids=CASES.keys())
 
@@ -108,6 +121,8 @@ def test_fifty_steps_follow_the_rule(cls, settings, rule, ours):
 def test_fifty_steps_equal_torchs(cls, settings, rule, ours):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     model = network()
+    if not hasattr(torch.optim, cls.__name__):
+        pytest.skip(f"this torch has no {cls.__name__}")
     optimizer = cls(model, learning_rate=0.05, **settings)
     names = {"epsilon": "eps"}
     theirs = [torch.tensor(value.copy(), requires_grad=True) for value in model.parameters.values()]
@@ -168,6 +183,24 @@ def test_decay_leaves_named_parameters_alone():
     assert np.allclose(model.parameters["affine_1.weight"], before["affine_1.weight"] * 0.95)
 
 
+@every_case
+def test_what_is_frozen_does_not_move(cls, settings, rule, ours):
+    model, twin = network(), network()
+    optimizer, other = (cls(m, learning_rate=0.05, **settings) for m in (model, twin))
+    frozen = {"affine_1.weight", "affine_2.bias"}
+    optimizer.freeze(frozen)
+    for t in range(3):
+        for m, o in ((model, optimizer), (twin, other)):
+            gradients(m, t)
+            o.step()
+    begun = network().parameters
+    for name, value in model.parameters.items():
+        assert np.array_equal(value, begun[name] if name in frozen else twin.parameters[name]), name
+    assert sum(g.size for g in optimizer.gradients) == sum(
+        v.size for n, v in model.parameters.items() if n not in frozen
+    )
+
+
 def test_the_learning_rate_may_change_between_steps():
     model = network()
     optimizer = SGD(model, 0.1)
@@ -191,6 +224,7 @@ def test_refusals():
         lambda: Adam(model, epsilon=-1),
         lambda: RMSprop(model, alpha=1),
         lambda: Adagrad(model, epsilon=-1),
+        lambda: Lion(model, betas=(1.0, 0.9)),
     ):
         with pytest.raises(specnet.SpecnetError, match="optimizer: expected"):
             make()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import specnet
@@ -18,11 +19,16 @@ def blocks(path, language):
 
 
 def test_the_python_of_the_readme_runs(root, tmp_path):
-    journey, by_hand, custom = blocks(root / "README.md", "python")
+    journey, training, by_hand, custom = blocks(root / "README.md", "python")
     code = journey.replace("examples/", f"{root}/examples/")
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert made.stdout == "(64, 256)\n(5, 10)\n"
     assert len([line for line in journey.splitlines() if line]) <= 10
+    trained = subprocess.run(
+        [sys.executable, "-c", code + training.replace("examples/", f"{root}/examples/")],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert "runs/readme/best.h5" in trained.stdout
     made = subprocess.run([sys.executable, "-c", by_hand], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "[[" in made.stdout
     try:
@@ -82,3 +88,27 @@ def test_the_layer_of_the_page_about_layers(root):
             specnet.ModelSpec(input_shape=(1, 1, 1), layers=[{"type": "running_scale"}])
     finally:
         registry._registered.pop("running_scale", None)
+
+
+def test_the_python_of_the_page_about_training_runs(root, tmp_path):
+    code = "\n".join(blocks(root / "docs/training.md", "python"))
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert float(made.stdout) > 0.9
+
+
+def test_the_commands_of_the_page_about_training_run(root, tmp_path):
+    pytest.importorskip("polars", reason="polars is not installed")
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=(150, 2)) + np.repeat([[0, 0], [3, 0], [0, 3]], 50, axis=0)
+    rows = [f"{a:.3f},{b:.3f},{name}" for (a, b), name in zip(size, np.repeat(["x", "y", "z"], 50), strict=True)]
+    (tmp_path / "flowers.csv").write_text("\n".join(["length,width,species", *rows]) + "\n")
+    (tmp_path / "new.csv").write_text("width,length\n0,3\n3,0\n")
+    page = (root / "docs/training.md").read_text()
+    commands = re.findall(r"^    (specnet .*flowers.*)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        arguments = [sys.executable, "-m", *command.split()]
+        subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True)
+    found = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert found[0] == "x,y,z,class"
+    assert [line.rpartition(",")[2] for line in found[1:]] == ["y", "z"]

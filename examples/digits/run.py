@@ -19,7 +19,8 @@ def picture(pixels: np.ndarray) -> list[str]:
 def report(event: specnet.training.loop.Event) -> None:
     """Print the metrics of every fifth epoch."""
     if event.kind == "epoch" and event.run.epoch % 5 == 0:
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+        shown = ("loss", "accuracy", "val_loss", "val_accuracy")
+        metrics = "  ".join(f"{name} {event.metrics[name]:.4f}" for name in shown)
         print(f"epoch {event.run.epoch:2}  {metrics}")
 
 
@@ -29,9 +30,10 @@ def main() -> None:
 
     model = specnet.load(result.best_path)
     print(f"\n{result.best_path} loaded again: {model}")
-    _, held_out = specnet.training.experiment.load_data(
+    data = specnet.training.loading.load_data(
         *specnet.training.experiment.load_experiment(HERE / "digits.experiment.json")
     )
+    held_out = data.validation
     read = model.predict(held_out.inputs).argmax(axis=1)
     right = read == held_out.targets
     print(f"accuracy on {len(right)} held-out digits: {right.mean():.4f}")

@@ -15,7 +15,8 @@ from specnet.jsontext import parse_json
 from specnet.layer import batch_of, size_of
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
-from specnet.training.experiment import ExperimentSpec, load_experiment, missing_files
+from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.loading import missing_files
 from specnet.validation import read_document
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import specnet
-from specnet.cli import documents, foreign, training
+from specnet.cli import documents, foreign, prediction, starting, training
 from specnet.cli.output import report_errors
 from specnet.errors import SpecnetError
 
@@ -27,7 +27,8 @@ _VERBS = (
     documents.summary,
     training.train,
     training.replay,
-    training.predict,
+    prediction.predict,
+    starting.init,
     documents.gradcheck,
     documents.schema,
 )
@@ -38,6 +39,7 @@ app.command("import")(foreign.import_)
 _FIRST_STEPS = """\
 specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
 
+  specnet init --data F --target T a model and an experiment document for a data file
   specnet validate DOC...          check documents; every fault with line and column
   specnet summary DOC|CKPT         the layers, their shapes and parameters
   specnet train EXPERIMENT         train as the document says, write checkpoints

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from specnet.errors import Problem, SpecError, SpecnetError, printable
-from specnet.training.loop import Event
 
 MAX_LINES = 60
 
@@ -65,48 +62,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
-    """Write metrics on a line: `loss 0.231 · val_loss 0.254`."""
-    return " · ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def epoch_text(event: Event) -> str:
-    """Write a finished epoch on a line."""
-    return f"epoch {event.run.epoch}/{event.run.training.epochs} · {metrics_text(event.metrics)}"
-
-
-class LineProgress:
-    """A listener that prints one line an epoch; for what is no terminal."""
-
-    def __call__(self, event: Event) -> None:
-        """Print the metrics of a finished epoch."""
-        if event.kind == "epoch":
-            note(epoch_text(event))
-
-
-class BarProgress:
-    """A listener that draws a bar with the running metrics, and a line for each finished epoch; for a terminal."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.completed}/{task.total}"),
-                   TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))  # fmt: skip
-        self._console = Console(stderr=True, highlight=False, markup=False)
-        self._progress = Progress(*columns, console=self._console, transient=True)
-        self._task: TaskID | None = None
-
-    def __call__(self, event: Event) -> None:
-        """Move the bar; a finished epoch takes it away."""
-        run = event.run
-        if event.kind == "start":
-            self._progress.start()
-        elif event.kind == "step":
-            if self._task is None:
-                name = f"epoch {run.epoch + 1}/{run.training.epochs}"
-                self._task = self._progress.add_task(name, total=run.batches, completed=run.batch, metrics="")
-            fields: dict[str, Any] = {"metrics": metrics_text(run.sums.metrics())} if run.batch % 16 == 0 else {}
-            self._progress.update(self._task, completed=run.batch, **fields)
-        elif event.kind == "epoch" and self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
-            self._console.print(epoch_text(event), soft_wrap=True)
-        elif event.kind in ("end", "failed"):
-            self._progress.stop()
+    """Write metrics on a line: `loss 0.231 · val_loss 0.254`; the rest of the history is for history.csv."""
+    shown = {name: value for name, value in metrics.items() if "." not in name and name != "learning_rate"}
+    return " · ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -1,4 +1,4 @@
-"""train, replay, predict."""
+"""train, replay."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from json import dumps
 from typing import Annotated
 
 import typer
 
-from specnet.checkpoint import load
+from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
-from specnet.cli.output import BarProgress, LineProgress, metrics_text, note, print_json, print_table
+from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.training.loop import Event, Listener
-from specnet.training.prediction import Prediction, predict_file, write_prediction
+from specnet.training.metrics import greater_is_better
+from specnet.training.runs import TrainingResult
 from specnet.training.runs import train as run_training
-
-SHOWN_ROWS = 10
 
 
 def train(
@@ -35,17 +35,31 @@ def train(
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, training.epochs=3 say.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Check all, try one batch, tell what is needed; write nothing.")
+    ] = False,
+    check_finite: Annotated[
+        bool, typer.Option("--check-finite", help="Look at every array of every layer in each step.")
+    ] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print each event as a line of JSON, for programs.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Train as an experiment document says; writes experiment.json, last.h5 and best.h5.
+    """Train as an experiment document says; writes experiment.json, last.h5, best.h5 and history.csv.
 
     Example: specnet train digits.experiment.json --out runs/digits
     """
     if resume and force:
         msg = "--resume goes on with a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
+    if dry_run:
+        _rehearse(experiment, _overrides(set_ or []), json=json)
+        return
     listeners: list[Listener] = []
-    if not quiet:
+    if json_lines:
+        listeners.append(JsonProgress())
+    elif not quiet:
         listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
     with _stops_on_signals() as stop:
         listeners.append(stop)
@@ -57,7 +71,10 @@ def train(
             allow_changes=allow_changes,
             overrides=_overrides(set_ or []),
             listeners=listeners,
+            check_finite=check_finite,
         )
+    if result.transfer is not None:
+        note(_taken_over(result.transfer))
     for change in result.changes:
         note(f"changed since the run began: {change}")
     if stop.signal:
@@ -71,15 +88,67 @@ def train(
         raise typer.Exit(128 + stop.signal)
     if resume and not stop.steps:
         note(f"{result.checkpoint_path}: the run was finished already; --set training.epochs=N makes it longer")
+    _show_result(result, json=json, json_lines=json_lines)
+
+
+def _taken_over(transfer: Transfer) -> str:
+    """Say what a run took over from another checkpoint, and what not."""
+    left = {**transfer.skipped, **dict.fromkeys(transfer.missing, "is not in the file")}
+    told = "".join(f"; {name} {why}" for name, why in list(left.items())[:8])
+    return f"taken over: {', '.join(transfer.taken[:8])}{', …' if len(transfer.taken) > 8 else ''}{told}"
+
+
+def _show_result(result: TrainingResult, *, json: bool, json_lines: bool) -> None:
+    """Tell what a finished run has come to."""
     last = {name: values[-1] for name, values in result.history.items()}
-    if json:
-        best = str(result.best_path) if result.best_path else None
-        print_json({"metrics": last, "checkpoint": str(result.checkpoint_path), "best": best})
+    best = str(result.best_path) if result.best_path else None
+    files = {"checkpoint": str(result.checkpoint_path), "best": best, "stopped_early": result.stopped_early}
+    if json_lines:
+        print(dumps({"event": "result", **files}))
         return
-    typer.echo(f"epoch {int(last.pop('epoch'))} · {metrics_text(last)}")
+    if json:
+        print_json({"metrics": last, **files})
+        return
+    if sys.stdout.isatty():
+        _table(result.history)
+    else:
+        typer.echo(f"epoch {int(last['epoch'])} · {metrics_text({k: v for k, v in last.items() if k != 'epoch'})}")
+    if result.stopped_early:
+        typer.echo(f"stopped after epoch {int(last['epoch'])}, as it did not get better any more")
     typer.echo(f"{result.checkpoint_path} holds the model after the last epoch")
     if result.best_path:
         typer.echo(f"{result.best_path} holds the best one")
+
+
+def _table(history: dict[str, list[float]]) -> None:
+    """Print the last and the best value of each metric."""
+    rows = []
+    for name, values in history.items():
+        if name in ("epoch", "learning_rate") or "." in name:
+            continue
+        best = (max if greater_is_better(name) else min)(values)
+        rows.append([name, f"{values[-1]:.4g}", f"{best:.4g}", str(int(history["epoch"][values.index(best)]))])
+    print_table(["Metric", "Last", "Best", "Epoch"], rows, numbers=[1, 2, 3])
+
+
+def _rehearse(experiment: str, overrides: dict[str, str], *, json: bool) -> None:
+    """Print what a run would be."""
+    from specnet.training.rehearsal import rehearse  # noqa: PLC0415 - needed here only
+
+    found = rehearse(experiment, overrides)
+    if json:
+        print_json(dataclasses.asdict(found))
+        return
+    held_out = f", {found.validation_rows:,} to validate on" if found.validation_rows else ""
+    typer.echo(f"{found.rows:,} rows to train on{held_out}")
+    steps = found.steps_per_epoch * found.epochs
+    typer.echo(f"{found.steps_per_epoch:,} steps an epoch, {found.epochs:,} epochs: {steps:,} steps")
+    moving = "" if found.trained == found.parameters else f", of which {found.trained:,} move"
+    typer.echo(f"{found.parameters:,} parameters{moving}; the loss of the first batch is {found.first_loss:.4g}")
+    if found.taken_over:
+        typer.echo(f"{len(found.taken_over)} arrays are taken over: {', '.join(found.taken_over[:8])}")
+    parts = ", ".join(f"{what} {size / 2**20:,.1f}" for what, size in found.memory.items())
+    typer.echo(f"{sum(found.memory.values()) / 2**20:,.1f} MiB of memory beside Python's own: {parts}")
 
 
 def _overrides(settings: list[str]) -> dict[str, str]:
@@ -154,52 +223,3 @@ def replay(
         note(f"not comparable: {difference}")
     if found.different:
         raise typer.Exit(2 if found.machine else 1)
-
-
-def predict(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
-    data: Annotated[str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .h5 or IDX.")],
-    inputs: Annotated[
-        str | None, typer.Option("--inputs", help='Name of the inputs\' array (default "x") or columns, a,b,c.')
-    ] = None,
-    targets: Annotated[str | None, typer.Option("--targets", help="Name of the targets; prints metrics.")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
-    json: Json = False,
-) -> None:
-    """Predict for the rows of a data file: probabilities and class for a classifier, outputs for others.
-
-    Example: specnet predict runs/digits/best.h5 --data digits.npz --targets y --out predictions.csv
-    """
-    model = load(checkpoint)
-    columns = tuple(inputs.split(",")) if inputs and Path(data).suffix.lower() == ".csv" else inputs
-    prediction = predict_file(model, data, columns, targets, logits=logits)
-    if out is not None:
-        write_prediction(prediction, out)
-        note(f"{out}: {len(prediction.outputs)} rows")
-    if json:
-        said = {"rows": len(prediction.outputs), "metrics": prediction.metrics}
-        print_json(said if out is not None else {**said, "predictions": _rows(prediction)})
-        return
-    if out is None:
-        _show(prediction)
-    if prediction.metrics:
-        typer.echo(metrics_text(prediction.metrics))
-
-
-def _rows(prediction: Prediction) -> list[dict[str, object]]:
-    """List outputs and class of every row, for programs."""
-    classes = [None] * len(prediction.outputs) if prediction.classes is None else prediction.classes.tolist()
-    rows = zip(prediction.outputs.tolist(), classes, strict=True)
-    return [{"outputs": outputs} | ({} if kind is None else {"class": kind}) for outputs, kind in rows]
-
-
-def _show(prediction: Prediction) -> None:
-    rows = []
-    for index, outputs in enumerate(prediction.outputs[:SHOWN_ROWS].reshape(-1, len(prediction.names))):
-        cells = [str(index), *(f"{value:.4g}" for value in outputs)]
-        rows.append([*cells, *([str(prediction.classes[index])] if prediction.classes is not None else [])])
-    columns = ["row", *prediction.names, *(["class"] if prediction.classes is not None else [])]
-    print_table(columns, rows, numbers=range(len(prediction.names) + 1))
-    if len(prediction.outputs) > SHOWN_ROWS:
-        typer.echo(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all")

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specnet.training import losses as losses
+    from specnet.training import metrics as metrics
     from specnet.training import optimizers as optimizers
+    from specnet.training.fitting import fit as fit
     from specnet.training.runs import TrainingResult as TrainingResult
     from specnet.training.runs import train as train
 
-_MODULES = ("data", "experiment", "loop", "losses", "optimizers", "saving")
+_MODULES = ("data", "experiment", "loading", "loop", "losses", "metrics", "optimizers", "saving", "schedules")
 
-__all__ = ["TrainingResult", "losses", "optimizers", "train"]
+__all__ = ["TrainingResult", "fit", "losses", "metrics", "optimizers", "train"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "fit":
+        return import_module("specnet.training.fitting").fit
     if name in ("train", "TrainingResult"):
         return getattr(import_module("specnet.training.runs"), name)
     if name in _MODULES:

@@ -1,54 +1,35 @@
-"""The training loop: a step is forward, loss, backward, step. What happens around it listens to its events."""
+"""The training loop: epochs of steps. What happens around it listens to its events."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from specnet.errors import SpecnetError
 from specnet.model import Model
-from specnet.randomness import permutation
-from specnet.training.data import Dataset
-from specnet.training.experiment import TrainingSpec
+from specnet.parameters import Array
+from specnet.training.consistency import metric_specs
+from specnet.training.data import Dataset, Order
+from specnet.training.finite import NotFiniteError
 from specnet.training.losses import Loss
 from specnet.training.optimizer import Optimizer
-
-EVALUATION_ROWS = 1024
+from specnet.training.step import Step
+from specnet.training.stored import Rows
+from specnet.training.tally import Tally, evaluate
+from specnet.training.trainingspec import TrainingSpec
 
 EventKind: TypeAlias = Literal["start", "step", "epoch", "end", "failed"]
 History: TypeAlias = dict[str, list[float]]
 
 
 @dataclass
-class Sums:
-    """What an epoch has added up so far."""
-
-    rows: int = 0
-    loss: float = 0.0
-    correct: float | None = None
-
-    def add(self, rows: int, loss: float, correct: float | None) -> None:
-        """Count a batch."""
-        self.rows += rows
-        self.loss += loss * rows
-        if correct is not None:
-            self.correct = (self.correct or 0.0) + correct
-
-    def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Give the means over the rows."""
-        means = {f"{prefix}loss": self.loss / self.rows}
-        if self.correct is not None:
-            means[f"{prefix}accuracy"] = self.correct / self.rows
-        return means
-
-
-@dataclass(frozen=True)
 class Event:
-    """Something happened in a run: it began, a step or an epoch was finished, it ended or failed."""
+    """Something happened in a run: it began, a step or an epoch was finished, it ended or failed.
+
+    `metrics` are those of a finished epoch. The event of a step is the same object each time.
+    """
 
     kind: EventKind
     run: Run
@@ -61,7 +42,7 @@ Listener: TypeAlias = Callable[[Event], None]
 class Run:
     """A model in training, between any two steps: all that is needed to go on.
 
-    `epoch` counts finished epochs, `batch` the finished batches of the current one, `step` all batches so far.
+    `epoch` counts finished epochs, `batch` the finished steps of the current one, `step` all steps so far.
     """
 
     def __init__(
@@ -70,9 +51,11 @@ class Run:
         loss: Loss,
         optimizer: Optimizer,
         training: TrainingSpec,
-        data: Dataset,
-        validation: Dataset | None = None,
+        data: Rows,
+        validation: Rows | None = None,
         listeners: Sequence[Listener] = (),
+        *,
+        check_finite: bool = False,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -81,88 +64,107 @@ class Run:
         self.data = data
         self.validation = validation
         self.listeners = list(listeners)
+        self.metrics = metric_specs(training)
         self.epoch = 0
         self.batch = 0
         self.step = 0
-        self.sums = Sums()
+        self.tally = self.new_tally()
         self.history: History = {}
         self.stopping = False
+        self._step = Step(model, loss, optimizer, training, self.batches, check_finite=check_finite)
+        self._outputs: Array = np.empty((0, *model.output_shape), model.dtype)
+        self._step_event = Event("step", self)
 
     @property
     def batches(self) -> int:
         """Number of steps of an epoch."""
-        return -(-len(self.data) // self.training.batch_size)
+        return -(-len(self.data) // self.training.step_rows)
+
+    def new_tally(self) -> Tally:
+        """Make the sums of an epoch that has not begun."""
+        return Tally(self.metrics, self.model.output_shape, self.loss)
 
     def stop(self) -> None:
         """Ask the run to end after the current step."""
         self.stopping = True
 
     def go(self) -> None:
-        """Train until the last epoch is finished or someone asks to stop. Raises SpecnetError for a loss of NaN."""
+        """Train until the last epoch is finished or someone asks to stop.
+
+        Raises NotFiniteError where loss or gradients stop being finite: with the step, and where it first appeared.
+        """
         self.model.draws.seed = self.training.seed
-        self._tell("start")
+        self._tell(Event("start", self))
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # a loss that overflows is told by what becomes of it
+            with np.errstate(all="ignore"):  # what overflows is told by what becomes of it
                 while self.epoch < self.training.epochs and not self.stopping:
                     self._epoch()
         except BaseException:
-            self._tell("failed")  # what was saved last stays
+            self._tell(Event("failed", self))  # what was saved last stays
             raise
-        self._tell("end")
+        self._tell(Event("end", self))
 
     def _epoch(self) -> None:
-        for rows in self._remaining_batches():
-            self._step(rows)
+        size = self.training.step_rows
+        order = Order(self.training.seed, self.epoch) if self.training.shuffle else None
+        for block in self.data.blocks(size, order, self.batch * size):
+            self._train_on(block, size)
             if self.stopping:
                 break
         if self.batch == self.batches:
             self._finish_epoch()
 
-    def _remaining_batches(self) -> Iterator[np.ndarray[Any, Any]]:
-        """Yield the rows of the epoch's batches, from the first that has not been seen."""
-        count, size = len(self.data), self.training.batch_size
-        order = (
-            permutation(self.training.seed, "shuffle", self.epoch, count) if self.training.shuffle else np.arange(count)
-        )
-        for start in range(self.batch * size, count, size):
-            yield order[start : start + size]
-
-    def _step(self, rows: np.ndarray[Any, Any]) -> None:
-        x, targets = self.data.inputs[rows], self.data.targets[rows]
-        self.model.draws.step = self.step
-        outputs = self.model.forward(x, training=True)
-        loss, gradient = self.loss(outputs, targets)
-        if not math.isfinite(loss):
-            msg = f"the loss is {loss} at step {self.step + 1}, in epoch {self.epoch + 1}: lower the learning_rate"
-            raise SpecnetError(msg)
-        self.model.backward(gradient, input_gradient=False)
-        self.optimizer.step()
-        self.sums.add(len(rows), loss, self.loss.correct(outputs, targets))
-        self.step += 1
-        self.batch += 1
-        self._tell("step")
+    def _train_on(self, block: Dataset, size: int) -> None:
+        """Take the steps of a block of rows."""
+        x, targets, weights = block.inputs, block.targets, block.weights
+        if len(x) > len(self._outputs):
+            self._outputs = np.empty((len(x), *self.model.output_shape), self.model.dtype)
+        outputs, tally, event = self._outputs, self.tally, self._step_event
+        tally.begin(outputs, targets, size)
+        for start in range(0, len(x), size):
+            stop = min(start + size, len(x))
+            rows = slice(start, stop)
+            w = None if weights is None else weights[rows]
+            try:
+                loss, weight = self._step(self.step, x[rows], targets[rows], w, outputs[rows])
+            except NotFiniteError as error:
+                place = f"{error.what} at step {self.step + 1}, in epoch {self.epoch + 1}"
+                msg = f"{place}: {error}; lower the learning_rate, or set clip_norm"
+                raise NotFiniteError(msg) from None
+            tally.add(loss, weight, stop)
+            self.step += 1
+            self.batch += 1
+            for listener in self.listeners:
+                listener(event)
+            if self.stopping:
+                break
+        tally.flush()
 
     def _finish_epoch(self) -> None:
-        metrics = self.sums.metrics()
+        metrics = self.tally.values()
         if self.validation is not None:
-            metrics |= evaluate(self.model, self.loss, self.validation).metrics("val_")
+            metrics |= evaluate(self.model, self.loss, self.validation, self.metrics).values("val_")
+        metrics |= {"learning_rate": float(self.optimizer.learning_rate), **gradient_statistics(self.model)}
         self.epoch += 1
-        self.batch, self.sums = 0, Sums()
+        self.batch, self.tally = 0, self.new_tally()
         for name, value in {"epoch": self.epoch, **metrics}.items():
             self.history.setdefault(name, []).append(value)
-        self._tell("epoch", metrics)
+        self._tell(Event("epoch", self, metrics))
 
-    def _tell(self, kind: EventKind, metrics: dict[str, float] | None = None) -> None:
-        event = Event(kind, self, metrics or {})
+    def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
 
 
-def evaluate(model: Model, loss: Loss, data: Dataset) -> Sums:
-    """Give the sums of loss and right answers over all rows."""
-    sums = Sums()
-    for start in range(0, len(data), EVALUATION_ROWS):
-        span = slice(start, start + EVALUATION_ROWS)
-        outputs, targets = model.predict(data.inputs[span]), data.targets[span]
-        sums.add(len(outputs), loss(outputs, targets)[0], loss.correct(outputs, targets))
-    return sums
+def gradient_statistics(model: Model) -> dict[str, float]:
+    """Give norm and share of zeros of each layer's last gradients: gradient_norm.<layer>, gradient_zeros.<layer>."""
+    layers: dict[str, list[Any]] = {}
+    for name, gradient in model.gradients.items():
+        layers.setdefault(name.rpartition(".")[0], []).append(gradient)
+    found = {}
+    for layer, gradients in layers.items():
+        squares = sum(float(np.square(gradient, dtype=np.float64).sum()) for gradient in gradients)
+        zeros = sum(gradient.size - int(np.count_nonzero(gradient)) for gradient in gradients)
+        found[f"gradient_norm.{layer}"] = squares**0.5
+        found[f"gradient_zeros.{layer}"] = zeros / sum(gradient.size for gradient in gradients)
+    return found

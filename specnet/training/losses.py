@@ -1,6 +1,7 @@
 """Losses: called with (outputs, targets) they give (mean loss, ∂loss/∂outputs). Definitions and names are torch's.
 
-The gradient is the caller's to keep and has the outputs' dtype. Each loss stands beside its document.
+With weights, one a row, the mean is a weighted one. The gradient is the caller's to keep and has the outputs' dtype.
+Each loss stands beside its document.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator
 
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import as_array, as_floats
 from specnet.layers.sigmoid import sigmoid
 from specnet.parameters import Array, ShapeTuple
 from specnet.tagged import Tagged
-from specnet.validation import Document, PositiveReal, Share
+from specnet.validation import Document, PositiveReal, Share, as_tuple
 
 FEW_CLASSES = 32
 
@@ -30,10 +32,18 @@ class Loss(ABC):
     """Types of a last layer that would do what the loss does already."""
     target_bounds: ClassVar[tuple[float, float] | None] = None
     """The least and the greatest target; None for any number."""
+    yes_or_no: ClassVar[bool] = False
+    """Whether each output answers yes or no: a target above 1/2 is a yes, and so is an output above 0."""
 
     @abstractmethod
-    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
-        """Give the mean loss and its gradient. Raises ShapeError for targets that do not fit the outputs."""
+    def __call__(
+        self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    ) -> tuple[float, Array]:
+        """Give the mean loss and its gradient. Raises ShapeError for targets or weights that do not fit the outputs."""
+
+    def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
+        """Give what rows count in a mean over several batches: their number, or the sum of their weights."""
+        return len(targets) if weights is None else float(weights.sum(dtype=np.float64))
 
     def takes_classes(self) -> bool:
         """Whether targets are indices of classes."""
@@ -43,15 +53,13 @@ class Loss(ABC):
         """Turn outputs into what people expect of a prediction; only losses on logits have anything to do."""
         return outputs
 
-    def correct(self, _outputs: Array, _targets: npt.NDArray[Any]) -> float | None:
-        """Count the rows (elements, for yes-or-no outputs) whose class is right; None where there are no classes."""
-        return None
-
 
 class ElementLoss(Loss):
     """Base of the losses whose mean runs over every element; targets have the outputs' shape."""
 
-    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
+    def __call__(
+        self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    ) -> tuple[float, Array]:
         """Give the mean loss over all elements and its gradient. Raises ShapeError where the shapes differ."""
         y = as_floats(outputs, None, self.name)
         t = as_floats(targets, y.dtype, self.name)
@@ -61,13 +69,26 @@ class ElementLoss(Loss):
         if y.size == 0:
             msg = f"{self.name}: expected at least one row, got outputs of shape {y.shape}"
             raise ShapeError(msg)
-        total, gradient = self.elements(y, t)
-        gradient /= y.size
-        return total / y.size, gradient
+        losses, gradient = self.elements(y, t)
+        if weights is None:
+            gradient /= y.size
+            return float(losses.sum()) / y.size, gradient
+        w = _row_weights(self.name, weights, y)
+        count = y.size // len(y) * float(w.sum(dtype=np.float64))
+        gradient *= (w / count).reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
+        return float(w @ losses.reshape(len(y), -1).sum(axis=1)) / count, gradient
 
     @abstractmethod
-    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
-        """Give the sum over all elements and, in a new array, the derivative of each."""
+    def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
+        """Give the loss of each element and, in a new array, its derivative."""
+
+
+def _row_weights(name: str, weights: npt.ArrayLike, outputs: Array) -> Array:
+    w = as_floats(weights, outputs.dtype, name)
+    if w.shape != (len(outputs),):
+        msg = f"{name}: expected weights of shape ({len(outputs)},), one a row, got {w.shape}"
+        raise ShapeError(msg)
+    return w
 
 
 class _Work(NamedTuple):
@@ -85,27 +106,37 @@ class SoftmaxCrossEntropy(Loss):
     """-sum(q * log(softmax(outputs))), mean over rows.
 
     outputs: (batch, classes), logits; targets: (batch,) class indices, or (batch, classes) distributions. q is the
-    target's distribution, mixed with the even one by `label_smoothing`.
+    target's distribution, mixed with the even one by `label_smoothing`. `class_weights`, one a class, weigh the terms
+    of the sum, and the mean is over the weights of the rows' classes, as torch has it.
     """
 
     name = "softmax_cross_entropy"
     doubled_by = ("softmax", "log_softmax")
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, class_weights: npt.ArrayLike | None = None) -> None:
         if not 0 <= label_smoothing <= 1:
             msg = f"{self.name}: expected label_smoothing in [0, 1], got {label_smoothing!r}"
             raise SpecnetError(msg)
         self.label_smoothing = float(label_smoothing)
+        self.class_weights = None if class_weights is None else np.asarray(class_weights, np.float64)
+        if self.class_weights is not None and (self.class_weights.ndim != 1 or not (self.class_weights > 0).all()):
+            msg = f"{self.name}: expected class_weights to be positive numbers, one a class, got {class_weights!r:.80}"
+            raise SpecnetError(msg)
         self._work: _Work | None = None
 
-    def __call__(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[float, Array]:
+    def __call__(
+        self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    ) -> tuple[float, Array]:
         """Give the mean loss over the rows and its gradient. Raises ShapeError, also for a class out of range."""
         x = as_floats(outputs, None, self.name)
         if x.ndim != 2 or 0 in x.shape:
             msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
             raise ShapeError(msg)
         work = self._work_for(x)
-        target = self._target(work, as_array(targets, self.name, f"({len(x)},)"), x.shape)
+        given = as_array(targets, self.name, f"({len(x)},)")
+        target = self._target(work, given, x.shape)
+        if weights is not None or self.class_weights is not None:
+            return self._weighted(x, target, given, weights)
         z, e = work.z, work.e
         np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), z)
         np.exp(z, e)
@@ -119,6 +150,35 @@ class SoftmaxCrossEntropy(Loss):
         gradient *= work.sums.dtype.type(1 / len(x))
         gradient -= target
         return loss, gradient
+
+    def _weighted(
+        self, x: Array, target: Array, given: npt.NDArray[Any], weights: npt.ArrayLike | None
+    ) -> tuple[float, Array]:
+        """Do the same where rows or classes count differently; `target` holds each row's q, divided by the rows."""
+        classes = x.shape[1]
+        w = None if weights is None else _row_weights(self.name, weights, x)
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            msg = f"{self.name}: expected outputs of {len(self.class_weights)} classes, as class_weights, got {classes}"
+            raise ShapeError(msg)
+        q = target * x.dtype.type(len(x) / self.weight_of(given, w))
+        if self.class_weights is not None:
+            q *= self.class_weights.astype(x.dtype)
+        if w is not None:
+            q *= w[:, np.newaxis]
+        z = x - x.max(axis=1, keepdims=True)
+        e = np.exp(z)
+        sums = e.sum(axis=1, keepdims=True)
+        each = q.sum(axis=1, keepdims=True)
+        expected = float(np.multiply(z, q, out=np.zeros_like(z), where=q != 0).sum())
+        return float(np.vdot(np.log(sums), each)) - expected, e * (each / sums) - q
+
+    def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
+        if self.class_weights is None and weights is None:
+            return len(targets)
+        if self.class_weights is None or targets.ndim != 1:
+            return super().weight_of(targets, weights)
+        own = self.class_weights[targets]
+        return float(own.sum() if weights is None else own @ weights)
 
     def _work_for(self, x: Array) -> _Work:
         work = self._work
@@ -157,10 +217,6 @@ class SoftmaxCrossEntropy(Loss):
         e = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return e / e.sum(axis=-1, keepdims=True)
 
-    def correct(self, outputs: Array, targets: npt.NDArray[Any]) -> float | None:
-        classes = targets if targets.ndim == 1 else targets.argmax(axis=1)
-        return int(np.count_nonzero(outputs.argmax(axis=1) == classes))
-
 
 class BinaryCrossEntropy(ElementLoss):
     """-(t * log(p) + (1 - t) * log(1 - p)) with p = sigmoid(outputs), mean over every element; outputs are logits."""
@@ -168,16 +224,13 @@ class BinaryCrossEntropy(ElementLoss):
     name = "binary_cross_entropy"
     doubled_by = ("sigmoid",)
     target_bounds = (0.0, 1.0)
+    yes_or_no = True
 
-    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
-        total = np.sum(np.maximum(y, 0) - y * t + np.log1p(np.exp(-np.abs(y))))
-        return float(total), sigmoid(y) - t
+    def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
+        return np.maximum(y, 0) - y * t + np.log1p(np.exp(-np.abs(y))), sigmoid(y) - t
 
     def probabilities(self, outputs: Array) -> Array:
         return sigmoid(outputs)
-
-    def correct(self, outputs: Array, targets: npt.NDArray[Any]) -> float | None:
-        return int(np.count_nonzero((outputs > 0) == (targets > 0.5))) / outputs[0].size
 
 
 class MeanSquaredError(ElementLoss):
@@ -185,9 +238,9 @@ class MeanSquaredError(ElementLoss):
 
     name = "mean_squared_error"
 
-    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+    def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
         difference = y - t
-        return float(np.vdot(difference, difference)), 2 * difference
+        return difference * difference, 2 * difference
 
 
 class MeanAbsoluteError(ElementLoss):
@@ -195,9 +248,9 @@ class MeanAbsoluteError(ElementLoss):
 
     name = "mean_absolute_error"
 
-    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+    def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
         difference = y - t
-        return float(np.abs(difference).sum()), np.sign(difference)
+        return np.abs(difference), np.sign(difference)
 
 
 class Huber(ElementLoss):
@@ -211,10 +264,10 @@ class Huber(ElementLoss):
             raise SpecnetError(msg)
         self.delta = float(delta)
 
-    def elements(self, y: Array, t: Array) -> tuple[float, Array]:
+    def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
         difference = y - t
         clipped = np.clip(difference, -self.delta, self.delta)
-        return float(np.sum(clipped * (difference - clipped / 2))), clipped
+        return clipped * (difference - clipped / 2), clipped
 
 
 class LossSpec(Document):
@@ -231,9 +284,11 @@ class SoftmaxCrossEntropySpec(LossSpec):
     type: Literal["softmax_cross_entropy"] = "softmax_cross_entropy"
     label_smoothing: Share = 0.0
     """Share of the target's probability that is spread evenly over all classes."""
+    class_weights: Annotated[tuple[PositiveReal, ...], BeforeValidator(as_tuple)] | None = None
+    """How much each class counts, one positive number a class."""
 
     def build(self) -> SoftmaxCrossEntropy:
-        return SoftmaxCrossEntropy(self.label_smoothing)
+        return SoftmaxCrossEntropy(self.label_smoothing, self.class_weights)
 
 
 class BinaryCrossEntropySpec(LossSpec):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from specnet.errors import SpecnetError
 from specnet.model import Model
-from specnet.parameters import Array
+from specnet.parameters import Array, Run
 from specnet.validation import Document
 
 BLOCK = 64 * 1024
@@ -35,7 +35,7 @@ class Optimizer(ABC):
     """Base of the optimizers: cuts the vectors into blocks, counts steps, holds the state.
 
     `learning_rate` may be changed between steps. Weight decay applies to every parameter but those named in
-    `no_decay`.
+    `no_decay`. `gradients` are the spans of the gradient vector whose parameters move.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -52,17 +52,26 @@ class Optimizer(ABC):
         self.steps = 0
         store = model.store
         self._vectors: dict[str, Array] = {slot: np.zeros_like(store.gradient_vector) for slot in self.used_slots()}
-        scratch = np.empty(min(BLOCK, store.size), model.dtype)
-        self._decay_scratch = np.empty_like(scratch) if weight_decay else scratch
-        self._blocks = []
-        for run in store.runs(lambda name: bool(weight_decay) and name not in no_decay):
-            for start in range(0, run.value.size, BLOCK):
-                span = slice(start, min(start + BLOCK, run.value.size))
-                inner = slice(run.offset + span.start, run.offset + span.stop)
-                slots = tuple(vector[inner] for vector in self._vectors.values())
-                self._blocks.append(
-                    Block(run.value[span], run.gradient[span], slots, scratch[: span.stop - start], bool(run.group))
-                )
+        self._scratch = np.empty(min(BLOCK, store.size), model.dtype)
+        self._decay_scratch = np.empty_like(self._scratch) if weight_decay else self._scratch
+        self._decayed = {name for name in model.parameters if name not in no_decay} if weight_decay else set()
+        self.freeze(())
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave these parameters where they are from now on; all others move."""
+        store = self.model.store
+        self._blocks = [block for run in store.runs(lambda name: (name in names, name in self._decayed))
+                        if not run.group[0] for block in self._cut(run)]  # fmt: skip
+        runs = store.runs(lambda name: name in names)
+        self.gradients = [store.gradient_vector] if not names else [run.gradient for run in runs if not run.group]
+
+    def _cut(self, run: Run) -> Iterator[Block]:
+        for start in range(0, run.value.size, BLOCK):
+            span = slice(start, min(start + BLOCK, run.value.size))
+            inner = slice(run.offset + span.start, run.offset + span.stop)
+            slots = tuple(vector[inner] for vector in self._vectors.values())
+            scratch = self._scratch[: span.stop - start]
+            yield Block(run.value[span], run.gradient[span], slots, scratch, run.group[1])
 
     def used_slots(self) -> tuple[str, ...]:
         """Name the vectors that this optimizer's settings need."""

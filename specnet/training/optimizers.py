@@ -221,6 +221,42 @@ class Adagrad(Optimizer):
         np.subtract(block.value, scratch, block.value)
 
 
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023): value -= learning_rate * sign(beta1 * momentum + (1 - beta1) * g).
+
+    Then momentum = beta2 * momentum + (1 - beta2) * g. Weight decay is decoupled, as in AdamW.
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self,
+        model: Model,
+        learning_rate: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        no_decay: Collection[str] = (),
+    ) -> None:
+        require(all(0 <= beta < 1 for beta in betas), "betas in [0, 1)", betas)
+        self.betas = betas
+        super().__init__(model, learning_rate, weight_decay, no_decay)
+
+    def update(self, block: Block) -> None:
+        (beta1, beta2), (momentum,) = self.betas, block.slots
+        g, scratch, value = block.gradient, block.scratch, block.value
+        if block.decayed:
+            np.multiply(value, 1 - self.learning_rate * self.weight_decay, value)
+        np.multiply(momentum, beta1 / (1 - beta1), scratch)
+        np.add(scratch, g, scratch)
+        np.sign(scratch, scratch)
+        np.multiply(scratch, self.learning_rate, scratch)
+        np.subtract(value, scratch, value)
+        np.multiply(momentum, beta2, momentum)
+        np.multiply(g, 1 - beta2, scratch)
+        np.add(momentum, scratch, momentum)
+
+
 class SGDSpec(OptimizerSpec):
     """Gradient descent with optional momentum."""
 
@@ -325,12 +361,28 @@ class AdagradSpec(OptimizerSpec):
         return Adagrad(model, self.learning_rate, self.epsilon, self.weight_decay, no_decay=no_decay)
 
 
+class LionSpec(OptimizerSpec):
+    """Lion: steps of one size, in the direction of the gradient's sign."""
+
+    type: Literal["lion"] = "lion"
+    learning_rate: PositiveReal = 0.0001
+    """Step size."""
+    betas: Betas = (0.9, 0.99)
+    """Memory of the momentum in the step, and of the momentum itself."""
+    weight_decay: NonNegativeReal = 0.0
+    """Share of the weights, times the step size, taken off at each step; biases and norms are left out."""
+
+    def build(self, model: Model, no_decay: Collection[str]) -> Lion:
+        return Lion(model, self.learning_rate, self.betas, self.weight_decay, no_decay=no_decay)
+
+
 OPTIMIZERS: dict[str, type[OptimizerSpec]] = {
     "sgd": SGDSpec,
     "adam": AdamSpec,
     "adamw": AdamWSpec,
     "rmsprop": RMSpropSpec,
     "adagrad": AdagradSpec,
+    "lion": LionSpec,
 }
 
 OptimizerChoice = Annotated[OptimizerSpec, Tagged("optimizer", lambda: OPTIMIZERS, shorthand=True)]

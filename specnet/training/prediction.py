@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import DataError, SpecError
 from specnet.model import Model
 from specnet.paths import user_path
-from specnet.training import data as files
-from specnet.training.data import Columns, RawArray
-from specnet.training.experiment import DataEntry, ExperimentSpec, loss_of
-from specnet.training.loop import EVALUATION_ROWS, evaluate
+from specnet.training.consistency import metric_specs
+from specnet.training.data import Dataset, fit_inputs, fit_targets
+from specnet.training.datafiles import TABLES, Columns, RawArray, RawRows, kind_of, read_array, read_rows
+from specnet.training.dataspec import DataEntry
+from specnet.training.experiment import ExperimentSpec
 from specnet.training.losses import Loss
+from specnet.training.tally import EVALUATION_ROWS, evaluate
+
+FAR = 3
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,15 @@ class Prediction:
     """What a model says of some rows.
 
     outputs: (rows, *output_shape), probabilities for a classifier trained on logits; classes: names or indices,
-    None where the model is no classifier; metrics: of the targets that were given, empty without.
+    None where the model is no classifier; metrics: of the targets that were given, empty without; notes: on inputs far
+    outside the range of the training rows.
     """
 
     outputs: RawArray
     names: tuple[str, ...]
     classes: RawArray | None
     metrics: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def predict_file(
@@ -47,33 +54,60 @@ def predict_file(
 ) -> Prediction:
     """Predict for the rows of a data file; `inputs` and `targets` name its arrays or columns.
 
-    Inputs are named as the run's training data were, by default; in a CSV the column of the targets is passed over.
-    For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
+    Inputs are named as the run's training data were, by default; in a table the columns are found by their names,
+    whatever their order. For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
     """
-    source = user_path(path)
-    kind = files.kind_of(source)
-    separate = kind in ("npy", "idx")
     experiment = _experiment(model)
-    entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(path))
-    beside = entry.targets if isinstance(entry.targets, str) else "y"
-    alike = entry.path and files.kind_of(Path(entry.path)) == kind
-    named = inputs or (entry.inputs if alike else None)
-    raw, raw_targets = files.read_columns(source, named, None if separate else targets, beside)
-    if separate and targets is not None:
-        raw_targets = files.read_array(user_path(targets))
-    x = files.fit_inputs(raw, model.spec, os.fspath(path), trained=True)
-    loss = None if experiment is None else loss_of(experiment)
+    raw = _read(model, experiment, user_path(path), inputs, targets)
+    x = fit_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
+    loss = None if experiment is None else experiment.training.loss.build()
     metrics = {}
-    if raw_targets is not None:
-        if loss is None:
+    if raw.targets is not None:
+        if loss is None or experiment is None:
             msg = f"{os.fspath(path)}: the checkpoint holds no training run, so there is no loss to measure targets by"
             raise DataError(msg)
-        fitted = files.fit_targets(raw_targets, model.spec, loss, len(x), os.fspath(path))
-        metrics = evaluate(model, loss, files.Dataset(x, fitted)).metrics()
+        fitted = fit_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
+        metrics = evaluate(model, loss, Dataset(x, fitted), metric_specs(experiment.training)).values()
     outputs = model.predict(x, batch_size=EVALUATION_ROWS)
     if loss is not None and not logits:
         outputs = loss.probabilities(outputs)
-    return Prediction(outputs, _names(model, outputs), _classes(model, loss, outputs, logits), metrics)
+    notes = tuple(_far_out(model, x, raw.names))
+    return Prediction(outputs, _names(model, outputs), _classes(model, loss, outputs, logits), metrics, notes)
+
+
+def _read(
+    model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: str | None
+) -> RawRows:
+    kind = kind_of(source)
+    if kind in ("npy", "idx"):
+        return RawRows(read_array(source), None if targets is None else read_array(user_path(targets)))
+    entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(source))
+    if inputs is None and kind in TABLES:
+        inputs = json.loads((model.run_state or {}).get("features/names", "null"))
+    elif inputs is None and entry.path and kind_of(Path(entry.path)) == kind:
+        inputs = entry.inputs
+    beside = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
+    return read_rows(source, inputs, targets, beside=beside, fill=entry.fill)
+
+
+def _far_out(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:
+    """Say which inputs lie outside the range of the training rows by more than FAR times its width."""
+    state = model.run_state or {}
+    low, high = state.get("features/low"), state.get("features/high")
+    if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray) or {low.shape, high.shape} != {x.shape[1:]}:
+        return
+    width = FAR * np.where(high > low, high - low, np.maximum(np.abs(low), 1))
+    far = ((x < low - width) | (x > high + width)).reshape(len(x), -1)
+    rows = np.flatnonzero(far.any(axis=1))
+    if not len(rows):
+        return
+    column = int(far[rows[0]].argmax())
+    what = names[column] if column < len(names) else f"input {column + 1}"
+    value, least, most = x.reshape(len(x), -1)[rows[0], column], low.reshape(-1)[column], high.reshape(-1)[column]
+    yield (
+        f"{len(rows)} of {len(x)} rows have inputs far outside the range of the training rows: "
+        f"row {rows[0] + 1}, {what} is {value:g}, was {least:g} to {most:g}; do not trust what is said of them"
+    )
 
 
 def _experiment(model: Model) -> ExperimentSpec | None:
@@ -98,7 +132,7 @@ def _names(model: Model, outputs: RawArray) -> tuple[str, ...]:
 def _classes(model: Model, loss: Loss | None, outputs: RawArray, logits: bool) -> RawArray | None:
     labels = model.spec.labels
     classifier = bool(labels) or (loss is not None and loss.takes_classes())
-    binary = loss is not None and loss.name == "binary_cross_entropy" and outputs.shape[1:] == (1,)
+    binary = loss is not None and loss.yes_or_no and outputs.shape[1:] == (1,)
     if outputs.ndim != 2 or not (classifier or binary):
         return None
     if outputs.shape[1] == 1:

@@ -13,11 +13,13 @@ from specnet.checkpoint import load
 from specnet.errors import CheckpointMismatchError
 from specnet.model import Model
 from specnet.paths import user_path
-from specnet.training.experiment import load_data, load_experiment, loss_of
-from specnet.training.loop import Event, Run
+from specnet.training.experiment import load_experiment
+from specnet.training.loading import load_data
+from specnet.training.loop import Event
 from specnet.training.machine import machine_differences
-from specnet.training.runs import optimizer_of
+from specnet.training.runs import make_run
 from specnet.training.saving import EXPERIMENT, Saving, fingerprint_of
+from specnet.training.stopping import EarlyStopping
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def replay(
     source = user_path(begin).parent / EXPERIMENT if experiment is None else user_path(experiment)
     spec, folder = load_experiment(source)
     model, goal = load(begin), load(end)
-    data, validation = load_data(spec, folder)
-    saving = Saving(user_path(begin).parent, spec, fingerprint_of(data, validation))
-    run = Run(model, loss_of(spec), optimizer_of(spec, model), spec.training, data, validation)
+    spec, data, validation = load_data(spec, folder)
+    early = EarlyStopping(spec.training.early_stopping) if spec.training.early_stopping else None
+    saving = Saving(user_path(begin).parent, spec, fingerprint_of(data, validation), early)
+    run = make_run(spec, model, data, validation)
     saving.restore(run, model.run_state or {}, os.fspath(begin))
     last = _step_of(goal, end)
     if last < run.step:

@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specnet.checkpoint import load
+from specnet.checkpoint import load, load_parameters
 from specnet.checkpoint.durable import replace_file, write_at
-from specnet.errors import SpecnetError
+from specnet.checkpoint.transfer import Transfer
+from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.layers.standardize import fit_inputs
 from specnet.model import Model, build
 from specnet.paths import user_path
-from specnet.training.experiment import ExperimentSpec, load_data, load_experiment, loss_of
+from specnet.training.consistency import frozen_names
+from specnet.training.dataspec import DataEntry
+from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.loading import load_data
 from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizer import Optimizer
-from specnet.training.saving import BEST, EXPERIMENT, LAST, Saving, fingerprint_of
+from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, fingerprint_of
+from specnet.training.stopping import EarlyStopping
+from specnet.training.stored import Rows
+from specnet.training.trainingspec import TrainingSpec
 
 FITTED_ROWS = 4096
 """Rows at a time from which a standardize layer takes its values."""
@@ -29,7 +36,9 @@ class TrainingResult:
 
     `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value an
     epoch. `best_path` is None where no best checkpoint is kept. `finished` is False for a run that was stopped.
-    `changes` says what of document or data is other than when a resumed run began.
+    `changes` says what of document or data is other than when a resumed run began, `transfer` what a new run took
+    over from the checkpoint of `initialize_from`. A run that early stopping has ended is finished, and with
+    `restore_best` its model is that of best.h5.
     """
 
     model: Model
@@ -38,6 +47,8 @@ class TrainingResult:
     best_path: Path | None
     finished: bool
     changes: tuple[str, ...] = ()
+    transfer: Transfer | None = None
+    stopped_early: bool = False
 
 
 def train(
@@ -49,15 +60,17 @@ def train(
     allow_changes: bool = False,
     overrides: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
+    check_finite: bool = False,
 ) -> TrainingResult:
-    """Train as an experiment document says, and write experiment.json, last.h5 and best.h5 into `out`.
+    """Train as an experiment document says, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
 
     `experiment` is the document's path or the document itself; `out` is runs/<name> by default. A run that is there
     already is never overwritten: `resume` goes on with it (or begins, where there is none), with `allow_changes` also
     where document or data have changed; `force` begins anew.
     `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
+    `check_finite` looks at every array of every layer in each step, not at loss and gradients alone.
 
-    Raises SpecError, DataError, CheckpointError, and SpecnetError for an existing run.
+    Raises SpecError, DataError, CheckpointError, NotFiniteError, and SpecnetError for an existing run.
     """
     spec, folder = load_experiment(experiment, overrides)
     target = user_path(out) if out is not None else Path("runs") / spec.name
@@ -69,42 +82,73 @@ def train(
         ways = "resume (--resume) goes on with it, force (--force) overwrites it"
         msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
         raise SpecnetError(msg)
-    data, validation = load_data(spec, folder)
-    saving = Saving(target, spec, fingerprint_of(data, validation))
-    state = None
+    spec, data, validation = load_data(spec, folder)
+    early = EarlyStopping(spec.training.early_stopping) if spec.training.early_stopping else None
+    saving = Saving(target, spec, fingerprint_of(data, validation), early)
+    state, transfer = None, None
     if resume and (target / LAST).exists():
         model = load(target / LAST)
         state = model.run_state or {}
     else:
-        model = build(spec.built_model)
-        starts = range(0, len(data), FITTED_ROWS)
-        fit_inputs(model.layers, (data.inputs[start : start + FITTED_ROWS] for start in starts))
-        _clear(target, there)
-    optimizer = optimizer_of(spec, model)
-    run = Run(model, loss_of(spec), optimizer, spec.training, data, validation, [saving, *listeners])
+        model, transfer = fresh_model(spec, folder, data)
+        _clear(target)
+    run = make_run(spec, model, data, validation, check_finite=check_finite)
+    run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
     changes: tuple[str, ...] = ()
     if state is not None:
         changes = saving.restore(run, state, os.fspath(target / LAST), allow_changes=allow_changes)
     _write_document(target, spec, folder)
-    run.go()
-    best = target / BEST
-    finished = run.epoch >= spec.training.epochs
-    kept = best if saving.best is not None else None
-    return TrainingResult(model, run.history, target / LAST, kept, finished, changes)
+    if early is None or not early.is_over(run.epoch):
+        run.go()
+    over = early is not None and early.is_over(run.epoch)
+    finished = over or run.epoch >= spec.training.epochs
+    kept = target / BEST if saving.best is not None else None
+    restored = spec.training.early_stopping is not None and spec.training.early_stopping.restore_best
+    if finished and restored and kept is not None:
+        model = load(kept)
+    return TrainingResult(model, run.history, target / LAST, kept, finished, changes, transfer, over)
 
 
-def optimizer_of(spec: ExperimentSpec, model: Model) -> Optimizer:
-    """Make the experiment's optimizer; weight decay leaves biases and norms alone."""
-    decayed = {name for name, parameter in spec.built_model.parameter_specs().items() if parameter.decay}
-    return spec.training.optimizer.build(model, model.parameters.keys() - decayed)
+def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, Transfer | None]:
+    """Build the experiment's model, fitted to the training rows and initialized as it says.
+
+    Raises CheckpointError for a checkpoint that has nothing to take over.
+    """
+    model = build(spec.built_model)
+    fit_inputs(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
+    source = spec.training.initialize_from
+    if source is None:
+        return model, None
+    transfer = load_parameters(model, folder / user_path(source.path), source.names)
+    if not transfer.taken:
+        why = "; ".join(f"{name} {reason}" for name, reason in list(transfer.skipped.items())[:4])
+        msg = f"{source.path}: nothing in it fits the model: {why}"
+        raise CheckpointMismatchError(msg)
+    return model, transfer
 
 
-def _clear(target: Path, there: list[str]) -> None:
+def make_run(
+    spec: ExperimentSpec, model: Model, data: Rows, validation: Rows | None, *, check_finite: bool = False
+) -> Run:
+    """Put a run together as the experiment says, without listeners."""
+    loss, optimizer = spec.training.loss.build(), optimizer_of(spec.training, model)
+    return Run(model, loss, optimizer, spec.training, data, validation, check_finite=check_finite)
+
+
+def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
+    """Make the optimizer; weight decay leaves biases and norms alone, and what is frozen does not move."""
+    decayed = {name for name, parameter in model.spec.parameter_specs().items() if parameter.decay}
+    optimizer = training.optimizer.build(model, model.parameters.keys() - decayed)
+    optimizer.freeze(frozen_names(model.spec, training.freeze))
+    return optimizer
+
+
+def _clear(target: Path) -> None:
     """Make the run's folder, without what an overwritten run left."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name in there:
-            (target / name).unlink()
+        for path in (target / LAST, target / BEST, target / HISTORY, *target.glob("step-*.h5")):
+            path.unlink(missing_ok=True)
     except OSError as error:
         msg = f"{target}: cannot be written to: {error.strerror or error}"
         raise SpecnetError(msg) from error
@@ -128,8 +172,9 @@ def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
 
     document = spec.model_dump(mode="json", exclude={"schema_"})
     document["model"].pop("$schema", None)
-    for entry in document["data"].values():
-        keys = ("path",) if entry and entry.get("path") else ("inputs", "targets")
-        for key in keys if entry and "fraction" not in entry else ():
-            entry[key] = relative(entry[key])
+    for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
+        if isinstance(entry, DataEntry):
+            document["data"][key] = entry.relocated(relative)
+    if spec.training.initialize_from is not None:
+        document["training"]["initialize_from"]["path"] = relative(spec.training.initialize_from.path)
     return ExperimentSpec.model_validate(document).to_json()

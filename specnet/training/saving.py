@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,31 @@ from typing import Any
 import numpy as np
 
 from specnet.checkpoint import save
+from specnet.checkpoint.durable import replace_file, write_at
 from specnet.differences import differences
-from specnet.errors import CheckpointMismatchError, SpecError
+from specnet.errors import CheckpointError, CheckpointMismatchError, SpecError
 from specnet.plan import NOTES
-from specnet.training.data import Dataset
 from specnet.training.experiment import ExperimentSpec
-from specnet.training.loop import Event, Run, Sums
+from specnet.training.loop import Event, History, Run
 from specnet.training.machine import machine_record
+from specnet.training.metrics import METRICS
+from specnet.training.stopping import EarlyStopping, is_better
+from specnet.training.stored import Rows
 
-LAST, BEST, EXPERIMENT = "last.h5", "best.h5", "experiment.json"
+LAST, BEST, EXPERIMENT, HISTORY = "last.h5", "best.h5", "experiment.json", "history.csv"
 _MAY_CHANGE = (
-    ("training", "epochs"),
     ("training", "checkpoint", "every_steps"),
     ("training", "checkpoint", "every_epochs"),
+    ("training", "checkpoint", "keep_last"),
+    ("training", "early_stopping"),
+    ("training", "initialize_from"),  # done before the first step
     ("name",),
     ("$schema",),
     *(("model", note) for note in NOTES),
     ("data",),  # its fingerprint tells, wherever the files lie now
 )
-_BATCHES = (("training", "batch_size"), ("training", "shuffle"), ("training", "seed"))
+_BATCHES = tuple(("training", key) for key in ("batch_size", "accumulate", "shuffle", "seed"))
+_NEVER = (("training", "optimizer"), ("training", "metrics"))
 _KINDS: dict[str, tuple[type[Any], int | None]] = {
     "experiment": (str, None),
     "data_sha256": (str, None),
@@ -36,23 +43,28 @@ _KINDS: dict[str, tuple[type[Any], int | None]] = {
     "step": (int, 0),
     "epoch": (int, 0),
     "batch": (int, 0),
-    "sums/rows": (int, 0),
+    "sums/weight": (float, 0),
     "sums/loss": (float, None),
-    "sums/correct": (float, None),
+    **{f"sums/{name}": (np.ndarray, None) for name in METRICS},
+    "early/best": (float, None),
+    "early/epoch": (int, 0),
     "best/value": (float, None),
     "best/epoch": (int, 0),
     "optimizer/steps": (int, 0),
 }
-_NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/rows", "sums/loss", "optimizer/steps"}
+_NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight", "sums/loss", "optimizer/steps"}
 
 
 class Saving:
     """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says."""
 
-    def __init__(self, folder: Path, experiment: ExperimentSpec, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path, experiment: ExperimentSpec, fingerprint: str, early: EarlyStopping | None = None
+    ) -> None:
         self.folder = folder
         self.experiment = experiment
         self.fingerprint = fingerprint
+        self.early = early
         self.machine = machine_record()
         self.policy = experiment.training.checkpoint
         self.best: float | None = None
@@ -77,10 +89,7 @@ class Saving:
         if monitored is None:
             return False
         value = event.metrics[monitored]
-        if self.best is None or math.isnan(self.best):
-            better = True
-        else:
-            better = value > self.best if monitored.endswith("accuracy") else value < self.best
+        better = is_better(monitored, value, self.best)
         if better:
             self.best, self.best_epoch = value, event.run.epoch
         return better
@@ -88,8 +97,11 @@ class Saving:
     def write(self, run: Run, name: str) -> None:
         """Write one checkpoint of the run as it stands. Raises CheckpointError."""
         run.model.run_state = self.state(run)
+        if name == LAST:
+            keep_older(self.folder, self.policy.keep_last, self.saved_step)
         save(self.folder / name, run.model)
         if name == LAST:
+            write_history(self.folder / HISTORY, run.history)
             self.saved_step = run.step
 
     def state(self, run: Run) -> dict[str, Any]:
@@ -101,14 +113,14 @@ class Saving:
             "step": run.step,
             "epoch": run.epoch,
             "batch": run.batch,
-            "sums/rows": run.sums.rows,
-            "sums/loss": run.sums.loss,
         }
-        if run.sums.correct is not None:
-            state["sums/correct"] = float(run.sums.correct)
+        state |= {f"sums/{key}": value for key, value in run.tally.state().items()}
+        if self.early is not None:
+            state |= {f"early/{key}": value for key, value in self.early.state().items()}
         if self.best is not None:
             state |= {"best/value": float(self.best), "best/epoch": self.best_epoch}
         state |= {f"optimizer/{key}": value for key, value in run.optimizer.state.items()}
+        state |= self._features(run.data)
         for key, values in run.history.items():
             state[f"history/{key}"] = np.array(values, np.int64 if key == "epoch" else np.float64)
         return state
@@ -133,29 +145,75 @@ class Saving:
         except SpecError as error:
             msg = f"{source}: the experiment in it is not valid: {error}"
             raise CheckpointMismatchError(msg) from None
-        found = dict(differences(began, self.experiment.model_dump(mode="json"), _MAY_CHANGE))
+        free = () if self.experiment.training.schedule.needs_total else (("training", "epochs"),)
+        found = dict(differences(began, self.experiment.model_dump(mode="json"), (*_MAY_CHANGE, *free)))
         if state["data_sha256"] != self.fingerprint:
             found[("data",)] = "the training or validation data are others"
-        never = [path for path in found if path[:1] == ("model",) or path == ("training", "optimizer")]
+        never = [path for path in found if path[:1] == ("model",) or path in _NEVER or path[:2] == _NEVER[1]]
         if found and (never or not allow_changes):
             told = "; ".join(found.values())
             more = "" if never else "; allow_changes (--allow-changes) goes on all the same"
             msg = f"{source}: the run cannot go on, it began with another document or data: {told}{more}"
             raise CheckpointMismatchError(msg)
         run.step, run.epoch, run.batch = state["step"], state["epoch"], state["batch"]
-        run.sums = Sums(state["sums/rows"], state["sums/loss"], state.get("sums/correct"))
+        try:
+            run.tally.restore(_below(state, "sums/"))
+        except ValueError as error:
+            msg = f"{source}: the state of its run makes no sense: {error}"
+            raise CheckpointMismatchError(msg) from None
         self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
-        prefix = "optimizer/"
-        run.optimizer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        prefix = "history/"
-        run.history = {k.removeprefix(prefix): v.tolist() for k, v in state.items() if k.startswith(prefix)}
+        if self.early is not None:
+            self.early.restore(_below(state, "early/"))
+        run.optimizer.restore(_below(state, "optimizer/"))
+        run.history = {name: values.tolist() for name, values in _below(state, "history/").items()}
         self.saved_step = run.step
         if any(path[:1] == ("data",) or path in _BATCHES for path in found):
-            run.batch, run.sums = 0, Sums()
+            run.batch, run.tally = 0, run.new_tally()
         return tuple(found.values())
 
+    def _features(self, data: Rows) -> dict[str, Any]:
+        """Keep the names and the ranges of the inputs, by which predictions are judged."""
+        low, high = data.features()
+        names = {"features/names": json.dumps(data.names)} if data.names else {}
+        return {"features/low": low, "features/high": high, **names}
 
-def fingerprint_of(data: Dataset, validation: Dataset | None) -> str:
+
+def keep_older(folder: Path, count: int, step: int | None) -> None:
+    """Keep last.h5, of this step, as step-<n>.h5 before it is replaced, and at most `count` - 1 of those.
+
+    Raises CheckpointError.
+    """
+    last = folder / LAST
+    older = sorted(folder.glob("step-*.h5"), key=lambda path: path.stat().st_mtime_ns)
+    try:
+        if count > 1 and step is not None and last.exists():
+            kept = folder / f"step-{step}.h5"
+            kept.unlink(missing_ok=True)
+            os.link(last, kept)
+            older = [*(path for path in older if path != kept), kept]
+        for path in older[: max(len(older) - (count - 1), 0)]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"{folder}: older checkpoints cannot be kept: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+
+
+def write_history(path: Path, history: History) -> None:
+    """Write the metrics of every epoch as a table with a header. Raises CheckpointError."""
+    lines = [",".join(history), *(",".join(map(repr, row)) for row in zip(*history.values(), strict=True))]
+    text = ("\n".join(lines) + "\n").encode()
+    try:
+        replace_file(path, lambda descriptor: write_at(descriptor, 0, text))
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+
+
+def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def fingerprint_of(data: Rows, validation: Rows | None) -> str:
     """Tell the rows of a run from others: SHA-256s, in hex, of the training and of the validation rows."""
     return data.fingerprint() + (validation.fingerprint() if validation else "")
 

@@ -1,0 +1,66 @@
+"""predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specnet.checkpoint import load
+from specnet.cli.documents import Json
+from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.training.prediction import Prediction, predict_file, write_prediction
+
+SHOWN_ROWS = 10
+
+
+def predict(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5 or IDX.")],
+    inputs: Annotated[
+        str | None, typer.Option("--inputs", help='Name of the inputs\' array (default "x") or columns, a,b,c.')
+    ] = None,
+    targets: Annotated[str | None, typer.Option("--targets", help="Name of the targets; prints metrics.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
+    json: Json = False,
+) -> None:
+    """Predict for the rows of a data file: probabilities and class for a classifier, outputs for others.
+
+    Example: specnet predict runs/digits/best.h5 --data digits.npz --targets y --out predictions.csv
+    """
+    model = load(checkpoint)
+    columns = tuple(inputs.split(",")) if inputs and Path(data).suffix.lower() in (".csv", ".parquet") else inputs
+    prediction = predict_file(model, data, columns, targets, logits=logits)
+    for told in prediction.notes:
+        note(f"{data}: {told}")
+    if out is not None:
+        write_prediction(prediction, out)
+        note(f"{out}: {len(prediction.outputs)} rows")
+    if json:
+        said = {"rows": len(prediction.outputs), "metrics": prediction.metrics}
+        print_json(said if out is not None else {**said, "predictions": _rows(prediction)})
+        return
+    if out is None:
+        _show(prediction)
+    if prediction.metrics:
+        typer.echo(metrics_text(prediction.metrics))
+
+
+def _rows(prediction: Prediction) -> list[dict[str, object]]:
+    """List outputs and class of every row, for programs."""
+    classes = [None] * len(prediction.outputs) if prediction.classes is None else prediction.classes.tolist()
+    rows = zip(prediction.outputs.tolist(), classes, strict=True)
+    return [{"outputs": outputs} | ({} if kind is None else {"class": kind}) for outputs, kind in rows]
+
+
+def _show(prediction: Prediction) -> None:
+    rows = []
+    for index, outputs in enumerate(prediction.outputs[:SHOWN_ROWS].reshape(-1, len(prediction.names))):
+        cells = [str(index), *(f"{value:.4g}" for value in outputs)]
+        rows.append([*cells, *([str(prediction.classes[index])] if prediction.classes is not None else [])])
+    columns = ["row", *prediction.names, *(["class"] if prediction.classes is not None else [])]
+    print_table(columns, rows, numbers=range(len(prediction.names) + 1))
+    if len(prediction.outputs) > SHOWN_ROWS:
+        typer.echo(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all")

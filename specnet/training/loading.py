@@ -1,0 +1,87 @@
+"""From an experiment's data entries to the rows of a run, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnet.errors import DataError
+from specnet.jsontext import Finding
+from specnet.randomness import permutation
+from specnet.training.dataspec import DataEntry, Fraction
+from specnet.training.stored import Rows
+
+if TYPE_CHECKING:
+    from specnet.training.experiment import ExperimentSpec
+
+
+class RunData(NamedTuple):
+    """The rows of a run, and its experiment, whose model has the labels that text targets name."""
+
+    experiment: ExperimentSpec
+    train: Rows
+    validation: Rows | None
+
+
+def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
+    """Read the training and the validation rows. Raises DataError."""
+    loss = spec.training.loss.build()
+    raw = spec.data.train.read(folder)
+    labels = raw.labels(spec.built_model, loss)
+    if labels != spec.built_model.labels:
+        spec = spec.model_copy(update={"model": spec.built_model.model_copy(update={"labels": labels})})
+    train = raw.fit(spec.built_model, loss)
+    validation = spec.data.validation
+    if validation is None:
+        return RunData(spec, train, None)
+    if isinstance(validation, DataEntry):
+        return RunData(spec, train, validation.read(folder).fit(spec.built_model, loss))
+    return RunData(spec, *split(spec, train, validation))
+
+
+def split(spec: ExperimentSpec, train: Rows, validation: Fraction) -> tuple[Rows, Rows]:
+    """Hold out a fraction of the rows, drawn by the training's seed; of each class alike, where there are classes."""
+    count = len(train)
+    held_out = max(1, round(count * validation.fraction))
+    if held_out >= count:
+        msg = f"{spec.data.train.files()[0]}: {count} rows are too few to hold some out"
+        raise DataError(msg)
+    order = permutation(spec.training.seed, "validation split", 0, count)
+    if validation.stratify and spec.training.loss.build().takes_classes():
+        order = order[np.argsort(train.targets[order], kind="stable")]
+        places = np.arange(held_out) * count // held_out + count // held_out // 2  # evenly over the sorted classes
+        chosen = np.zeros(count, bool)
+        chosen[order[places]] = True
+    else:
+        chosen = np.zeros(count, bool)
+        chosen[order[:held_out]] = True
+    return train.rows(np.flatnonzero(~chosen)), train.rows(np.flatnonzero(chosen))
+
+
+def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
+    """Find what training would refuse in the data files, as far as they are there."""
+    missing = set(missing_files(spec, folder))
+    loss, train = spec.training.loss.build(), None
+    for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
+        try:
+            if isinstance(entry, DataEntry) and not set(entry.files()) & missing:
+                raw = entry.read(folder)
+                if key == "train":
+                    model = spec.built_model.model_copy(update={"labels": raw.labels(spec.built_model, loss)})
+                    spec = spec.model_copy(update={"model": model})
+                    train = raw.fit(model, loss)
+                else:
+                    raw.fit(spec.built_model, loss)
+            elif isinstance(entry, Fraction) and train is not None:
+                split(spec, train, entry)
+        except DataError as error:
+            yield Finding(("data", key), str(error), "data")
+
+
+def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
+    """List the data files that are not there."""
+    entries = [entry for entry in (spec.data.train, spec.data.validation) if isinstance(entry, DataEntry)]
+    return [path for entry in entries for path in entry.files() if not (folder / path).exists()]

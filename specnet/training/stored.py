@@ -1,0 +1,272 @@
+"""Rows of files larger than memory: read in chunks, shuffled by chunk and then within, the next ones read ahead.
+
+An epoch takes the chunks in an order of its own and mixes the rows of every `MIXED` chunks that come together; the
+last chunk, which may be short, is always among the last of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from specnet.errors import DataError
+from specnet.parameters import ShapeTuple
+from specnet.randomness import permutation
+from specnet.spec import ModelSpec
+from specnet.training.data import Dataset, Features, Order, fit_inputs
+from specnet.training.datafiles import RawArray, array_name, guarded, kind_of, open_hdf5, pick_dataset
+
+T = TypeVar("T")
+
+LARGE = 2**30
+"""Bytes of inputs from which a file is read in chunks, unless its entry says in_memory."""
+
+CHUNK_BYTES = 2**24
+MIXED = 4
+"""Chunks whose rows are mixed; so many are in memory twice, once in use and once being read ahead."""
+
+
+class LargeArray(Protocol):
+    """An array in a file: its shape and dtype, and some of its rows at a time."""
+
+    path: Path
+    shape: ShapeTuple
+    dtype: np.dtype[Any]
+
+    def read(self, start: int, stop: int) -> RawArray:
+        """Read rows from `start` to before `stop`. Raises DataError."""
+
+
+class NpyArray:
+    """The array of a .npy file. Raises DataError for one that is not stored row by row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape, self.dtype, self.offset = guarded(path, lambda: self._head(path))
+
+    @staticmethod
+    def _head(path: Path) -> tuple[ShapeTuple, np.dtype[Any], int]:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read(file)
+            if by_columns or dtype.hasobject:
+                msg = f"{path}: is not stored row by row, so it cannot be read in parts; write it in C order"
+                raise DataError(msg)
+            return shape, dtype, file.tell()
+
+    def read(self, start: int, stop: int) -> RawArray:
+        """Read rows from `start` to before `stop`. Raises DataError."""
+        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
+        return values
+
+    def _read(self, start: int, stop: int) -> RawArray:
+        row = math.prod(self.shape[1:])
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * row * self.dtype.itemsize)
+            values = np.fromfile(file, self.dtype, (stop - start) * row)
+        if len(values) != (stop - start) * row:
+            msg = f"{self.path}: is not whole: its head promises {self.shape[0]} rows"
+            raise DataError(msg)
+        return values.reshape(stop - start, *self.shape[1:])
+
+
+class HDF5Array:
+    """A dataset of an HDF5 file; the file is open only while it is read."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.shape, self.dtype = guarded(path, self._head)
+
+    def _head(self) -> tuple[ShapeTuple, np.dtype[Any]]:
+        with open_hdf5(self.path) as file:
+            stored = pick_dataset(self.path, file, self.name)
+            return stored.shape, stored.dtype
+
+    def read(self, start: int, stop: int) -> RawArray:
+        """Read rows from `start` to before `stop`. Raises DataError."""
+        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
+        return values
+
+    def _read(self, start: int, stop: int) -> RawArray:
+        with open_hdf5(self.path) as file:
+            return np.asarray(file[self.name][start:stop])
+
+
+def open_large(path: Path, name: str | Sequence[str] | None, *, in_memory: bool | None) -> LargeArray | None:
+    """Open the inputs of a file that is to be read in parts; None for one that is to be read whole.
+
+    Raises DataError where `in_memory` is False and the format cannot be read in parts.
+    """
+    kind = kind_of(path)
+    if kind not in ("npy", "h5"):
+        if in_memory is False:
+            msg = f"{path}: only .npy and .h5 files can be read in parts; write in_memory: true, or convert it"
+            raise DataError(msg)
+        return None
+    if in_memory or (in_memory is None and path.exists() and path.stat().st_size < LARGE):
+        return None
+    array = NpyArray(path) if kind == "npy" else HDF5Array(path, array_name(path, "x" if name is None else name))
+    if in_memory is None and array.dtype.itemsize * math.prod(array.shape) < LARGE:
+        return None
+    return array
+
+
+class StoredRows:
+    """Rows whose inputs stay in their file; targets and weights are in memory. What Dataset offers, it offers too.
+
+    Making one reads all inputs once: every value is checked, and their range and fingerprint are taken.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(
+        self, inputs: LargeArray, targets: RawArray, weights: RawArray | None, spec: ModelSpec, source: str
+    ) -> None:
+        self._file = inputs
+        self.targets = targets
+        self.weights = weights
+        self._spec = spec
+        self._source = source
+        self._row_bytes = max(inputs.dtype.itemsize * math.prod(inputs.shape[1:]), 1)
+        self._features, self._inputs_digest = self._scan()
+
+    def __len__(self) -> int:
+        return self._file.shape[0]
+
+    def _scan(self) -> tuple[Features, str]:
+        hasher, low, high = hashlib.sha256(), None, None
+        rows = max(CHUNK_BYTES // self._row_bytes, 1)
+        for start in range(0, len(self), rows):
+            values = self._read(start, min(start + rows, len(self)))
+            hasher.update(np.ascontiguousarray(values).data)
+            least, most = values.min(axis=0), values.max(axis=0)
+            low = least if low is None else np.minimum(low, least)
+            high = most if high is None else np.maximum(high, most)
+        assert low is not None
+        assert high is not None
+        return Features(low.astype(np.float64), high.astype(np.float64)), hasher.hexdigest()
+
+    def _read(self, start: int, stop: int) -> RawArray:
+        return fit_inputs(self._file.read(start, stop), self._spec, self._source, first_row=start)
+
+    def _part(self, start: int, stop: int) -> Dataset:
+        weights = None if self.weights is None else self.weights[start:stop]
+        return Dataset(self._read(start, stop), self.targets[start:stop], weights)
+
+    def in_order(self, rows: int) -> Iterator[Dataset]:
+        """Yield all rows, so many at a time."""
+        chunk = max(CHUNK_BYTES // (self._row_bytes * rows), 1) * rows
+        spans = [(start, min(start + chunk, len(self))) for start in range(0, len(self), chunk)]
+        for part in ahead(self._part(*span) for span in spans):
+            yield from part.in_order(rows)
+
+    def blocks(self, size: int, order: Order | None, first: int = 0) -> Iterator[Dataset]:
+        """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows."""
+        return ahead(self._blocks(size, order, first))
+
+    def _blocks(self, size: int, order: Order | None, first: int) -> Iterator[Dataset]:
+        chunk = max(CHUNK_BYTES // (self._row_bytes * size), 1) * size
+        whole = len(self) // chunk
+        chunks = list(range(whole)) if order is None else _order(order, "chunks", whole).tolist()
+        if len(self) % chunk:
+            chunks.append(whole)
+        for at in range(0, len(chunks), MIXED):
+            spans = [(index * chunk, min(index * chunk + chunk, len(self))) for index in chunks[at : at + MIXED]]
+            count = sum(stop - start for start, stop in spans)
+            if first >= count:
+                first -= count
+                continue
+            mixed = _joined([self._part(*span) for span in spans])
+            if order is not None:
+                mixed = mixed.rows(_order(order, f"rows {at}", count))
+            yield mixed.rows(slice(first, None))
+            first = 0
+
+    def rows(self, indices: RawArray | slice) -> Dataset:
+        """Refuse what needs all rows at once. Raises DataError."""
+        msg = (
+            f"{self._source}: is read in parts, so no rows of it can be held out; "
+            "give data.validation a file of its own, or write in_memory: true"
+        )
+        raise DataError(msg)
+
+    def working_bytes(self) -> int:
+        """Give the bytes of inputs that are in memory at most: what is in use and what is read ahead."""
+        return min(3 * MIXED * max(CHUNK_BYTES, self._row_bytes), len(self) * self._row_bytes)
+
+    def fingerprint(self) -> str:
+        """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
+        hasher = hashlib.sha256(self._inputs_digest.encode())
+        hasher.update(np.ascontiguousarray(self.targets).data)
+        if self.weights is not None:
+            hasher.update(self.weights.data)
+        return hasher.hexdigest()
+
+    def features(self) -> Features:
+        """Give the range of each input."""
+        return self._features
+
+
+Rows = Dataset | StoredRows
+
+
+def _order(order: Order, what: str, count: int) -> RawArray:
+    return permutation(order.seed, f"shuffle {what}", order.epoch, count)
+
+
+def _joined(parts: list[Dataset]) -> Dataset:
+    if len(parts) == 1:
+        return parts[0]
+    weights = [part.weights for part in parts if part.weights is not None]
+    return Dataset(
+        np.concatenate([part.inputs for part in parts]),
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate(weights) if weights else None,
+    )
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the same items, each made by a second thread while the one before it is in use.
+
+    The thread ends with the iteration, also with one that is given up.
+    """
+    done = threading.Event()
+    waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
+
+    def put(entry: tuple[T | None, BaseException | None]) -> None:
+        while not done.is_set():
+            try:
+                waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if done.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # noqa: BLE001 - raised where the item is asked for
+            put((None, error))
+
+    threading.Thread(target=work, name="specnet: reading ahead", daemon=True).start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        done.set()

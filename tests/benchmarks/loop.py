@@ -1,0 +1,71 @@
+"""What the training loop costs over the bare forward, loss, backward and step, at batch 32 on 64-32-10.
+
+    python tests/benchmarks/loop.py [--rounds 15] [--one-core]
+
+The loop shuffles, gathers its rows, counts accuracy, looks whether the gradients are finite, and tells a listener of
+each step; the bare calls get one batch that is there already. Both in turn, in one process; the median of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+
+import numpy as np
+
+STEPS, EPOCHS, BATCH = 100, 20, 32
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--one-core", action="store_true", help="pin everything to one core: steady on a busy machine")
+    options = parser.parse_args()
+    if options.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    import specnet
+    from specnet.training.data import Dataset
+    from specnet.training.loop import Run
+    from specnet.training.losses import SoftmaxCrossEntropy
+    from specnet.training.optimizers import Adam
+    from specnet.training.trainingspec import TrainingSpec
+
+    layers = [{"type": "affine", "units": 32}, {"type": "relu"}, {"type": "affine", "units": 10}]
+    spec = specnet.ModelSpec(input_shape=(64,), layers=layers)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(STEPS * BATCH, 64)).astype("f4")
+    y = rng.integers(0, 10, len(x))
+
+    def bare() -> float:
+        model = specnet.build(spec)
+        loss, optimizer = SoftmaxCrossEntropy(), Adam(model)
+        rows, targets = x[:BATCH], y[:BATCH]
+        begin = time.perf_counter()
+        for _ in range(STEPS * EPOCHS):
+            _, dy = loss(model.forward(rows, training=True), targets)
+            model.backward(dy, input_gradient=False)
+            optimizer.step()
+        return time.perf_counter() - begin
+
+    def looped() -> float:
+        model = specnet.build(spec)
+        training = TrainingSpec(loss="softmax_cross_entropy", epochs=EPOCHS, batch_size=BATCH)
+        run = Run(model, SoftmaxCrossEntropy(), Adam(model), training, Dataset(x, y), None, [lambda _event: None])
+        begin = time.perf_counter()
+        run.go()
+        return time.perf_counter() - begin
+
+    bare(), looped()
+    pairs = [(bare(), looped()) for _ in range(options.rounds)]
+    steps = STEPS * EPOCHS / 1e6
+    print(f"bare {statistics.median(b for b, _ in pairs) / steps:.1f} µs a step")
+    print(f"loop {statistics.median(c for _, c in pairs) / steps:.1f} µs a step")
+    print(f"ratio {statistics.median(c / b for b, c in pairs):.3f} (goal 1.05)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The commands around a run, as processes: trying, beginning, watching and stopping it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import specnet
+from tests.test_cli import run
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A folder with a table of three classes that its two numbers tell apart."""
+    pytest.importorskip("polars", reason="polars is not installed")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=200), rng.uniform(10, 90, 200)
+    kind = np.array(["low", "mid", "high"])[np.digitize(a + 0.02 * b, [0.6, 1.4])]
+    lines = [f"{x:.4f},{y:.2f},{k}" for x, y, k in zip(a, b, kind, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b,kind", *lines]) + "\n")
+    return tmp_path
+
+
+def test_from_a_table_to_predictions(table):
+    out, err = run("init", "--data", "rows.csv", "--target", "kind", cwd=table)
+    assert out == "rows.model.json\nrows.experiment.json\n"
+    assert "200 rows of 2 inputs; the target is 3 classes" in err
+    assert "specnet train rows.experiment.json" in err
+    _, err = run("init", "--data", "rows.csv", "--target", "kind", cwd=table, code=1)
+    assert "there already" in err
+    out, _ = run("init", "--data", "rows.csv", "--target", "kind", "--inputs", "a,b", "--force", "--json", cwd=table)
+    assert json.loads(out)["model"] == "rows.model.json"
+    run("validate", "rows.model.json", "rows.experiment.json", cwd=table)
+    run("train", "rows.experiment.json", "-q", cwd=table)
+    (table / "new.csv").write_text("b,other,a\n50,x,1.5\n50,y,-2\n5000,z,0\n")
+    out, err = run("predict", "runs/rows/best.h5", "--data", "new.csv", cwd=table)
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["row", "high", "low", "mid", "class"]
+    assert [row[-1] for row in rows[1:3]] == ["high", "low"]
+    assert err.startswith("new.csv: 1 of 3 rows have inputs far outside the range of the training rows: row 3, b is ")
+    (table / "new.csv").write_text("b,a\n50,\n")
+    _, err = run("predict", "runs/rows/best.h5", "--data", "new.csv", cwd=table, code=1)
+    assert 'row 1, column "a": a value is missing' in err
+    (table / "new.csv").write_text("b\n50\n")
+    _, err = run("predict", "runs/rows/best.h5", "--data", "new.csv", cwd=table, code=1)
+    assert 'there is no column "a"' in err
+
+
+def test_a_dry_run_tells_what_is_needed_and_writes_nothing(digits):
+    before = sorted(digits.iterdir())
+    out, err = run("train", "digits.experiment.json", "--dry-run", "--set", 'training.freeze=["wide.*"]', cwd=digits)
+    assert err == ""
+    assert "1,438 rows to train on, 359 to validate on" in out
+    assert "45 steps an epoch, 20 epochs: 900 steps" in out
+    assert "50,826 parameters, of which 34,186 move; the loss of the first batch is " in out
+    assert "MiB of memory" in out
+    out, _ = run("train", "digits.experiment.json", "-n", "--json", cwd=digits)
+    found = json.loads(out)
+    assert found["memory"]["parameters"] == 50826 * 4 * 4  # values, gradients, two moments
+    assert sorted(digits.iterdir()) == before
+    _, err = run("train", "digits.experiment.json", "-n", "--set", "data.train.path=none.npz", cwd=digits, code=1)
+    assert "none.npz: there is no such file" in err
+
+
+def test_events_for_programs(digits):
+    out, err = run("train", "digits.experiment.json", "--set", "training.epochs=2", "--json-lines", cwd=digits)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert err == ""
+    assert [event["event"] for event in events] == ["start", "epoch", "epoch", "end", "result"]
+    assert events[0] == {"event": "start", "epoch": 0, "step": 0, "epochs": 2, "steps_per_epoch": 45, "rows": 1438}
+    assert {"loss", "val_accuracy", "gradient_norm.wide"} <= events[1].keys()
+    assert events[-1]["checkpoint"] == "runs/digits/last.h5"
+
+
+def test_numbers_that_run_away_end_the_command_in_one_line(digits):
+    settings = ["--set", 'training.optimizer={"type": "sgd", "learning_rate": 1e30}', "--set", "training.seed=1"]
+    _, err = run("train", "digits.experiment.json", *settings, "-q", "--check-finite", cwd=digits, code=1)
+    assert len(err.splitlines()) == 1
+    assert "in epoch 1: " in err
+    assert "layer" in err or "parameter" in err or "gradient of" in err
+
+
+def test_what_is_taken_over_is_told(digits):
+    run("train", "digits.experiment.json", "--set", "training.epochs=1", "-q", "--out", "first", cwd=digits)
+    settings = ["--set", "training.epochs=1", "--set", "training.initialize_from=first/best.h5"]
+    _, err = run("train", "digits.experiment.json", *settings, "-q", "--out", "second", cwd=digits)
+    assert err.startswith("taken over: wide.weight, wide.bias, narrow.weight")
+
+
+def test_early_stopping_is_told(digits):
+    settings = ["--set", 'training.early_stopping={"patience": 1}', "--set", "training.optimizer.learning_rate=0.02"]
+    out, _ = run("train", "digits.experiment.json", *settings, "-q", cwd=digits)
+    assert "as it did not get better any more" in out
+    _, err = run("train", "digits.experiment.json", *settings, "-q", "--resume", cwd=digits)
+    assert "finished already" in err
+
+
+def test_a_second_signal_leaves_at_once(digits):
+    document = json.loads((digits / "digits.experiment.json").read_text())
+    document["training"] |= {"epochs": 10**6, "checkpoint": {"every_epochs": 1}}
+    (digits / "digits.experiment.json").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "specnet", "train", "digits.experiment.json"]
+    with subprocess.Popen(command, cwd=digits, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(2):
+            process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode in (130, 143)
+    assert specnet.load(digits / "runs/digits/last.h5").run_state["epoch"] >= 1
+    assert not list((digits / "runs/digits").glob(".specnet-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_where_it_was(digits, number):
+    document = json.loads((digits / "digits.experiment.json").read_text())
+    document["training"] |= {"epochs": 10**6, "checkpoint": {"every_epochs": 10**5, "keep_best": None}}
+    (digits / "digits.experiment.json").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "specnet", "train", "digits.experiment.json"]
+    with subprocess.Popen(command, cwd=digits, stderr=subprocess.PIPE, text=True) as process:
+        process.stderr.readline()
+        assert not (digits / "runs/digits/last.h5").exists()
+        process.send_signal(number)
+        time.sleep(0)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "specnet train digits.experiment.json --resume" in err
+    assert specnet.load(digits / "runs/digits/last.h5").run_state["epoch"] >= 1

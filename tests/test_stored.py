@@ -1,0 +1,218 @@
+"""Rows that stay in their file: the same training, every row once, little memory."""
+
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import specnet
+from specnet import DataError
+from specnet.training import stored
+from specnet.training.data import Dataset, Order
+from specnet.training.stored import HDF5Array, NpyArray, StoredRows, ahead
+from tests.support import arrays_of, same_arrays
+
+SPEC = specnet.ModelSpec(input_shape=(3,), layers=[{"type": "standardize"}, {"type": "affine", "units": 2}])
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 8 * 3 * 40)  # 40 rows
+
+
+def files(rows=500, width=3):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(rows, width)), rng.integers(0, 2, rows)
+    np.save("x.npy", x)
+    np.save("y.npy", y)
+    np.save("w.npy", rng.uniform(1, 2, rows))
+    with h5py.File("d.h5", "w") as file:
+        file.create_dataset("x", data=x, chunks=(16, width), compression="gzip")
+        file["y"] = y
+    return x, y
+
+
+def rows_of(rows=500, path="x.npy"):
+    x, _ = files(rows)
+    array = NpyArray(Path(path)) if path.endswith("npy") else HDF5Array(
+        Path(path), "x"
+    )  # fmt: skip
+    return x, StoredRows(array, np.arange(rows), None, SPEC, path)
+
+
+def document(shuffle=True, **entry):
+    return {
+        "name": "large",
+        "model": SPEC.model_dump(mode="json"),
+        "data": {"train": entry, "validation": {"inputs": "x.npy", "targets": "y.npy"}},
+        "training": {
+            "loss": "softmax_cross_entropy",
+            "epochs": 3,
+            "batch_size": 16,
+            "shuffle": shuffle,
+            "checkpoint": {"every_steps": 5},
+        },
+    }
+
+
+NPY = {"inputs": "x.npy", "targets": "y.npy"}
+FORMATS = {"npy": NPY, "npy, weighted": {**NPY, "weights": "w.npy"}, "h5": {"path": "d.h5"}}
+
+
+@pytest.mark.parametrize("entry", FORMATS.values(), ids=FORMATS.keys())
+def test_in_order_it_is_the_training_of_rows_in_memory(entry):
+    files()
+    whole = specnet.train(document(shuffle=False, **entry, in_memory=True), out="whole")
+    parts = specnet.train(document(shuffle=False, **entry, in_memory=False), out="parts")
+    for name, value in whole.model.parameters.items():
+        assert np.allclose(value, parts.model.parameters[name], rtol=1e-6)
+    assert whole.history["loss"] == pytest.approx(parts.history["loss"])
+    assert np.allclose(whole.model.buffers["standardize_1.mean"], parts.model.buffers["standardize_1.mean"])
+
+
+@pytest.mark.parametrize("path", ["x.npy", "d.h5"])
+@pytest.mark.parametrize("size", [1, 7, 16, 100])
+def test_every_row_comes_once_an_epoch_in_another_order(path, size):
+    x, rows = rows_of(path=path)
+    orders = []
+    for epoch in range(3):
+        blocks = list(rows.blocks(size, Order(5, epoch)))
+        assert all(len(block) % size == 0 for block in blocks[:-1])
+        seen = np.concatenate([block.targets for block in blocks])
+        assert sorted(seen) == list(range(len(x)))
+        inputs = np.concatenate([block.inputs for block in blocks])
+        assert np.array_equal(inputs, x[seen].astype(np.float32))
+        orders.append(seen.tolist())
+    assert orders[0] != orders[1] != orders[2]
+    again = np.concatenate([block.targets for block in rows.blocks(size, Order(5, 0))])
+    assert again.tolist() == orders[0]
+    plain = np.concatenate([block.targets for block in rows.blocks(size, None)])
+    assert plain.tolist() == list(range(len(x)))
+    assert [part.targets[0] for part in rows.in_order(size)] == list(range(0, len(x), size))
+
+
+@pytest.mark.parametrize("first", [0, 16, 160, 176, 480, 496])
+def test_an_epoch_can_be_gone_on_with(first):
+    _, rows = rows_of()
+    whole = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2))])
+    rest = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2), first)])
+    assert rest.tolist() == whole[first:].tolist()
+
+
+@pytest.mark.parametrize("stop", [3, 5, 17, 32, 40])
+def test_a_resumed_run_ends_with_the_same_bytes(stop):
+    files()
+    doc = document(**NPY, in_memory=False)
+    whole = specnet.train(doc, out="whole")
+    specnet.train(doc, out="part", listeners=[lambda e: e.run.stop() if e.run.step >= stop else None])
+    resumed = specnet.train(doc, out="part", resume=True)
+    assert same_arrays(arrays_of(whole.model), arrays_of(resumed.model))
+    assert resumed.history == whole.history
+
+
+def test_a_wrong_value_is_named_by_its_row_in_the_file():
+    x, _ = files()
+    x[333, 1] = np.nan
+    np.save("x.npy", x)
+    with pytest.raises(DataError, match=r"x\.npy: inputs: row 334, column 2: expected a finite number, got nan"):
+        specnet.train(document(**NPY, in_memory=False), out="r")
+
+
+def test_what_cannot_be_read_in_parts_is_refused():
+    x, y = files()
+    np.save("f.npy", np.asfortranarray(x))
+    with pytest.raises(DataError, match="not stored row by row"):
+        specnet.train(document(inputs="f.npy", targets="y.npy", in_memory=False), out="r")
+    np.savez("d.npz", x=x, y=y)
+    with pytest.raises(DataError, match=r"only \.npy and \.h5 files can be read in parts"):
+        specnet.train(document(path="d.npz", in_memory=False), out="r")
+    doc = document(**NPY, in_memory=False)
+    doc["data"]["validation"] = {"fraction": 0.2}
+    with pytest.raises(DataError, match=r"no rows of it can be held out; give data\.validation a file"):
+        specnet.train(doc, out="r")
+    with open("x.npy", "r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(DataError, match=r"x\.npy: is not whole"):
+        specnet.train(document(**NPY, in_memory=False), out="r")
+
+
+def test_large_files_are_read_in_parts_by_themselves(monkeypatch):
+    files()
+    monkeypatch.setattr(stored, "LARGE", 1000)
+    kinds = []
+    specnet.train(document(**NPY), out="r", listeners=[lambda event: kinds.append(type(event.run.data))])
+    assert set(kinds) == {StoredRows}
+    specnet.train(document(**NPY, in_memory=True), out="s", listeners=[lambda e: kinds.append(type(e.run.data))])
+    assert kinds[-1] is Dataset
+
+
+def test_reading_ahead_ends_with_who_reads():
+    def names():
+        return [thread.name for thread in threading.enumerate() if "reading ahead" in thread.name]
+
+    endless = ahead(iter(range(10**9)))
+    assert [next(endless) for _ in range(3)] == [0, 1, 2]
+    endless.close()
+    deadline = time.monotonic() + 5
+    while names() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert names() == []
+
+    def failing():
+        yield 1
+        raise DataError("broken")
+
+    found = ahead(failing())
+    assert next(found) == 1
+    with pytest.raises(DataError, match="broken"):
+        next(found)
+
+
+CHILD = """
+import json, sys, time
+import specnet
+begin = time.monotonic()
+result = specnet.train("e.json", out="run")
+(peak,) = [int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(json.dumps({"peak": peak, "loss": result.history["loss"],
+                  "seconds": time.monotonic() - begin}))
+"""
+
+
+def large(rows, python):
+    """Train one epoch on rows of 784 numbers, in a process of its own; give its peak memory and the file's size."""
+    width = 784
+    x = np.lib.format.open_memmap("x.npy", "w+", "f4", (rows, width))
+    for start in range(0, rows, 10_000):
+        part = np.random.default_rng(start).random((min(10_000, rows - start), width), np.float32)
+        x[start : start + 10_000] = part
+    x.flush()
+    size = x.nbytes
+    del x
+    np.save("y.npy", np.arange(rows) % 10)
+    doc = {
+        "model": {"input_shape": [width], "layers": [{"type": "affine", "units": 10}]},
+        "data": {"train": {"inputs": "x.npy", "targets": "y.npy", "in_memory": False}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 1, "batch_size": 512},
+    }
+    with open("e.json", "w") as file:
+        json.dump(doc, file)
+    made = subprocess.run([python, "-c", CHILD], capture_output=True, text=True, check=True)
+    return json.loads(made.stdout), size
+
+
+@pytest.mark.parametrize("rows", [250_000, pytest.param(1_300_000, marks=pytest.mark.long)])
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the peak of memory")
+def test_memory_is_bounded_whatever_the_size_of_the_file(python, rows):
+    found, size = large(rows, python)
+    assert size > 700e6
+    assert found["peak"] < 500e6, f"{found['peak'] / 1e6:.0f} MB for {size / 1e6:.0f}"
+    assert np.isfinite(found["loss"]).all()
+    print(f"{size / 1e9:.1f} GB in {found['seconds']:.1f} s within {found['peak'] / 1e6:.0f} MB")
