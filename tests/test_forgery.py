@@ -284,6 +284,31 @@ def test_a_digest_under_another_name(tmp_path, model):
         specnet.load(tmp_path / "x.h5")
 
 
+def test_signatures_are_looked_at(good, tmp_path):
+    forge = Forge(good)
+    kinds = {kind: (offset, used, kind) for offset, used, kind in forge.structures if kind != "superblock"}
+    assert {"OHDR", "FRHP", "FHDB", "FHIB", "BTHD", "BTIN", "BTLF"} <= kinds.keys()
+    for kind, structure in kinds.items():
+        data = bytearray(forge.good)
+        data[structure[0]] ^= 0x20
+        (tmp_path / "x.h5").write_bytes(forge.repaired(data, structure))
+        with pytest.raises(CheckpointError, match=rf"no ({kind} structure|object header).* stands at byte"):
+            specnet.load(tmp_path / "x.h5")
+
+
+def test_two_names_of_one_object(tmp_path, model):
+    model.parameters["a2.weight"][...] = model.parameters["a1.weight"]
+    specnet.save(tmp_path / "m.h5", model)
+    forge = Forge(tmp_path / "m.h5")
+    first, second = (forge.good.index(name) for name in (b"\x02a1", b"\x02a2"))
+    data = bytearray(forge.good)
+    data[second + 3 : second + 11] = data[first + 3 : first + 11]
+    (structure,) = [s for s in forge.structures if s[0] <= second < s[0] + s[1]]
+    (tmp_path / "x.h5").write_bytes(forge.repaired(data, structure))
+    with pytest.raises(CheckpointError, match="two structures share the bytes from"):
+        specnet.load(tmp_path / "x.h5")
+
+
 def test_an_empty_group_is_refused(tmp_path, model, monkeypatch):
     original = write._Skeleton.pages
 
