@@ -41,13 +41,13 @@ class Draws:
     seed: int = 0
     step: int = 0
     first_row: int = 0
-    _generators: dict[str, np.random.Philox] = field(default_factory=dict, repr=False)
+    _generators: dict[tuple[int, str], np.random.Philox] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, rows: int, width: int) -> npt.NDArray[np.uint32]:
         """Draw `width` even 32-bit words for each of `rows` rows: shape (rows, width)."""
-        generator = self._generators.get(name)
+        generator = self._generators.get((self.seed, name))
         if generator is None:
-            generator = self._generators[name] = philox(self.seed, name)
+            generator = self._generators[self.seed, name] = philox(self.seed, name)
         blocks = -(-width // 8)  # a block of Philox is four 64-bit words
         _move(generator, self.first_row * blocks, self.step)
         raw = np.asarray(generator.random_raw(rows * blocks * 4), np.uint64)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -95,7 +96,7 @@ def test_every_row_comes_once_an_epoch_in_another_order(path, size):
     assert again.tolist() == orders[0]
     plain = np.concatenate([block.targets for block in rows.blocks(size, None)])
     assert plain.tolist() == list(range(len(x)))
-    assert [part.targets[0] for part in rows.in_order(size)] == list(range(0, len(x), size))
+    assert [part.targets[0] for part in rows.in_order(size)] == list(range(0, len(x), min(size, 40)))
 
 
 @pytest.mark.parametrize("first", [0, 16, 160, 176, 480, 496])
@@ -141,6 +142,47 @@ def test_what_cannot_be_read_in_parts_is_refused():
         file.truncate(2000)
     with pytest.raises(DataError, match=r"x\.npy: is not whole"):
         specnet.train(document(**NPY, in_memory=False), out="r")
+
+
+@pytest.mark.parametrize("rows", [440, 498, 501])
+def test_a_file_that_changes_during_a_run_ends_it(rows):
+    files()
+
+    def change(event):
+        if event.kind == "epoch":
+            np.save("x.npy", np.zeros((rows, 3)))
+
+    doc = document(shuffle=False, **NPY, in_memory=False)
+    del doc["data"]["validation"]
+    with pytest.raises(DataError, match=r"x\.npy: has changed since it was opened"):
+        specnet.train(doc, out="r", listeners=[change])
+
+
+def test_an_epoch_that_ends_too_soon_is_no_epoch(monkeypatch):
+    files()
+    whole = StoredRows.blocks
+    monkeypatch.setattr(StoredRows, "blocks", lambda self, *a: (b.rows(slice(0, 16)) for b in whole(self, *a)))
+    with pytest.raises(DataError, match="the rows of epoch 1 ended after"):
+        specnet.train(document(**NPY, in_memory=False), out="r")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+@pytest.mark.parametrize("order", [None, Order(1, 2)])
+def test_wide_rows_are_bounded_by_their_bytes(monkeypatch, dtype, order):
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 2**20)
+    width = 20_000
+    np.save("x.npy", np.ones((400, width), dtype))
+    spec = specnet.ModelSpec(input_shape=(width,), layers=[{"type": "affine", "units": 1}])
+    rows = StoredRows(NpyArray(Path("x.npy")), np.zeros(400), None, spec, "x.npy")
+    assert max(len(part) for part in rows.in_order(1024)) * width * 4 <= 2**20
+    largest = max(len(block) for block in rows.blocks(8, order))
+    assert largest * width * 4 <= 4 * 2**20
+    tracemalloc.start()
+    for _ in rows.blocks(8, order):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < rows.working_bytes(8) + 2 * 2**20
 
 
 def test_large_files_are_read_in_parts_by_themselves(monkeypatch):

@@ -10,6 +10,8 @@ import typer
 from specnet.checkpoint import load
 from specnet.cli.documents import Json
 from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.errors import DataError
+from specnet.paths import is_same_file
 from specnet.training.prediction import Prediction, predict_file, write_prediction
 
 SHOWN_ROWS = 10
@@ -21,7 +23,9 @@ def predict(
     inputs: Annotated[
         str | None, typer.Option("--inputs", help='Name of the inputs\' array (default "x") or columns, a,b,c.')
     ] = None,
-    targets: Annotated[str | None, typer.Option("--targets", help="Name of the targets; prints metrics.")] = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="Name of the targets' array or columns; prints metrics.")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
     json: Json = False,
@@ -30,9 +34,16 @@ def predict(
 
     Example: specnet predict runs/digits/best.h5 --data digits.npz --targets y --out predictions.csv
     """
+    for what, source in (("checkpoint", checkpoint), ("data", data)):
+        if out is not None and is_same_file(out, source):
+            msg = f"{out}: is the {what} itself; write the predictions to another file"
+            raise DataError(msg)
     model = load(checkpoint)
-    columns = tuple(inputs.split(",")) if inputs and Path(data).suffix.lower() in (".csv", ".parquet") else inputs
-    prediction = predict_file(model, data, columns, targets, logits=logits)
+    table = Path(data).suffix.lower() in (".csv", ".parquet")
+    columns, wanted = (
+        tuple(names.split(",")) if names and table and "," in names else names for names in (inputs, targets)
+    )
+    prediction = predict_file(model, data, columns, wanted, logits=logits)
     for told in prediction.notes:
         note(f"{data}: {told}")
     if out is not None:

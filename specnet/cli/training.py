@@ -77,7 +77,7 @@ def train(
         note(_taken_over(result.transfer))
     for change in result.changes:
         note(f"changed since the run began: {change}")
-    if stop.signal:
+    if stop.signal and not result.finished:
         options = [
             *(["--out", out] if out else []),
             *(["--allow-changes"] if allow_changes else []),
@@ -87,7 +87,8 @@ def train(
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
         raise typer.Exit(128 + stop.signal)
     if resume and not stop.steps:
-        note(f"{result.checkpoint_path}: the run was finished already; --set training.epochs=N makes it longer")
+        way = "training.early_stopping.patience" if result.stopped_early else "training.epochs"
+        note(f"{result.checkpoint_path}: the run was finished already; --set {way}=N makes it longer")
     _show_result(result, json=json, json_lines=json_lines)
 
 

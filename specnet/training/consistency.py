@@ -83,13 +83,13 @@ def _metric_faults(spec: ExperimentSpec, loss: Loss) -> Iterator[Finding]:
 
 def _monitor_faults(spec: ExperimentSpec) -> Iterator[Finding]:
     training = spec.training
-    named = [(("training", "checkpoint", "keep_best"), training.checkpoint.keep_best)]
+    named = {}
     if training.early_stopping is not None:
-        named.append((("training", "early_stopping", "monitor"), training.early_stopping.monitor))
+        named[training.early_stopping.monitor] = ("training", "early_stopping", "monitor")
+    if training.checkpoint.keep_best is not None:
+        named.setdefault(training.checkpoint.keep_best, ("training", "checkpoint", "keep_best"))
     measured = ["loss", *(metric.type for metric in metric_specs(training))]
-    for path, name in named:
-        if name is None:
-            continue
+    for name, path in named.items():
         short = short_name(name)
         if short.startswith("val_") and spec.data.validation is None:
             message = f'there is no data.validation to take {name} from; add it, or write "training_loss"'

@@ -18,6 +18,9 @@ from specnet.training.datafiles import RawArray
 from specnet.training.losses import Loss
 from specnet.wording import nearest
 
+PART_BYTES = 2**24
+"""Bytes of inputs that are looked at or evaluated at once, at most."""
+
 BLOCK_BYTES = 2**17
 """Bytes of inputs that are gathered at once: a call of numpy costs as much as copying some 50 rows of 64 numbers."""
 
@@ -57,7 +60,8 @@ class Dataset:
         return Dataset(self.inputs[indices], self.targets[indices], weights, self.names)
 
     def in_order(self, rows: int) -> Iterator[Dataset]:
-        """Yield all rows, so many at a time."""
+        """Yield all rows, so many at a time at most; fewer where a row is large."""
+        rows = min(rows, max(PART_BYTES // max(self.inputs[:1].nbytes, 1), 1))
         for start in range(0, len(self), rows):
             yield self.rows(slice(start, start + rows))
 
@@ -94,11 +98,42 @@ class Dataset:
         return Features(self.inputs.min(axis=0).astype(np.float64), self.inputs.max(axis=0).astype(np.float64))
 
 
-def fit_inputs(raw: RawArray, spec: ModelSpec, source: str, *, trained: bool = False, first_row: int = 0) -> RawArray:
+LEVELS = 256
+"""Fewer different values than this in the range of an input are too few, where it had more."""
+
+
+def refuse_lost_digits(raw: RawArray, values: RawArray, source: str, names: Sequence[str] = ()) -> None:
+    """Hold that conversion has left what tells rows apart: 1.7e9 + 1 is 1.7e9 in float32. Raises DataError."""
+    if values.dtype != np.float32 or raw.dtype == np.float32 or len(raw) < 2:
+        return
+    low, high = raw.min(axis=0).astype(np.float64), raw.max(axis=0).astype(np.float64)
+    spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
+    lost = ((high > low) & (high - low < LEVELS * spacing)).reshape(-1)
+    for column in np.flatnonzero(lost).tolist():
+        exact = raw.reshape(len(raw), -1)[:, column]
+        if (values.reshape(len(raw), -1)[:, column] != exact).any():
+            which = f'column "{names[column]}"' if names else f"column {column + 1}"
+            span = f"{low.reshape(-1)[column]:.12g} to {high.reshape(-1)[column]:.12g}"
+            msg = (
+                f"{source}: inputs: {which}: its values, {span}, are too near to each other for float32; "
+                'subtract an offset, or write "dtype": "float64" in the model document'
+            )
+            raise DataError(msg)
+
+
+def fit_inputs(
+    raw: RawArray,
+    spec: ModelSpec,
+    source: str,
+    *,
+    trained: bool = False,
+    first_row: int = 0,
+    names: Sequence[str] = (),
+) -> RawArray:
     """Bring inputs into the model's shape and dtype. Raises DataError, also for NaN and infinity.
 
     A `trained` model cannot be given another shape; the error then advises to choose other inputs. `first_row` is
-    the first one's place in the file.
+    the first one's place in the file, `names` are those of its columns.
     """
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: inputs: expected numbers, got {raw.dtype}"
@@ -117,10 +152,10 @@ def fit_inputs(raw: RawArray, spec: ModelSpec, source: str, *, trained: bool = F
     limit = spec.plan().layers[0].input_limit
     if limit is not None:
         return _below(raw, limit, "an integer", f"{source}: inputs", first_row)
-    return finite(raw, np.dtype(spec.dtype), f"{source}: inputs", first_row)
+    return finite(raw, np.dtype(spec.dtype), f"{source}: inputs", first_row, names)
 
 
-def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0) -> RawArray:
+def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0, names: Sequence[str] = ()) -> RawArray:
     """Convert numbers, and refuse NaN and infinity by row and column. Raises DataError."""
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(raw, dtype)
@@ -129,7 +164,7 @@ def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0)
         place = np.argwhere(wrong)[0]
         found = raw[tuple(place)]
         why = f", which {dtype.name} cannot hold" if np.isfinite(found) else ""
-        msg = f"{source}: {_place(place, first_row)}: expected a finite number, got {found}{why}"
+        msg = f"{source}: {_place(place, first_row, names)}: expected a finite number, got {found}{why}"
         raise DataError(msg)
     return values
 
@@ -147,11 +182,14 @@ def fit_targets(raw: RawArray, spec: ModelSpec, loss: Loss, rows: int, source: s
     binary = loss.yes_or_no and spec.output_shape == (1,)
     if classes or binary:
         raw = _by_label(raw, spec, source)
+    elif raw.dtype.kind in "US":
+        msg = f"{source}: got text, and {loss.name} compares numbers; softmax_cross_entropy takes names of classes"
+        raise DataError(msg)
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: expected numbers, got {raw.dtype}"
         raise DataError(msg)
     if classes:
-        return _classes(raw, spec.output_shape[-1], source)
+        return _classes(raw, spec, source)
     expected = (rows, *spec.output_shape)
     if raw.shape == (rows,) and spec.output_shape == (1,):
         raw = raw[:, np.newaxis]
@@ -182,9 +220,11 @@ def as_text(raw: RawArray, source: str) -> RawArray:
 def _by_label(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
     """Turn names of classes into their indices; numbers stay, unless they are the names of other classes."""
     if raw.dtype.kind not in "US":
-        named = raw.dtype.kind in "iu" and raw.size and all(label.lstrip("-").isdecimal() for label in spec.labels)
+        whole = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()))
+        named = whole and raw.size and all(label.lstrip("-").isdecimal() for label in spec.labels)
         if not named or not spec.labels or spec.labels == tuple(map(str, range(len(spec.labels)))):
             return raw
+        raw = raw.astype(np.int64)
     names = as_text(raw, source)
     if not spec.labels:
         found = sorted(set(names.reshape(-1).tolist()))[:8]
@@ -210,6 +250,9 @@ def labels_of(raw: RawArray | None, spec: ModelSpec, loss: Loss, source: str) ->
     if raw is None or raw.dtype.kind not in "US" or spec.labels or not classes:
         return spec.labels
     found = tuple(np.unique(as_text(raw, source)).tolist())
+    if len(found) != 2 and not loss.takes_classes():
+        msg = f"{source}: targets: {loss.name} tells 2 classes apart, there are {len(found)}; use softmax_cross_entropy"
+        raise DataError(msg)
     if len(found) != max(width, 2):
         shown = ", ".join(found[:8]) + (", …" if len(found) > 8 else "")
         msg = (
@@ -218,6 +261,9 @@ def labels_of(raw: RawArray | None, spec: ModelSpec, loss: Loss, source: str) ->
         )
         raise DataError(msg)
     return found
+
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12
 
 
 def fit_weights(raw: RawArray | None, spec: ModelSpec, rows: int, source: str) -> RawArray | None:
@@ -229,35 +275,42 @@ def fit_weights(raw: RawArray | None, spec: ModelSpec, rows: int, source: str) -
         msg = f"{source}: expected {rows} numbers, one a row, got {raw.dtype} of shape {raw.shape}"
         raise DataError(msg)
     values = finite(raw, np.dtype(spec.dtype), source)
-    wrong = values <= 0
+    wrong = (values < LEAST_WEIGHT) | (values > MOST_WEIGHT)
     if wrong.any():
         row = int(np.argmax(wrong))
-        msg = f"{source}: row {row + 1}: expected a positive number, got {raw[row]}"
+        expected = f"a positive number, from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+        msg = f"{source}: row {row + 1}: expected {expected}, got {raw[row]}; leave out rows that count nothing"
         raise DataError(msg)
     return values
 
 
-def _classes(raw: RawArray, count: int, source: str) -> RawArray:
+def _classes(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.ndim != 1:
         msg = f"{source}: expected one class index a row, got shape {raw.shape}"
         raise DataError(msg)
-    return _below(raw, count, "a class", source)
+    hint = "" if spec.labels else "; labels in the model document give classes other names"
+    return _below(raw, spec.output_shape[-1], "a class", source, hint=hint)
 
 
-def _below(raw: RawArray, count: int, what: str, source: str, first_row: int = 0) -> npt.NDArray[np.int64]:
+def _below(
+    raw: RawArray, count: int, what: str, source: str, first_row: int = 0, hint: str = ""
+) -> npt.NDArray[np.int64]:
     """Check that all are whole numbers from 0 to count - 1."""
     with np.errstate(invalid="ignore"):
         wrong = (raw < 0) | (raw >= count) | (np.floor(raw) != raw) | np.isnan(raw)
     if wrong.any():
         place = np.argwhere(wrong)[0]
-        msg = f"{source}: {_place(place, first_row)}: expected {what} from 0 to {count - 1}, got {raw[tuple(place)]}"
+        got = f"got {raw[tuple(place)]}{hint}"
+        msg = f"{source}: {_place(place, first_row)}: expected {what} from 0 to {count - 1}, {got}"
         raise DataError(msg)
     return raw.astype(np.int64)
 
 
-def _place(place: Sequence[int], first_row: int = 0) -> str:
+def _place(place: Sequence[int], first_row: int = 0, names: Sequence[str] = ()) -> str:
     """Name a value's place in an array as people count: row 3, column 1."""
+    if names:
+        return f'row {first_row + place[0] + 1}, column "{names[place[1]]}"'
     column = f", column {', '.join(str(at + 1) for at in place[1:])}" if len(place) > 1 else ""
     return f"row {first_row + place[0] + 1}{column}"

@@ -9,9 +9,10 @@ from typing import Annotated, Any, NamedTuple, Self
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from specnet.errors import DataError
 from specnet.spec import ModelSpec
 from specnet.training import datafiles as files
-from specnet.training.data import Dataset, fit_inputs, fit_targets, fit_weights, labels_of
+from specnet.training.data import Dataset, fit_inputs, fit_targets, fit_weights, labels_of, refuse_lost_digits
 from specnet.training.datafiles import RawRows
 from specnet.training.losses import Loss
 from specnet.training.stored import LargeArray, Rows, StoredRows, open_large
@@ -23,6 +24,9 @@ def _columns(value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
+        twice = [name for name in value if value.count(name) > 1]
+        if twice:
+            raise fault(f'"{twice[0]}" stands here twice', "duplicate_name")
         return value
     if isinstance(value, str):
         return value
@@ -43,8 +47,9 @@ def _fill(value: Any) -> Any:
     if value is None:
         return None
     numbers = value.values() if isinstance(value, Mapping) else [value]
-    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
-        raise mismatch("a number, or an object with a number for each column", value, "wrong_type")
+    for number in numbers:
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            raise mismatch("a number, or an object with a number for each column", number, "wrong_type")
     return {key: float(number) for key, number in value.items()} if isinstance(value, Mapping) else float(value)
 
 
@@ -99,10 +104,28 @@ class DataEntry(Document):
             written[key] = written[key] and move(written[key])
         return written
 
+    def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
+        """Take over from the training entry what this one leaves out: the columns of a table, the arrays of a file.
+
+        `names` are the columns that training has taken. Raises DataError for other columns.
+        """
+        if not self.path or not other.path or files.kind_of(Path(self.path)) != files.kind_of(Path(other.path)):
+            return self
+        asked = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
+        if names and asked is not None and asked != names:
+            told = f"the training's columns {', '.join(names)}, got {', '.join(asked)}"
+            msg = f"{self.path}: expected {told}; leave inputs out"
+            raise DataError(msg)
+        mine = {"inputs": names or other.inputs, "targets": other.targets, "fill": other.fill}
+        return self.model_copy(update={key: value for key, value in mine.items() if getattr(self, key) is None})
+
     def read(self, folder: Path) -> RawEntry:
         """Read what the files hold; large inputs are only opened. Raises DataError."""
         if self.path:
             path = folder / self.path
+            if files.kind_of(path) in ("npy", "idx"):
+                msg = f"{path}: holds one array; give inputs and targets a file each, without path"
+                raise DataError(msg)
             large = open_large(path, self.inputs, in_memory=self.in_memory)
             if large is None:
                 named = self.inputs, self.targets or "y", self.weights
@@ -133,7 +156,9 @@ class RawEntry(NamedTuple):
         raw, large = self.rows, self.large
         assert raw.targets is not None
         count = large.shape[0] if large is not None and large.shape else 0
-        x = fit_inputs(raw.inputs, spec, self.source) if large is None else None
+        x = fit_inputs(raw.inputs, spec, self.source, names=raw.names) if large is None else None
+        if x is not None:
+            refuse_lost_digits(raw.inputs, x, self.source, raw.names)
         count = count if x is None else len(x)
         y = fit_targets(raw.targets, spec, loss, count, self.target_source)
         weights = fit_weights(raw.weights, spec, count, self.target_source)
@@ -166,4 +191,4 @@ class DataSpec(Document):
     train: DataEntry
     """The training rows."""
     validation: Annotated[Fraction | DataEntry | None, BeforeValidator(_validation)] = None
-    """A fraction of the training rows, or rows of their own."""
+    """A fraction of the training rows, or rows of their own: columns and fill are the training's unless given."""

@@ -38,7 +38,7 @@ def checked_step(
         _require(y, f"it first appears in the outputs of layer {layer.name} (forward)")
     mean, dy = loss(y, targets, weights)
     if not math.isfinite(mean):
-        msg = "it first appears in the loss; the outputs of the model are finite"
+        msg = "it first appears in the loss, as outputs or targets are too large; scale the targets"
         raise NotFiniteError(msg)
     dx: npt.NDArray[Any] | None = dy if share == 1 else dy * share
     for layer in reversed(model.layers):

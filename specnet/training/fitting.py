@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.errors import DataError, SpecnetError
 from specnet.layers.standardize import fit_inputs as fit_first_layer
 from specnet.model import Model
 from specnet.training.data import Dataset, fit_inputs, fit_targets, fit_weights
@@ -43,6 +44,12 @@ def fit(
 
     Raises SpecError for settings, DataError for arrays that do not fit, NotFiniteError where numbers run away.
     """
+    if not isinstance(model, Model):
+        msg = f"fit(model, x, y): expected a Model, got {type(model).__name__}; make one with specnet.build(spec)"
+        raise SpecnetError(msg)
+    if training.get("initialize_from") is not None:
+        msg = "fit: initialize_from is for documents; call specnet.load_parameters(model, path) before"
+        raise SpecnetError(msg)
     spec = _experiment(model, validation, {"loss": loss, "optimizer": optimizer, "epochs": epochs,
                                            "batch_size": batch_size, **training})  # fmt: skip
     data, held_out = _rows(spec, model, x, y, weights), None
@@ -56,6 +63,7 @@ def fit(
     stopping = spec.training.early_stopping
     keeper = _Keeper(EarlyStopping(stopping)) if stopping else None
     run.listeners = [*([keeper] if keeper else []), *listeners]
+    model.run_state = None  # what another run kept is not this one's
     run.go()
     if keeper and stopping and stopping.restore_best:
         keeper.restore(model)
@@ -66,6 +74,9 @@ def _experiment(model: Model, validation: Any, training: Mapping[str, Any]) -> E
     """Check the settings as those of a document are checked."""
     data: dict[str, Any] = {"train": {"path": "x"}}
     if isinstance(validation, tuple):
+        if len(validation) != 2:
+            msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of {len(validation)}"
+            raise SpecnetError(msg)
         data["validation"] = {"path": "validation"}
     elif validation is not None:
         data["validation"] = {"fraction": validation}
@@ -77,10 +88,22 @@ def _rows(
     spec: ExperimentSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
 ) -> Dataset:
     loss = spec.training.loss.build()
-    inputs = fit_inputs(np.asarray(x), model.spec, source)
-    targets = fit_targets(np.asarray(y), model.spec, loss, len(inputs), source)
+    inputs = fit_inputs(_plain(x), model.spec, source)
+    targets = fit_targets(_plain(y), model.spec, loss, len(inputs), source)
     given = None if weights is None else np.asarray(weights)
     return Dataset(inputs, targets, fit_weights(given, model.spec, len(inputs), source))
+
+
+def _plain(y: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Make an array; names that come as objects become text. Raises DataError."""
+    try:
+        array = np.asarray(y)
+    except ValueError as error:
+        msg = f"fit: expected an array, got what numpy makes none of: {error}"
+        raise DataError(msg) from None
+    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.reshape(-1)):
+        return array.astype(str)
+    return array
 
 
 class _Keeper:

@@ -38,7 +38,8 @@ def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
     if validation is None:
         return RunData(spec, train, None)
     if isinstance(validation, DataEntry):
-        return RunData(spec, train, validation.read(folder).fit(spec.built_model, loss))
+        held_out = validation.like(spec.data.train, raw.rows.names).read(folder)
+        return RunData(spec, train, held_out.fit(spec.built_model, loss))
     return RunData(spec, *split(spec, train, validation))
 
 
@@ -65,11 +66,13 @@ def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
     """Find what training would refuse in the data files, as far as they are there."""
     missing = set(missing_files(spec, folder))
     loss, train = spec.training.loss.build(), None
+    names: tuple[str, ...] = ()
     for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
         try:
             if isinstance(entry, DataEntry) and not set(entry.files()) & missing:
-                raw = entry.read(folder)
+                raw = entry.like(spec.data.train, names).read(folder)
                 if key == "train":
+                    names = raw.rows.names
                     model = spec.built_model.model_copy(update={"labels": raw.labels(spec.built_model, loss)})
                     spec = spec.model_copy(update={"model": model})
                     train = raw.fit(model, loss)

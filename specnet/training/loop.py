@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from specnet.errors import DataError
 from specnet.model import Model
 from specnet.parameters import Array
 from specnet.training.consistency import metric_specs
@@ -94,15 +97,17 @@ class Run:
         Raises NotFiniteError where loss or gradients stop being finite: with the step, and where it first appeared.
         """
         self.model.draws.seed = self.training.seed
-        self._tell(Event("start", self))
         try:
+            self._tell(Event("start", self))
             with np.errstate(all="ignore"):  # what overflows is told by what becomes of it
                 while self.epoch < self.training.epochs and not self.stopping:
                     self._epoch()
-        except BaseException:
-            self._tell(Event("failed", self))  # what was saved last stays
+            self._tell(Event("end", self))
+        except BaseException:  # what was saved last stays
+            for listener in self.listeners:
+                with contextlib.suppress(Exception):  # all of them hear it, and the first failure is the one raised
+                    listener(Event("failed", self))
             raise
-        self._tell(Event("end", self))
 
     def _epoch(self) -> None:
         size = self.training.step_rows
@@ -113,6 +118,9 @@ class Run:
                 break
         if self.batch == self.batches:
             self._finish_epoch()
+        elif not self.stopping:
+            msg = f"the rows of epoch {self.epoch + 1} ended after {self.batch} of {self.batches} steps"
+            raise DataError(msg)
 
     def _train_on(self, block: Dataset, size: int) -> None:
         """Take the steps of a block of rows."""
@@ -147,8 +155,10 @@ class Run:
         metrics |= {"learning_rate": float(self.optimizer.learning_rate), **gradient_statistics(self.model)}
         self.epoch += 1
         self.batch, self.tally = 0, self.new_tally()
-        for name, value in {"epoch": self.epoch, **metrics}.items():
-            self.history.setdefault(name, []).append(value)
+        row = {"epoch": self.epoch, **metrics}
+        for name in dict.fromkeys([*self.history, *row]):  # what is measured may have changed where a run went on
+            values = self.history.setdefault(name, [math.nan] * (self.epoch - 1))
+            values.append(row.get(name, math.nan))
         self._tell(Event("epoch", self, metrics))
 
     def _tell(self, event: Event) -> None:

@@ -22,6 +22,8 @@ from specnet.tagged import Tagged
 from specnet.validation import Document, PositiveReal, Share, as_tuple
 
 FEW_CLASSES = 32
+TABLED_CLASSES = 512
+"""Up to so many classes, the target distribution of each is kept: a table of their number squared."""
 
 
 class Loss(ABC):
@@ -94,7 +96,7 @@ def _row_weights(name: str, weights: npt.ArrayLike, outputs: Array) -> Array:
 class _Work(NamedTuple):
     """Arrays of one batch size and number of classes."""
 
-    table: Array  # (classes, classes): the target distribution of each class, divided by the batch size
+    table: Array  # the target distribution of each class, divided by the batch size; a corner where there are many
     ones: Array
     z: Array
     e: Array
@@ -111,7 +113,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name = "softmax_cross_entropy"
-    doubled_by = ("softmax", "log_softmax")
+    doubled_by = ("softmax", "log_softmax", "sigmoid")
 
     def __init__(self, label_smoothing: float = 0.0, class_weights: npt.ArrayLike | None = None) -> None:
         if not 0 <= label_smoothing <= 1:
@@ -184,8 +186,8 @@ class SoftmaxCrossEntropy(Loss):
         work = self._work
         if work is None or work.z.shape != x.shape or work.z.dtype != x.dtype:
             batch, classes = x.shape
-            smoothing = self.label_smoothing
-            table = ((1 - smoothing) * np.eye(classes) + smoothing / classes) / batch
+            smoothing, tabled = self.label_smoothing, min(classes, TABLED_CLASSES)
+            table = ((1 - smoothing) * np.eye(tabled) + smoothing / classes) / batch
             columns = classes if classes <= FEW_CLASSES else 1
             shapes = (x.shape, x.shape, x.shape, (batch, columns))
             work = self._work = _Work(
@@ -208,6 +210,10 @@ class SoftmaxCrossEntropy(Loss):
             wrong = int(np.argmax(targets.astype(np.uint64, copy=False)))
             msg = f"{self.name}: expected classes 0 to {classes - 1}, got {targets[wrong]} in row {wrong}"
             raise ShapeError(msg)
+        if classes > TABLED_CLASSES:
+            work.target.fill(work.table[0, 1])
+            work.target[np.arange(batch), targets] = work.table[0, 0]
+            return work.target
         return work.table.take(targets, 0, work.target, "clip")
 
     def takes_classes(self) -> bool:
@@ -222,7 +228,7 @@ class BinaryCrossEntropy(ElementLoss):
     """-(t * log(p) + (1 - t) * log(1 - p)) with p = sigmoid(outputs), mean over every element; outputs are logits."""
 
     name = "binary_cross_entropy"
-    doubled_by = ("sigmoid",)
+    doubled_by = ("sigmoid", "softmax", "log_softmax")
     target_bounds = (0.0, 1.0)
     yes_or_no = True
 

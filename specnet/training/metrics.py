@@ -54,7 +54,8 @@ class Accuracy(Metric):
 
     def add(self, outputs: Array, targets: Targets) -> None:
         predicted, true = _classes(outputs, targets)
-        self.sums += np.array([np.count_nonzero(predicted == true), predicted.size])
+        self.sums[0] += np.count_nonzero(predicted == true)
+        self.sums[1] += predicted.size
 
     def value(self) -> float:
         return float(self.sums[0] / self.sums[1])

@@ -19,7 +19,7 @@ from specnet.model import Model
 from specnet.paths import user_path
 from specnet.training.consistency import metric_specs
 from specnet.training.data import Dataset, fit_inputs, fit_targets
-from specnet.training.datafiles import TABLES, Columns, RawArray, RawRows, kind_of, read_array, read_rows
+from specnet.training.datafiles import TABLES, Columns, RawArray, RawRows, array_name, kind_of, read_array, read_rows
 from specnet.training.dataspec import DataEntry
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.losses import Loss
@@ -48,7 +48,7 @@ def predict_file(
     model: Model,
     path: str | os.PathLike[str],
     inputs: Columns = None,
-    targets: str | None = None,
+    targets: Columns = None,
     *,
     logits: bool = False,
 ) -> Prediction:
@@ -75,19 +75,37 @@ def predict_file(
     return Prediction(outputs, _names(model, outputs), _classes(model, loss, outputs, logits), metrics, notes)
 
 
-def _read(
-    model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: str | None
-) -> RawRows:
+def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: Columns) -> RawRows:
     kind = kind_of(source)
     if kind in ("npy", "idx"):
-        return RawRows(read_array(source), None if targets is None else read_array(user_path(targets)))
+        own = None if targets is None else read_array(user_path(array_name(source, targets)))
+        return RawRows(read_array(source), own)
     entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(source))
+    trained = _trained_columns(model)
+    if inputs is not None and trained is not None and list(inputs) != trained and sorted(inputs) == sorted(trained):
+        msg = f"{source}: the model was trained on the columns {','.join(trained)}, in this order; leave --inputs out"
+        raise DataError(msg)
     if inputs is None and kind in TABLES:
-        inputs = json.loads((model.run_state or {}).get("features/names", "null"))
+        inputs = trained
     elif inputs is None and entry.path and kind_of(Path(entry.path)) == kind:
         inputs = entry.inputs
     beside = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
     return read_rows(source, inputs, targets, beside=beside, fill=entry.fill)
+
+
+def _trained_columns(model: Model) -> list[str] | None:
+    """List the columns of the table that the model was trained on. Raises DataError for a checkpoint that lies."""
+    written = (model.run_state or {}).get("features/names")
+    if written is None:
+        return None
+    try:
+        names = json.loads(written) if isinstance(written, str) else None
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        msg = "the names of the columns in the checkpoint make no sense"
+        raise DataError(msg)
+    return names
 
 
 def _far_out(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from specnet.model import Model
 from specnet.plan import LayerPlan
 from specnet.training.data import Dataset, Order
 from specnet.training.experiment import load_experiment
+from specnet.training.finite import NotFiniteError
 from specnet.training.loading import load_data
 from specnet.training.runs import fresh_model, make_run
 from specnet.training.step import Step
@@ -53,11 +54,15 @@ def rehearse(
     block = next(iter(data.blocks(size, order))).rows(slice(0, size))
     outputs = np.empty((len(block), *model.output_shape), model.dtype)
     with np.errstate(all="ignore"):
-        loss, _ = step(0, block.inputs, block.targets, block.weights, outputs)
+        try:
+            loss, _ = step(0, block.inputs, block.targets, block.weights, outputs)
+        except NotFiniteError as error:
+            msg = f"{error.what} in the first step: {error}"
+            raise NotFiniteError(msg) from None
     item = model.dtype.itemsize
     kept = 2 + len(run.optimizer.used_slots()) + (training.accumulate > 1)
     memory = {
-        "rows": _bytes_of(data) + (0 if validation is None else _bytes_of(validation)),
+        "rows": _bytes_of(data, size) + (0 if validation is None else _bytes_of(validation, size)),
         "parameters": model.parameter_count * item * kept,
         "batch": 2 * min(training.batch_size, len(data)) * item * sum(_widths(model)),
     }
@@ -67,10 +72,10 @@ def rehearse(
     )  # fmt: skip
 
 
-def _bytes_of(rows: Rows) -> int:
+def _bytes_of(rows: Rows, size: int) -> int:
     if isinstance(rows, Dataset):
         return rows.inputs.nbytes + rows.targets.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
-    return rows.working_bytes() + rows.targets.nbytes
+    return rows.working_bytes(size) + rows.targets.nbytes
 
 
 def _widths(model: Model) -> Iterator[int]:

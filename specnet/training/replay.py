@@ -69,9 +69,13 @@ def replay(
     if first < last:
         run.listeners.append(_StopsAt(last))
         run.go()
+    if run.step != last:
+        msg = f"{os.fspath(end)}: is of step {last}, and the run ended with step {run.step}"
+        raise CheckpointMismatchError(msg)
     run.model.run_state = saving.state(run)
     ours, theirs = _arrays(run.model), _arrays(goal)
-    different = [name for name in theirs if name not in ours or not _same(ours[name], theirs[name])]
+    names = dict.fromkeys([*theirs, *ours])
+    different = [n for n in names if n not in ours or n not in theirs or not _same(ours[n], theirs[n])]
     machine = tuple(machine_differences(str((goal.run_state or {}).get("machine", ""))))
     return Replay(first, last, machine, tuple(theirs), tuple(different))
 

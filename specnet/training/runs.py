@@ -14,14 +14,14 @@ from specnet.checkpoint.transfer import Transfer
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.layers.standardize import fit_inputs
 from specnet.model import Model, build
-from specnet.paths import user_path
+from specnet.paths import is_same_file, user_path
 from specnet.training.consistency import frozen_names
 from specnet.training.dataspec import DataEntry
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import load_data
 from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizer import Optimizer
-from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, fingerprint_of
+from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, fingerprint_of, run_files
 from specnet.training.stopping import EarlyStopping
 from specnet.training.stored import Rows
 from specnet.training.trainingspec import TrainingSpec
@@ -77,11 +77,12 @@ def train(
     if resume and force:
         msg = "resume goes on with a run, force overwrites it; choose one"
         raise SpecnetError(msg)
-    there = [name for name in (LAST, BEST) if (target / name).exists()]
+    there = [path.name for path in run_files(target)]
     if there and not (resume or force):
         ways = "resume (--resume) goes on with it, force (--force) overwrites it"
         msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
         raise SpecnetError(msg)
+    _keep_apart(spec, folder, target)
     spec, data, validation = load_data(spec, folder)
     early = EarlyStopping(spec.training.early_stopping) if spec.training.early_stopping else None
     saving = Saving(target, spec, fingerprint_of(data, validation), early)
@@ -91,18 +92,19 @@ def train(
         state = model.run_state or {}
     else:
         model, transfer = fresh_model(spec, folder, data)
-        _clear(target)
+        saving.replaces = True
     run = make_run(spec, model, data, validation, check_finite=check_finite)
     run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
     changes: tuple[str, ...] = ()
     if state is not None:
         changes = saving.restore(run, state, os.fspath(target / LAST), allow_changes=allow_changes)
+    _make_folder(target)
     _write_document(target, spec, folder)
     if early is None or not early.is_over(run.epoch):
         run.go()
     over = early is not None and early.is_over(run.epoch)
     finished = over or run.epoch >= spec.training.epochs
-    kept = target / BEST if saving.best is not None else None
+    kept = target / BEST if saving.best is not None and (target / BEST).exists() else None
     restored = spec.training.early_stopping is not None and spec.training.early_stopping.restore_best
     if finished and restored and kept is not None:
         model = load(kept)
@@ -143,12 +145,18 @@ def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
     return optimizer
 
 
-def _clear(target: Path) -> None:
-    """Make the run's folder, without what an overwritten run left."""
+def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
+    """Refuse to write over the data. Raises SpecnetError."""
+    entries = [entry for entry in (spec.data.train, spec.data.validation) if isinstance(entry, DataEntry)]
+    for path in (path for entry in entries for path in entry.files()):
+        if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
+            msg = f"{path}: the run would write over it; choose another folder (--out)"
+            raise SpecnetError(msg)
+
+
+def _make_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for path in (target / LAST, target / BEST, target / HISTORY, *target.glob("step-*.h5")):
-            path.unlink(missing_ok=True)
     except OSError as error:
         msg = f"{target}: cannot be written to: {error.strerror or error}"
         raise SpecnetError(msg) from error
@@ -167,7 +175,7 @@ def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
     """Write the document with its model inline and its paths relative to the run's folder."""
 
     def relative(path: str) -> str:
-        moved = os.path.relpath(folder / path, target)
+        moved = os.path.relpath(folder / user_path(path), target)
         return Path(moved).as_posix()
 
     document = spec.model_dump(mode="json", exclude={"schema_"})

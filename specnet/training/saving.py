@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from specnet.training.stopping import EarlyStopping, is_better
 from specnet.training.stored import Rows
 
 LAST, BEST, EXPERIMENT, HISTORY = "last.h5", "best.h5", "experiment.json", "history.csv"
+_OLDER = re.compile(r"step-(\d+)\.h5")
 _MAY_CHANGE = (
     ("training", "checkpoint", "every_steps"),
     ("training", "checkpoint", "every_epochs"),
@@ -52,6 +54,7 @@ _KINDS: dict[str, tuple[type[Any], int | None]] = {
     "best/epoch": (int, 0),
     "optimizer/steps": (int, 0),
 }
+_ORDERED = (("epoch", "step"), ("batch", "step"), ("best/epoch", "epoch"), ("early/epoch", "epoch"))
 _NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight", "sums/loss", "optimizer/steps"}
 
 
@@ -65,8 +68,11 @@ class Saving:
         self.experiment = experiment
         self.fingerprint = fingerprint
         self.early = early
+        self.replaces = False
+        """Whether the first checkpoint takes the place of what another run has left in the folder."""
         self.machine = machine_record()
         self.policy = experiment.training.checkpoint
+        self._ranges: dict[str, Any] | None = None
         self.best: float | None = None
         self.best_epoch = 0
         self.saved_step: int | None = None
@@ -97,11 +103,14 @@ class Saving:
     def write(self, run: Run, name: str) -> None:
         """Write one checkpoint of the run as it stands. Raises CheckpointError."""
         run.model.run_state = self.state(run)
+        if self.replaces:
+            clear(self.folder)
+            self.replaces = False
         if name == LAST:
+            write_history(self.folder / HISTORY, run.history)
             keep_older(self.folder, self.policy.keep_last, self.saved_step)
         save(self.folder / name, run.model)
         if name == LAST:
-            write_history(self.folder / HISTORY, run.history)
             self.saved_step = run.step
 
     def state(self, run: Run) -> dict[str, Any]:
@@ -136,15 +145,19 @@ class Saving:
         if not state.keys() >= _NEEDED:
             msg = f"{source}: holds a model, but no run to go on with"
             raise CheckpointMismatchError(msg)
-        wrong = next(_faults(state, run.batches), None)
+        wrong = next(_faults(state), None)
         if wrong:
             msg = f"{source}: the state of its run makes no sense: {wrong}"
             raise CheckpointMismatchError(msg)
         try:
-            began = ExperimentSpec.from_text(state["experiment"]).model_dump(mode="json")
+            written = ExperimentSpec.from_text(state["experiment"])
         except SpecError as error:
             msg = f"{source}: the experiment in it is not valid: {error}"
             raise CheckpointMismatchError(msg) from None
+        if isinstance(written.model, str) or written.model.identity != run.model.spec.identity:
+            msg = f"{source}: its model is not that of its experiment"
+            raise CheckpointMismatchError(msg)
+        began = written.model_dump(mode="json")
         free = () if self.experiment.training.schedule.needs_total else (("training", "epochs"),)
         found = dict(differences(began, self.experiment.model_dump(mode="json"), (*_MAY_CHANGE, *free)))
         if state["data_sha256"] != self.fingerprint:
@@ -155,27 +168,59 @@ class Saving:
             more = "" if never else "; allow_changes (--allow-changes) goes on all the same"
             msg = f"{source}: the run cannot go on, it began with another document or data: {told}{more}"
             raise CheckpointMismatchError(msg)
-        run.step, run.epoch, run.batch = state["step"], state["epoch"], state["batch"]
+        anew = any(path[:1] == ("data",) or path in _BATCHES for path in found)
+        run.step, run.epoch, run.batch = state["step"], state["epoch"], 0 if anew else state["batch"]
         try:
-            run.tally.restore(_below(state, "sums/"))
+            if run.batch >= max(run.batches, 1):
+                msg = f"batch is {run.batch}, an epoch has {run.batches}"
+                raise ValueError(msg)  # noqa: TRY301 - told as the others are
+            if not anew:
+                run.tally.restore(_below(state, "sums/"))
+            run.optimizer.restore(_below(state, "optimizer/"))
         except ValueError as error:
             msg = f"{source}: the state of its run makes no sense: {error}"
             raise CheckpointMismatchError(msg) from None
-        self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
-        if self.early is not None:
+        if written.training.checkpoint.monitored == self.policy.monitored:
+            self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
+        then = written.training.early_stopping
+        if self.early is not None and then is not None and then.monitored == self.early.spec.monitored:
             self.early.restore(_below(state, "early/"))
-        run.optimizer.restore(_below(state, "optimizer/"))
+        elif self.early is not None:
+            self.early.best_epoch = run.epoch  # patience begins now
         run.history = {name: values.tolist() for name, values in _below(state, "history/").items()}
         self.saved_step = run.step
-        if any(path[:1] == ("data",) or path in _BATCHES for path in found):
-            run.batch, run.tally = 0, run.new_tally()
         return tuple(found.values())
 
     def _features(self, data: Rows) -> dict[str, Any]:
         """Keep the names and the ranges of the inputs, by which predictions are judged."""
-        low, high = data.features()
-        names = {"features/names": json.dumps(data.names)} if data.names else {}
-        return {"features/low": low, "features/high": high, **names}
+        if self._ranges is None:
+            low, high = data.features()
+            names = {"features/names": json.dumps(data.names)} if data.names else {}
+            self._ranges = {"features/low": low, "features/high": high, **names}
+        return self._ranges
+
+
+def _older(folder: Path) -> list[Path]:
+    """List the kept checkpoints of a run, the oldest first."""
+    numbered = ((_OLDER.fullmatch(path.name), path) for path in folder.glob("step-*.h5"))
+    return [path for _, path in sorted((int(found[1]), path) for found, path in numbered if found)]
+
+
+def run_files(folder: Path) -> list[Path]:
+    """List what a run has left in a folder."""
+    there = [folder / name for name in (LAST, BEST, HISTORY, EXPERIMENT)]
+    return [*(path for path in there if path.exists()), *_older(folder)]
+
+
+def clear(folder: Path) -> None:
+    """Take away what a run has left in a folder, but for its document. Raises CheckpointError."""
+    try:
+        for path in run_files(folder):
+            if path.name != EXPERIMENT:
+                path.unlink()
+    except OSError as error:
+        msg = f"{folder}: cannot be written to: {error.strerror or error}"
+        raise CheckpointError(msg) from error
 
 
 def keep_older(folder: Path, count: int, step: int | None) -> None:
@@ -184,7 +229,7 @@ def keep_older(folder: Path, count: int, step: int | None) -> None:
     Raises CheckpointError.
     """
     last = folder / LAST
-    older = sorted(folder.glob("step-*.h5"), key=lambda path: path.stat().st_mtime_ns)
+    older = _older(folder)
     try:
         if count > 1 and step is not None and last.exists():
             kept = folder / f"step-{step}.h5"
@@ -218,22 +263,27 @@ def fingerprint_of(data: Rows, validation: Rows | None) -> str:
     return data.fingerprint() + (validation.fingerprint() if validation else "")
 
 
-def _faults(state: Mapping[str, Any], batches: int) -> Iterator[str]:
+def _faults(state: Mapping[str, Any]) -> Iterator[str]:
     """Find values that no run can have written: a file that was forged can hold anything."""
     for key, value in state.items():
         kind, least = _KINDS.get(key, (object, None))
-        if not isinstance(value, kind) or (least is not None and value < least):
+        if not isinstance(value, kind) or (least is not None and not least <= value < 2**53):
             yield f"{key} is {value!r:.60}"
-    if not isinstance(state["batch"], int) or state["batch"] >= max(batches, 1):
-        yield f"batch is {state['batch']!r:.60}, an epoch has {batches}"
-    lengths = set()
-    for key, value in state.items():
-        if key.startswith("history/"):
-            if not isinstance(value, np.ndarray) or value.ndim != 1:
-                yield f"{key} is no array of one value an epoch"
-            lengths.add(np.shape(value))
-    if len(lengths) > 1:
-        yield "the metrics of the history are of different lengths"
+            return  # what follows counts on these
+    if any(state.get(key, 0) > state[most] for key, most in _ORDERED):
+        told = ", ".join(
+            f"{key} {state[key]}" for key in ("step", "epoch", "best/epoch", "early/epoch") if key in state
+        )
+        yield f"its counts do not fit together: {told}"
+    sums = [value for value in _below(state, "sums/").values() if not isinstance(value, str)]
+    if not all(np.isfinite(value).all() for value in sums):
+        yield "its sums are not finite"
+    history = _below(state, "history/")
+    if bool(history) != bool(state["epoch"]) or (history and "epoch" not in history):
+        yield "its history is of another run"
+    for key, value in history.items():
+        if not isinstance(value, np.ndarray) or value.shape != (state["epoch"],):
+            yield f"history/{key} is no array of one value an epoch"
 
 
 def _due(count: int, every: int | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,18 @@ import numpy as np
 from specnet.checkpoint.durable import replace_file, write_at
 from specnet.errors import DataError, SpecnetError
 from specnet.paths import user_path
+from specnet.training.data import as_text, finite, refuse_lost_digits
 from specnet.training.datafiles import TABLES, RawArray, kind_of, read_rows
 from specnet.training.experiment import load_experiment
+from specnet.wording import describe
 
 FEW_CLASSES = 20
 """Whole numbers of up to so many different values are taken for classes."""
 
 WANTED_STEPS = 2000
+LEAST_ROWS = 10
+SMALL_SPREAD = 0.1
+"""Targets that differ by less are learned badly: a step of the usual size is larger than what it has to hit."""
 
 
 @dataclass
@@ -56,23 +62,41 @@ def start(
     else:
         entry["inputs"] = inputs if isinstance(inputs, str) else "x"
         x, y = read_rows(source, entry["inputs"], target)[:2]  # type: ignore[assignment]
-    if x.ndim < 2 or len(x) < 10:
-        msg = f"{source}: expected at least 10 rows of inputs, got an array of shape {x.shape}"
+    if x.ndim < 2 or len(x) < LEAST_ROWS:
+        msg = f"{source}: expected at least {LEAST_ROWS} rows of inputs, got an array of shape {x.shape}"
         raise DataError(msg)
-    _model(made, source.stem, x, y)
-    _experiment(made, source.stem, entry, len(x))
-    made.model_path, made.experiment_path = (
-        folder / f"{source.stem}.model.json",
-        folder / f"{source.stem}.experiment.json",
-    )
+    if y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "biufUS" or not _finite(y):
+        msg = f"{source}: expected one target a row, finite numbers or text, got {y.dtype} of shape {y.shape}"
+        raise DataError(msg)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "data"
+    _model(made, name, source, x, as_text(y, str(source)) if y.dtype.kind == "S" else y)
+    _choose_dtype(made, source, x, entry["inputs"] if isinstance(entry["inputs"], list) else ())
+    _experiment(made, name, entry, len(x))
+    made.model_path, made.experiment_path = folder / f"{name}.model.json", folder / f"{name}.experiment.json"
+    train = {**entry, "path": str(source)}  # checked before anything is written
+    experiment = {**made.experiment, "model": made.model, "data": {**made.experiment["data"], "train": train}}
+    load_experiment(experiment, check_data=True)
     there = [str(path) for path in (made.model_path, made.experiment_path) if path.exists()]
     if there and not force:
         msg = f"{' and '.join(there)}: there already; force (--force) overwrites"
         raise SpecnetError(msg)
     _write(made.model_path, made.model)
     _write(made.experiment_path, made.experiment)
-    load_experiment(made.experiment_path, check_data=True)
     return made
+
+
+def _finite(y: RawArray) -> bool:
+    return y.dtype.kind != "f" or bool(np.isfinite(y).all())
+
+
+def _choose_dtype(made: Start, source: Path, x: RawArray, names: Sequence[str]) -> None:
+    """Take float64 where inputs differ in digits that float32 has not."""
+    values = finite(x, np.dtype(np.float32), f"{source}: inputs", names=names if x.ndim == 2 else ())
+    try:
+        refuse_lost_digits(x, values, str(source))
+    except DataError:
+        made.model["dtype"] = "float64"
+        made.notes.append("float64, as some inputs differ in digits that float32 has not")
 
 
 def _table(
@@ -88,10 +112,13 @@ def _table(
         constant = [name for name in numbers if frame[name].n_unique() == 1]
         text = [name for name in wanted if name not in numbers]
         if text:
-            made.notes.append(f"left out, as they are no numbers: {', '.join(text)}")
+            made.notes.append(f"left out, as they are no numbers: {', '.join(_with_culprit(frame[n]) for n in text)}")
         if constant:
             made.notes.append(f"left out, as they are the same in every row: {', '.join(constant)}")
         entry["inputs"] = [name for name in numbers if name not in constant]
+        if not entry["inputs"]:
+            msg = f"{source}: there is no column of different numbers to predict from"
+            raise DataError(msg)
     else:
         entry["inputs"] = wanted
     missing = {name: frame[name].median() for name in entry["inputs"] if name in numbers and frame[name].null_count()}
@@ -104,16 +131,29 @@ def _table(
     return found.inputs, found.targets
 
 
+def _with_culprit(column: Any) -> str:
+    """Name a column of text; where nearly all of it are numbers, with the first value that is none."""
+    numbers = column.cast(float, strict=False) if str(column.dtype) == "String" else column.is_null()
+    wrong = numbers.is_null() & column.is_not_null()
+    if str(column.dtype) != "String" or wrong.sum() > len(column) / 10:
+        return str(column.name)
+    row = int(wrong.arg_max())
+    return f"{column.name} (row {row + 1} is {describe(column[row])})"
+
+
 def _holds_numbers(dtype: Any) -> bool:
     return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
 
 
-def _model(made: Start, stem: str, x: RawArray, y: RawArray) -> None:
+def _model(made: Start, name: str, source: Path, x: RawArray, y: RawArray) -> None:
     """Choose output, loss, labels and the sizes of the hidden layers."""
     values, inputs = np.unique(y), int(np.prod(x.shape[1:]))
     classes = _are_classes(y, len(values))
     if classes and len(values) < 2:
-        msg = f"{stem}: every row has the target {values[0]}; there is nothing to learn"
+        msg = f"{source}: every row has the target {values[0]}; there is nothing to learn"
+        raise DataError(msg)
+    if classes and len(values) > len(y) / 2:
+        msg = f"{source}: the target has {len(values)} values in {len(y)} rows; names of rows cannot be learned"
         raise DataError(msg)
     what = f"{len(values)} classes" if classes else "a number, to be predicted"
     made.notes.insert(0, f"{len(x)} rows of {inputs} inputs; the target is {what}")
@@ -127,14 +167,14 @@ def _model(made: Start, stem: str, x: RawArray, y: RawArray) -> None:
         layers.append(_regression_output(made, y, layers[-2]["units"]))
     made.model = {
         "format": "specnet-model/1",
-        "name": stem,
+        "name": name,
         "dtype": "float32",
         "seed": 0,
         "input_shape": list(x.shape[1:]),
         "layers": layers,
     }
-    if classes and not (y.dtype.kind in "iu" and values.tolist() == list(range(len(values)))):
-        made.model["labels"] = [str(value) for value in values.tolist()]
+    if classes and not (y.dtype.kind in "iuf" and values.tolist() == list(range(len(values)))):
+        made.model["labels"] = [f"{value:.0f}" if isinstance(value, float) else str(value) for value in values.tolist()]
     made.experiment["training"] = {
         "loss": "softmax_cross_entropy" if classes else "mean_squared_error",
         "metrics": ["accuracy", "f1"] if classes else ["mae", "r2"],
@@ -142,7 +182,7 @@ def _model(made: Start, stem: str, x: RawArray, y: RawArray) -> None:
 
 
 def _are_classes(y: RawArray, count: int) -> bool:
-    whole = y.dtype.kind in "biu"
+    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and bool((np.floor(y) == y).all()))
     return y.dtype.kind in "US" or (y.ndim == 1 and whole and count <= FEW_CLASSES and count < len(y) / 2)
 
 
@@ -159,16 +199,21 @@ def _regression_output(made: Start, y: RawArray, width: int) -> dict[str, Any]:
         last["weight_init"] = {"type": "normal", "std": std}
         last["bias_init"] = {"type": "constant", "value": float(f"{mean:.4g}")}
         made.notes.append(f"the last layer begins at the targets' mean {mean:.4g} and spread {spread:.4g}")
+    elif spread < SMALL_SPREAD:
+        factor = 10.0 ** np.ceil(-np.log10(spread)) if spread else 1.0
+        made.notes.append(
+            f"the targets differ by little (spread {spread:.2g}): multiply them by {factor:g} to learn them"
+        )
     return last
 
 
-def _experiment(made: Start, stem: str, entry: dict[str, Any], rows: int) -> None:
+def _experiment(made: Start, name: str, entry: dict[str, Any], rows: int) -> None:
     batch = 16 if rows < 1000 else 32 if rows < 20_000 else 128
     epochs = int(np.clip(WANTED_STEPS * batch / rows, 20, 300))
     made.experiment = {
         "format": "specnet-experiment/1",
-        "name": stem,
-        "model": f"{stem}.model.json",
+        "name": name,
+        "model": f"{name}.model.json",
         "data": {"train": entry, "validation": {"fraction": 0.2}},
         "training": {
             **made.experiment["training"],

@@ -46,10 +46,11 @@ class Step:
     def __call__(self, number: int, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
         """Take step `number`, counted from 0; write the model's outputs into `outputs`.
 
-        Gives the mean loss and what it counts in a mean over steps. Raises NotFiniteError before anything has moved
-        where loss or gradients are not finite.
+        Gives the mean loss and what it counts in a mean over steps. Raises NotFiniteError before any
+        parameter has moved where loss or gradients are not finite.
         """
         self._number = self.model.draws.step = number
+        self.model.draws.first_row = 0
         if self._schedule is not None:
             self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._length)
         if len(x) <= self.batch_size:

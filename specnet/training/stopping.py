@@ -12,9 +12,9 @@ from specnet.training.trainingspec import EarlyStoppingSpec
 
 
 def is_better(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-    """Tell whether a metric's value improves on the best one so far by more than `min_delta`; anything does on none."""
-    if best is None or math.isnan(best):
-        return True
+    """Tell whether a metric's value improves on the best so far, if any, by more than `min_delta`; NaN never does."""
+    if best is None or math.isnan(value):
+        return not math.isnan(value)
     return value > best + min_delta if greater_is_better(name) else value < best - min_delta
 
 
@@ -38,7 +38,7 @@ class EarlyStopping:
 
     def is_over(self, epoch: int) -> bool:
         """Tell whether a run of so many epochs has gone on for long enough without getting better."""
-        return self.best is not None and epoch - self.best_epoch >= self.spec.patience
+        return epoch - self.best_epoch >= self.spec.patience
 
     def state(self) -> dict[str, Any]:
         """Give what has to be kept to go on."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 import queue
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -44,11 +45,36 @@ class LargeArray(Protocol):
         """Read rows from `start` to before `stop`. Raises DataError."""
 
 
-class NpyArray:
+class _Watched:
+    """Reads some rows of a file, and holds that it is the file that was opened."""
+
+    path: Path
+
+    def _watch(self) -> None:
+        self._state = self._look()
+
+    def _look(self) -> tuple[int, int, int]:
+        found = self.path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    def read(self, start: int, stop: int) -> RawArray:
+        """Read rows from `start` to before `stop`. Raises DataError, also for a file that has changed."""
+        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
+        if guarded(self.path, self._look) != self._state or len(values) != stop - start:
+            msg = f"{self.path}: has changed since it was opened"
+            raise DataError(msg)
+        return values
+
+    @abstractmethod
+    def _read(self, start: int, stop: int) -> RawArray: ...
+
+
+class NpyArray(_Watched):
     """The array of a .npy file. Raises DataError for one that is not stored row by row."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        guarded(path, self._watch)
         self.shape, self.dtype, self.offset = guarded(path, lambda: self._head(path))
 
     @staticmethod
@@ -62,11 +88,6 @@ class NpyArray:
                 raise DataError(msg)
             return shape, dtype, file.tell()
 
-    def read(self, start: int, stop: int) -> RawArray:
-        """Read rows from `start` to before `stop`. Raises DataError."""
-        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
-        return values
-
     def _read(self, start: int, stop: int) -> RawArray:
         row = math.prod(self.shape[1:])
         with self.path.open("rb") as file:
@@ -78,22 +99,18 @@ class NpyArray:
         return values.reshape(stop - start, *self.shape[1:])
 
 
-class HDF5Array:
+class HDF5Array(_Watched):
     """A dataset of an HDF5 file; the file is open only while it is read."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
+        guarded(path, self._watch)
         self.shape, self.dtype = guarded(path, self._head)
 
     def _head(self) -> tuple[ShapeTuple, np.dtype[Any]]:
         with open_hdf5(self.path) as file:
             stored = pick_dataset(self.path, file, self.name)
             return stored.shape, stored.dtype
-
-    def read(self, start: int, stop: int) -> RawArray:
-        """Read rows from `start` to before `stop`. Raises DataError."""
-        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
-        return values
 
     def _read(self, start: int, stop: int) -> RawArray:
         with open_hdf5(self.path) as file:
@@ -114,6 +131,9 @@ def open_large(path: Path, name: str | Sequence[str] | None, *, in_memory: bool 
     if in_memory or (in_memory is None and path.exists() and path.stat().st_size < LARGE):
         return None
     array = NpyArray(path) if kind == "npy" else HDF5Array(path, array_name(path, "x" if name is None else name))
+    if len(array.shape) < 2 or 0 in array.shape:
+        msg = f"{path}: inputs: expected rows of at least one axis, got an array of shape {array.shape}"
+        raise DataError(msg)
     if in_memory is None and array.dtype.itemsize * math.prod(array.shape) < LARGE:
         return None
     return array
@@ -135,7 +155,7 @@ class StoredRows:
         self.weights = weights
         self._spec = spec
         self._source = source
-        self._row_bytes = max(inputs.dtype.itemsize * math.prod(inputs.shape[1:]), 1)
+        self._row_bytes = max(inputs.dtype.itemsize, np.dtype(spec.dtype).itemsize) * math.prod(inputs.shape[1:])
         self._features, self._inputs_digest = self._scan()
 
     def __len__(self) -> int:
@@ -162,7 +182,8 @@ class StoredRows:
         return Dataset(self._read(start, stop), self.targets[start:stop], weights)
 
     def in_order(self, rows: int) -> Iterator[Dataset]:
-        """Yield all rows, so many at a time."""
+        """Yield all rows, so many at a time at most; fewer where a row is large."""
+        rows = min(rows, max(CHUNK_BYTES // self._row_bytes, 1))
         chunk = max(CHUNK_BYTES // (self._row_bytes * rows), 1) * rows
         spans = [(start, min(start + chunk, len(self))) for start in range(0, len(self), chunk)]
         for part in ahead(self._part(*span) for span in spans):
@@ -184,11 +205,26 @@ class StoredRows:
             if first >= count:
                 first -= count
                 continue
-            mixed = _joined([self._part(*span) for span in spans])
-            if order is not None:
-                mixed = mixed.rows(_order(order, f"rows {at}", count))
-            yield mixed.rows(slice(first, None))
+            places = np.arange(count) if order is None else np.argsort(_order(order, f"rows {at}", count))
+            yield self._mixed(spans, places).rows(slice(first, None))
             first = 0
+
+    def _mixed(self, spans: list[tuple[int, int]], places: RawArray) -> Dataset:
+        """Put the rows of some chunks where `places` says, one chunk in memory beside them."""
+        block: Dataset | None = None
+        done = 0
+        for span in spans:
+            part = self._part(*span)
+            if block is None:
+                block = Dataset(*(None if a is None else np.empty((len(places), *a.shape[1:]), a.dtype)
+                                  for a in (part.inputs, part.targets, part.weights)))  # type: ignore[arg-type]  # fmt: skip
+            to = places[done : done + len(part)]
+            block.inputs[to], block.targets[to] = part.inputs, part.targets
+            if block.weights is not None:
+                block.weights[to] = part.weights
+            done += len(part)
+        assert block is not None
+        return block
 
     def rows(self, indices: RawArray | slice) -> Dataset:
         """Refuse what needs all rows at once. Raises DataError."""
@@ -198,9 +234,9 @@ class StoredRows:
         )
         raise DataError(msg)
 
-    def working_bytes(self) -> int:
-        """Give the bytes of inputs that are in memory at most: what is in use and what is read ahead."""
-        return min(3 * MIXED * max(CHUNK_BYTES, self._row_bytes), len(self) * self._row_bytes)
+    def working_bytes(self, size: int) -> int:
+        """Give the bytes of inputs in memory at batches of `size` rows: what is in use and what is read ahead."""
+        return min((3 * MIXED + 1) * max(CHUNK_BYTES, size * self._row_bytes), len(self) * self._row_bytes)
 
     def fingerprint(self) -> str:
         """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
@@ -220,17 +256,6 @@ Rows = Dataset | StoredRows
 
 def _order(order: Order, what: str, count: int) -> RawArray:
     return permutation(order.seed, f"shuffle {what}", order.epoch, count)
-
-
-def _joined(parts: list[Dataset]) -> Dataset:
-    if len(parts) == 1:
-        return parts[0]
-    weights = [part.weights for part in parts if part.weights is not None]
-    return Dataset(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate(weights) if weights else None,
-    )
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -259,8 +284,8 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001 - raised where the item is asked for
             put((None, error))
 
-    threading.Thread(target=work, name="specnet: reading ahead", daemon=True).start()
     try:
+        threading.Thread(target=work, name="specnet: reading ahead", daemon=True).start()
         while True:
             item, error = waiting.get()
             if isinstance(error, StopIteration):

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+MISSING = ("", "NA", "NaN", "nan")
+"""What a .csv file writes where there is no value."""
+
+_REMEDIES = {
+    "more fields": "; a row has more fields than the header: text with a comma in it stands in quotes",
+    "utf-8": "; save it as UTF-8",
+}
+
+
 def polars() -> Any:
     """Import polars. Raises SpecnetError that says how to install it."""
     try:
@@ -33,13 +42,20 @@ def read_frame(path: Path) -> pl.DataFrame:
     def read() -> Any:
         if kind_of(path) == "parquet":
             return pl.read_parquet(path)
-        return pl.read_csv(path, infer_schema_length=None, null_values=["", "NA"], raise_if_empty=False)
+        with path.open("rb") as file:
+            header = file.readline(2**20)
+        separator = max(",;\t", key=lambda mark: header.count(mark.encode()))
+        return pl.read_csv(
+            path, separator=separator, infer_schema_length=None, null_values=list(MISSING), raise_if_empty=False
+        )
 
     try:
         frame = guarded(path, read)
     except pl.exceptions.PolarsError as error:
         lines = str(error).strip().splitlines()
-        msg = f"{path}: cannot be read as a table: {lines[0] if lines else type(error).__name__}"
+        told = lines[0] if lines else type(error).__name__
+        remedy = next((remedy for words, remedy in _REMEDIES.items() if words in told), "")
+        msg = f"{path}: cannot be read as a table: {told}{remedy}"
         raise DataError(msg) from None
     twice = [name for name in frame.columns if "_duplicated_" in name]
     if twice:
@@ -74,6 +90,10 @@ def read_table(
     input_names = _names(inputs) or tuple(name for name in frame.columns if name not in taken)
     for name in (*target_names, *_names(weights), *input_names, *(fill if isinstance(fill, Mapping) else ())):
         pick(path, name, frame.columns, "column")
+    both = [name for name in input_names if name in (*target_names, *_names(weights))]
+    if both:
+        msg = f'{path}: the column "{both[0]}" is a target or weight, and among the inputs too; leave it out of those'
+        raise DataError(msg)
     if not input_names:
         msg = f"{path}: there are no columns for the inputs beside {', '.join(taken)}"
         raise DataError(msg)
@@ -82,7 +102,7 @@ def read_table(
     if len(target_names) == 1:
         y = _target(path, frame[target_names[0]])
     elif target_names:
-        y = _matrix(path, frame, target_names, None)
+        y = np.stack([_numbers(path, frame[name], None, "the target") for name in target_names], axis=1)
     w = None if weights is None else _numbers(path, frame[weights], None)
     return RawRows(x, y, w, input_names)
 
@@ -105,28 +125,28 @@ def _target(path: Path, column: pl.Series) -> RawArray:
     if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
         column = column.cast(pl.String)
     if column.dtype == pl.String:
-        _refuse_missing(path, column)
+        _refuse_missing(path, column, "the target")
         return np.array(column.to_list(), str)
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int64)
     if column.dtype.is_integer() and not column.null_count():
         return np.asarray(column.to_numpy())
-    return _numbers(path, column, None)
+    return _numbers(path, column, None, "the target")
 
 
-def _numbers(path: Path, column: pl.Series, fill: float | None) -> RawArray:
+def _numbers(path: Path, column: pl.Series, fill: float | None, what: str = "an input") -> RawArray:
     pl = polars()
     if column.dtype.is_temporal() or column.dtype.is_nested():
-        msg = f'{path}: column "{column.name}": expected numbers, got {column.dtype}; leave it out of the inputs'
+        msg = f'{path}: column "{column.name}": expected numbers, got {column.dtype}; it cannot be {what}'
         raise DataError(msg)
     if fill is None:
-        _refuse_missing(path, column)
+        _refuse_missing(path, column, what)
     numbers = column.cast(pl.Float64, strict=False)
     wrong = numbers.is_null() & column.is_not_null()
     if wrong.any():
         row = int(wrong.arg_max() or 0)
         where = f'row {row + 1}, column "{column.name}"'
-        msg = f"{path}: {where}: expected a number, got {describe(column[row])}; leave the column out of the inputs"
+        msg = f"{path}: {where}: expected a number, got {describe(column[row])}; text cannot be {what}"
         raise DataError(msg)
     if fill is not None:
         numbers = numbers.fill_null(fill).fill_nan(fill)
@@ -139,12 +159,15 @@ def _numbers(path: Path, column: pl.Series, fill: float | None) -> RawArray:
     return values
 
 
-def _refuse_missing(path: Path, column: pl.Series) -> None:
+def _refuse_missing(path: Path, column: pl.Series, what: str) -> None:
     missing = column.is_null()
     if missing.any():
         row = int(missing.arg_max() or 0)
+        remedy = "leave the row out"
+        if what == "an input":
+            remedy = "write one, or declare in the experiment's data entry, under fill, what to take for it"
         msg = (
             f'{path}: row {row + 1}, column "{column.name}": a value is missing '
-            f"({column.null_count()} in the column); write one, or declare under fill what to take for it"
+            f"({column.null_count()} in the column); {remedy}"
         )
         raise DataError(msg)

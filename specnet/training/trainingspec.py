@@ -46,7 +46,8 @@ class CheckpointPolicy(Document):
     keep_last: PositiveInteger = 1
     """How many of the last checkpoints stay: last.h5, and those before it as step-<n>.h5."""
     keep_best: Monitor | None = None
-    """Keep the epoch that is best by this metric in best.h5. Default: validation_loss where there is validation."""
+    """Keep the epoch that is best by this metric in best.h5. Default: what early_stopping monitors and restores, or
+    else validation_loss where there is validation."""
 
     @property
     def monitored(self) -> str | None:
