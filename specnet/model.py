@@ -122,6 +122,19 @@ class Model:
         self._has_gradients = True
         return dx
 
+    def train_forward(self, x: npt.NDArray[Any]) -> Array:
+        """Do what `forward(x, training=True)` does for rows that are known to fit, as a loop's are: no checks."""
+        self._batch = None
+        y = self._chain.forward(x, training=True)
+        self._batch = len(y)
+        return y
+
+    def train_backward(self, dy: Array) -> None:
+        """Do what `backward(dy, input_gradient=False)` does for the gradient of a loss of `train_forward`'s outputs."""
+        self._has_gradients = False
+        self._chain.parameter_backward(dy)
+        self._has_gradients = True
+
     def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
         """Compute what `forward` does outside training; caches nothing, and several threads may call it.
 

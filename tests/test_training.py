@@ -301,11 +301,11 @@ def test_one_step_is_forward_loss_backward_step():
 def test_shuffling_gives_every_row_once_an_epoch_in_another_order():
     model = model_of({"type": "relu"}, input_shape=(1,))
     seen = []
-    forward = model.forward
-    model.forward = lambda x, training: (seen.extend(x[:, 0].tolist()), forward(x, training))[1]
+    forward = model.train_forward
+    model.train_forward = lambda x: (seen.extend(x[:, 0].tolist()), forward(x))[1]
     data = Dataset(np.arange(1.0, 11).reshape(10, 1), np.zeros((10, 1)))
     training = TrainingSpec(loss="mean_squared_error", epochs=2, batch_size=3)
-    model.backward(forward(data.inputs))
+    model.backward(model.forward(data.inputs))
     Run(model, MeanSquaredError(), SGD(model, 0.1), training, data).go()
     first, second = seen[:10], seen[10:]
     assert sorted(first) == sorted(second) == list(range(1, 11))

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from specnet.errors import DataError
+from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
 from specnet.parameters import Array
 from specnet.training.consistency import metric_specs
@@ -60,6 +60,9 @@ class Run:
         *,
         check_finite: bool = False,
     ) -> None:
+        if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps look at no row any more
+            msg = f"Run: expected inputs of {model.input_dtype}, as the model's, got {data.inputs.dtype}"
+            raise SpecnetError(msg)
         self.model = model
         self.loss = loss
         self.optimizer = optimizer

@@ -43,6 +43,10 @@ class Loss(ABC):
     ) -> tuple[float, Array]:
         """Give the mean loss and its gradient. Raises ShapeError for targets or weights that do not fit the outputs."""
 
+    def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
+        """Do the same for a model's outputs and targets that are known to fit them, as a loop's are: no checks."""
+        return self(outputs, targets)
+
     def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
         """Give what rows count in a mean over several batches: their number, or the sum of their weights."""
         return len(targets) if weights is None else float(weights.sum(dtype=np.float64))
@@ -139,6 +143,15 @@ class SoftmaxCrossEntropy(Loss):
         target = self._target(work, given, x.shape)
         if weights is not None or self.class_weights is not None:
             return self._weighted(x, target, given, weights)
+        return self._mean(x, work, target)
+
+    def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
+        if self.class_weights is not None:
+            return self(outputs, targets)
+        work = self._work_for(outputs)
+        return self._mean(outputs, work, self._one_hot(work, targets))
+
+    def _mean(self, x: Array, work: _Work, target: Array) -> tuple[float, Array]:
         z, e = work.z, work.e
         np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), z)
         np.exp(z, e)
@@ -210,6 +223,12 @@ class SoftmaxCrossEntropy(Loss):
             wrong = int(np.argmax(targets.astype(np.uint64, copy=False)))
             msg = f"{self.name}: expected classes 0 to {classes - 1}, got {targets[wrong]} in row {wrong}"
             raise ShapeError(msg)
+        return self._one_hot(work, targets)
+
+    @staticmethod
+    def _one_hot(work: _Work, targets: npt.NDArray[Any]) -> Array:
+        """Write each row's target distribution, divided by the batch size."""
+        batch, classes = work.target.shape
         if classes > TABLED_CLASSES:
             work.target.fill(work.table[0, 1])
             work.target[np.arange(batch), targets] = work.table[0, 0]

@@ -72,14 +72,14 @@ class Step:
         if self.check_finite:
             outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, share)
             return loss
-        y = self.model.forward(x, training=True)
-        loss, dy = self.loss(y, targets) if weights is None else self.loss(y, targets, weights)
+        y = self.model.train_forward(x)
+        loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
         outputs[...] = y
         if not math.isfinite(loss):
             self._fail(f"the loss is {loss}", x, targets, weights)
         if share != 1:
             dy = dy * share
-        self.model.backward(dy, input_gradient=False)
+        self.model.train_backward(dy)
         return loss
 
     def _accumulated(self, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
