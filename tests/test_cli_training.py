@@ -74,6 +74,8 @@ def test_events_for_programs(digits):
     assert events[0] == {"event": "start", "epoch": 0, "step": 0, "epochs": 2, "steps_per_epoch": 45, "rows": 1438}
     assert {"loss", "val_accuracy", "gradient_norm.wide"} <= events[1].keys()
     assert events[-1]["checkpoint"] == "runs/digits/last.h5"
+    out, err = run("train", "digits.experiment.json", "--json-lines", cwd=digits, code=1)
+    assert json.loads(out) == {"event": "error", "message": err.strip()}
 
 
 def test_numbers_that_run_away_end_the_command_in_one_line(digits):

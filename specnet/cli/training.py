@@ -17,6 +17,7 @@ from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
 from specnet.cli.output import metrics_text, note, print_json, print_table
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
+from specnet.errors import SpecnetError
 from specnet.training.loop import Event, Listener
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import TrainingResult
@@ -61,7 +62,7 @@ def train(
         listeners.append(JsonProgress())
     elif not quiet:
         listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
-    with _stops_on_signals() as stop:
+    with _stops_on_signals() as stop, _told_as_json(json_lines):
         listeners.append(stop)
         result = run_training(
             experiment,
@@ -161,6 +162,17 @@ def _overrides(settings: list[str]) -> dict[str, str]:
             raise typer.BadParameter(msg)
         pairs[path.strip()] = value.strip()
     return pairs
+
+
+@contextmanager
+def _told_as_json(wanted: bool) -> Iterator[None]:
+    """Tell programs too why a run failed, or did not begin."""
+    try:
+        yield
+    except SpecnetError as error:
+        if wanted:
+            print(dumps({"event": "error", "message": str(error)}), flush=True)
+        raise
 
 
 class _Stop:
