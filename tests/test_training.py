@@ -370,11 +370,14 @@ OPTIMIZERS = [
     {"type": "adamw"},
     {"type": "rmsprop", "momentum": 0.5},
     {"type": "adagrad"},
+    {"type": "lion"},
 ]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "every_steps"), [*zip(OPTIMIZERS, (1, 4, 2, 3, 7), strict=True)], ids=[o["type"] for o in OPTIMIZERS]
+    ("optimizer", "every_steps"),
+    [*zip(OPTIMIZERS, (1, 4, 2, 3, 7, 5), strict=True)],
+    ids=[o["type"] for o in OPTIMIZERS],
 )
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(python, optimizer, every_steps):
     doc = document(epochs=50, optimizer=optimizer, every_steps=every_steps)
