@@ -35,6 +35,7 @@ ORDER = [
     "errors",
     "jsontext",
     "parameters",
+    "kernels",
     "randomness",
     "layer",
     "differences",

@@ -55,7 +55,9 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"specnet {specnet.__version__}")
+        from specnet.kernels import backend  # noqa: PLC0415 - needed here only
+
+        typer.echo(f"specnet {specnet.__version__} ({backend()} kernels)")
         raise typer.Exit
 
 

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from specnet.kernels import backend
+
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
 def machine_record() -> str:
-    """Describe processor, BLAS, its threads and numpy, as JSON text."""
+    """Describe processor, BLAS, its threads, numpy and the kernels, as JSON text."""
     record = {
         "processor": _processor(),
         "blas": _blas(),
         "threads": _threads(),
         "numpy": np.__version__,
+        "kernels": backend(),
     }
     return json.dumps(record)
 

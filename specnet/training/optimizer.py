@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -60,8 +61,8 @@ class Optimizer(ABC):
     def freeze(self, names: Collection[str]) -> None:
         """Leave these parameters where they are from now on; all others move."""
         store = self.model.store
-        self._blocks = [block for run in store.runs(lambda name: (name in names, name in self._decayed))
-                        if not run.group[0] for block in self._cut(run)]  # fmt: skip
+        moving = (run for run in store.runs(lambda name: (name in names, name in self._decayed)) if not run.group[0])
+        self._updates = [self.prepared(block) for run in moving for block in self._cut(run)]
         runs = store.runs(lambda name: name in names)
         self.gradients = [store.gradient_vector] if not names else [run.gradient for run in runs if not run.group]
 
@@ -84,11 +85,15 @@ class Optimizer(ABC):
             raise SpecnetError(msg)
         self.steps += 1
         self.prepare()
-        for block in self._blocks:
-            self.update(block)
+        for update in self._updates:
+            update()
 
     def prepare(self) -> None:  # noqa: B027 - most need nothing
         """Compute what all blocks of a step share."""
+
+    def prepared(self, block: Block) -> Callable[[], object]:
+        """Give the call that moves the parameters of one block in each step."""
+        return partial(self.update, block)
 
     @abstractmethod
     def update(self, block: Block) -> None:
@@ -125,6 +130,10 @@ class Optimizer(ABC):
                     msg = f"the optimizer's state {key} has shape {np.shape(state[key])}, expected {array.shape}"
                     raise SpecnetError(msg)
                 array[...] = state[key]
+
+    def __reduce__(self) -> NoReturn:
+        msg = "an optimizer is bound to its model's memory; copy the model, make another one, and restore(state)"
+        raise SpecnetError(msg)
 
 
 def require(holds: bool, expected: str, value: object) -> None:

@@ -6,12 +6,14 @@ Each rule's document stands below the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
+from specnet import kernels
 from specnet.model import Model
 from specnet.parameters import Array
 from specnet.tagged import Tagged
@@ -87,11 +89,19 @@ class Adam(Optimizer):
         require(epsilon >= 0, "epsilon of at least 0", epsilon)
         self.betas = betas
         self.epsilon = epsilon
-        super().__init__(model, learning_rate, weight_decay, no_decay)
         # Zero-dimensional arrays of the model's dtype cost numpy half of what Python floats do.
-        self._beta1, self._beta2, self._epsilon, self._rate, self._keep = (
-            np.array(value, model.dtype) for value in (*betas, 0, 0, 0)
+        self._settings = np.array([*betas, 0, 0, 1], model.dtype)
+        self._beta1, self._beta2, self._epsilon, self._rate = (
+            self._settings[index : index + 1].reshape(()) for index in range(4)
         )
+        super().__init__(model, learning_rate, weight_decay, no_decay)
+
+    def prepared(self, block: Block) -> Callable[[], object]:
+        return self._compiled(block, self._settings) if not block.decayed else super().prepared(block)
+
+    def _compiled(self, block: Block, settings: Array) -> Callable[[], object]:
+        first, second = block.slots
+        return kernels.adam(block.value, block.gradient, first, second, settings) or partial(self.update, block)
 
     def prepare(self) -> None:
         (beta1, beta2), t = self.betas, self.steps
@@ -130,15 +140,20 @@ class AdamW(Adam):
         *,
         no_decay: Collection[str] = (),
     ) -> None:
+        self._decaying = np.empty(5, model.dtype)  # the settings where weights decay
         super().__init__(model, learning_rate, betas, epsilon, weight_decay, no_decay=no_decay)
+
+    def prepared(self, block: Block) -> Callable[[], object]:
+        return self._compiled(block, self._decaying if block.decayed else self._settings)
 
     def prepare(self) -> None:
         super().prepare()
-        self._keep.fill(1 - self.learning_rate * self.weight_decay)
+        self._decaying[...] = self._settings
+        self._decaying[4] = 1 - self.learning_rate * self.weight_decay
 
     def update(self, block: Block) -> None:
         if block.decayed:
-            np.multiply(block.value, self._keep, block.value)
+            np.multiply(block.value, self._decaying[4], block.value)
         self._move(block, block.gradient)
 
 
