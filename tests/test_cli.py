@@ -49,7 +49,7 @@ def test_alone_it_prints_the_first_steps():
     assert len(out.splitlines()) < 15
     assert "specnet train EXPERIMENT" in out
     assert err == ""
-    assert run("--version")[0] == f"specnet {specnet.__version__}\n"
+    assert run("--version")[0].startswith(f"specnet {specnet.__version__} (")
     for command in ("validate", "summary", "train", "predict", "gradcheck", "schema", "import", "replay"):
         for flag in ("-h", "--help"):
             assert "Example: specnet" in run(command, flag)[0]
