@@ -79,12 +79,9 @@ def train(
     for change in result.changes:
         note(f"changed since the run began: {change}")
     if stop.signal and not result.finished:
-        options = [
-            *(["--out", out] if out else []),
-            *(["--allow-changes"] if allow_changes else []),
-            *(word for setting in set_ or [] for word in ("--set", setting)),
-        ]
-        again = shlex.join(["specnet", "train", experiment, *options, "--resume"])
+        options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
+        settings = [word for setting in set_ or [] for word in ("--set", setting)]
+        again = shlex.join(["specnet", "train", experiment, *options, *settings, "--resume"])
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
         raise typer.Exit(128 + stop.signal)
     if resume and not stop.steps:

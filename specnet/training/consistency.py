@@ -11,7 +11,7 @@ from specnet.layerspec import LayerSpec
 from specnet.layertree import CompositeSpec
 from specnet.spec import ModelSpec
 from specnet.training.losses import Loss, SoftmaxCrossEntropySpec
-from specnet.training.metrics import MetricSpec, short_name
+from specnet.training.metrics import AccuracySpec, MetricSpec, short_name
 from specnet.wording import nearest
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 def metric_specs(training: TrainingSpec) -> tuple[MetricSpec, ...]:
     """List what is measured beside the loss: what the document says, or accuracy where there are classes."""
-    from specnet.training.metrics import AccuracySpec  # noqa: PLC0415 - beside its use
-
     if training.metrics is not None:
         return training.metrics
     loss = training.loss.build()
