@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from specnet.errors import SpecnetError
 from specnet.paths import user_path
 
 try:
@@ -55,6 +56,15 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
         _sync_folder(target.parent)
     except OSError as error:
         raise NotDurableError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def write_file(path: str | os.PathLike[str], data: bytes, error: type[SpecnetError]) -> None:
+    """Replace a small file by `data`, atomically. Raises `error`, which names the path; then it is as it was."""
+    try:
+        replace_file(path, lambda descriptor: write_at(descriptor, 0, data))
+    except OSError as failure:
+        msg = f"{os.fspath(path)}: cannot be written: {failure.strerror or failure}"
+        raise error(msg) from failure
 
 
 def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:

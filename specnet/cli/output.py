@@ -63,5 +63,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
 
 def metrics_text(metrics: dict[str, float]) -> str:
     """Write metrics on a line: `loss 0.231 · val_loss 0.254`; the rest of the history is for history.csv."""
-    shown = {name: value for name, value in metrics.items() if "." not in name and name != "learning_rate"}
-    return " · ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    return " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if is_shown(name))
+
+
+def is_shown(name: str) -> bool:
+    """Whether a metric is for people to see at once: not the learning rate, nor what is told of single layers."""
+    return "." not in name and name != "learning_rate"

@@ -12,6 +12,7 @@ from specnet.cli.documents import Json
 from specnet.cli.output import metrics_text, note, print_json, print_table
 from specnet.errors import DataError
 from specnet.paths import is_same_file
+from specnet.training.datafiles import TABLES, kind_of
 from specnet.training.prediction import Prediction, predict_file, write_prediction
 
 SHOWN_ROWS = 10
@@ -39,7 +40,7 @@ def predict(
             msg = f"{out}: is the {what} itself; write the predictions to another file"
             raise DataError(msg)
     model = load(checkpoint)
-    table = Path(data).suffix.lower() in (".csv", ".parquet")
+    table = kind_of(Path(data)) in TABLES
     columns, wanted = (
         tuple(names.split(",")) if names and table and "," in names else names for names in (inputs, targets)
     )

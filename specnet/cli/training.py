@@ -15,7 +15,7 @@ import typer
 
 from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
-from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.errors import SpecnetError
 from specnet.training.loop import Event, Listener
@@ -123,7 +123,7 @@ def _table(history: dict[str, list[float]]) -> None:
     """Print the last and the best value of each metric."""
     rows = []
     for name, values in history.items():
-        if name in ("epoch", "learning_rate") or "." in name:
+        if name == "epoch" or not is_shown(name):
             continue
         best = (max if greater_is_better(name) else min)(values)
         rows.append([name, f"{values[-1]:.4g}", f"{best:.4g}", str(int(history["epoch"][values.index(best)]))])

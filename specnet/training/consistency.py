@@ -23,8 +23,7 @@ def metric_specs(training: TrainingSpec) -> tuple[MetricSpec, ...]:
     """List what is measured beside the loss: what the document says, or accuracy where there are classes."""
     if training.metrics is not None:
         return training.metrics
-    loss = training.loss.build()
-    return (AccuracySpec(),) if loss.takes_classes() or loss.yes_or_no else ()
+    return (AccuracySpec(),) if training.loss.build().has_classes() else ()
 
 
 def frozen_names(model: ModelSpec, patterns: Sequence[str]) -> set[str]:
@@ -65,11 +64,11 @@ def _metric_faults(spec: ExperimentSpec, loss: Loss) -> Iterator[Finding]:
         path = ("training", "metrics", index)
         if metric.needs_classes == "one" and not loss.takes_classes():
             yield Finding(path, f"{metric.type} needs classes, and {loss.name} has none", "wrong_value")
-        elif metric.needs_classes and not (loss.takes_classes() or loss.yes_or_no):
+        elif metric.needs_classes and not loss.has_classes():
             yield Finding(
                 path, f"{metric.type} needs classes, and {loss.name} has none; mse, mae and r2 do not", "wrong_value"
             )
-        elif not metric.needs_classes and (loss.takes_classes() or loss.yes_or_no):
+        elif not metric.needs_classes and loss.has_classes():
             yield Finding(
                 path,
                 f"{metric.type} compares numbers, and {loss.name} has classes; accuracy compares those",

@@ -87,15 +87,20 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
-        hasher = hashlib.sha256(np.ascontiguousarray(self.inputs).data)
-        hasher.update(np.ascontiguousarray(self.targets).data)
-        if self.weights is not None:
-            hasher.update(self.weights.data)
-        return hasher.hexdigest()
+        return rows_digest(np.ascontiguousarray(self.inputs).data, self.targets, self.weights)
 
     def features(self) -> Features:
         """Give the range of each input."""
         return Features(self.inputs.min(axis=0).astype(np.float64), self.inputs.max(axis=0).astype(np.float64))
+
+
+def rows_digest(inputs: bytes | memoryview, targets: RawArray, weights: RawArray | None) -> str:
+    """Give the SHA-256, in hex, of what stands for the inputs, then of targets and weights."""
+    hasher = hashlib.sha256(inputs)
+    hasher.update(np.ascontiguousarray(targets).data)
+    if weights is not None:
+        hasher.update(weights.data)
+    return hasher.hexdigest()
 
 
 LEVELS = 256

@@ -192,3 +192,12 @@ class DataSpec(Document):
     """The training rows."""
     validation: Annotated[Fraction | DataEntry | None, BeforeValidator(_validation)] = None
     """A fraction of the training rows, or rows of their own: columns and fill are the training's unless given."""
+
+    def entries(self) -> dict[str, DataEntry]:
+        """Map "train" and "validation" to their entries, as far as they name files."""
+        both = {"train": self.train, "validation": self.validation}
+        return {key: entry for key, entry in both.items() if isinstance(entry, DataEntry)}
+
+    def files(self) -> list[str]:
+        """List the paths of all files, as they are written."""
+        return [path for entry in self.entries().values() for path in entry.files()]

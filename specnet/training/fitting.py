@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import DataError, SpecnetError
-from specnet.layers.standardize import fit_inputs as fit_first_layer
 from specnet.model import Model
 from specnet.training.data import Dataset, fit_inputs, fit_targets, fit_weights
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import split
-from specnet.training.loop import Event, History, Listener, Run
-from specnet.training.runs import FITTED_ROWS, optimizer_of
+from specnet.training.loop import Event, History, Listener
+from specnet.training.runs import fit_first_layer, make_run
 from specnet.training.stopping import EarlyStopping
 
 
@@ -57,9 +56,8 @@ def fit(
         held_out = _rows(spec, model, *validation, None, "validation")
     elif spec.data.validation is not None:
         data, held_out = split(spec, data, spec.data.validation)  # type: ignore[arg-type,assignment]
-    fit_first_layer(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
-    run = Run(model, spec.training.loss.build(), optimizer_of(spec.training, model), spec.training, data, held_out,
-              check_finite=check_finite)  # fmt: skip
+    fit_first_layer(model, data)
+    run = make_run(spec, model, data, held_out, check_finite=check_finite)
     stopping = spec.training.early_stopping
     keeper = _Keeper(EarlyStopping(stopping)) if stopping else None
     run.listeners = [*([keeper] if keeper else []), *listeners]

@@ -28,19 +28,28 @@ class RunData(NamedTuple):
 
 def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
     """Read the training and the validation rows. Raises DataError."""
+    spec, train, names = _training_rows(spec, folder)
+    validation = spec.data.validation
+    if validation is None:
+        return RunData(spec, train, None)
+    if isinstance(validation, DataEntry):
+        return RunData(spec, train, _rows_like(spec, folder, validation, names))
+    return RunData(spec, *split(spec, train, validation))
+
+
+def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, Rows, tuple[str, ...]]:
+    """Read the training rows; give them with the experiment, its labels known, and the names of their columns."""
     loss = spec.training.loss.build()
     raw = spec.data.train.read(folder)
     labels = raw.labels(spec.built_model, loss)
     if labels != spec.built_model.labels:
         spec = spec.model_copy(update={"model": spec.built_model.model_copy(update={"labels": labels})})
-    train = raw.fit(spec.built_model, loss)
-    validation = spec.data.validation
-    if validation is None:
-        return RunData(spec, train, None)
-    if isinstance(validation, DataEntry):
-        held_out = validation.like(spec.data.train, raw.rows.names).read(folder)
-        return RunData(spec, train, held_out.fit(spec.built_model, loss))
-    return RunData(spec, *split(spec, train, validation))
+    return spec, raw.fit(spec.built_model, loss), raw.rows.names
+
+
+def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...]) -> Rows:
+    """Read rows whose columns are those of the training rows."""
+    return entry.like(spec.data.train, names).read(folder).fit(spec.built_model, spec.training.loss.build())
 
 
 def split(spec: ExperimentSpec, train: Rows, validation: Fraction) -> tuple[Rows, Rows]:
@@ -54,30 +63,24 @@ def split(spec: ExperimentSpec, train: Rows, validation: Fraction) -> tuple[Rows
     if validation.stratify and spec.training.loss.build().takes_classes():
         order = order[np.argsort(train.targets[order], kind="stable")]
         places = np.arange(held_out) * count // held_out + count // held_out // 2  # evenly over the sorted classes
-        chosen = np.zeros(count, bool)
-        chosen[order[places]] = True
-    else:
-        chosen = np.zeros(count, bool)
-        chosen[order[:held_out]] = True
+        order = order[places]
+    chosen = np.zeros(count, bool)
+    chosen[order[:held_out]] = True
     return train.rows(np.flatnonzero(~chosen)), train.rows(np.flatnonzero(chosen))
 
 
 def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
     """Find what training would refuse in the data files, as far as they are there."""
     missing = set(missing_files(spec, folder))
-    loss, train = spec.training.loss.build(), None
+    train: Rows | None = None
     names: tuple[str, ...] = ()
     for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
         try:
             if isinstance(entry, DataEntry) and not set(entry.files()) & missing:
-                raw = entry.like(spec.data.train, names).read(folder)
                 if key == "train":
-                    names = raw.rows.names
-                    model = spec.built_model.model_copy(update={"labels": raw.labels(spec.built_model, loss)})
-                    spec = spec.model_copy(update={"model": model})
-                    train = raw.fit(model, loss)
+                    spec, train, names = _training_rows(spec, folder)
                 else:
-                    raw.fit(spec.built_model, loss)
+                    _rows_like(spec, folder, entry, names)
             elif isinstance(entry, Fraction) and train is not None:
                 split(spec, train, entry)
         except DataError as error:
@@ -86,5 +89,4 @@ def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
 
 def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
     """List the data files that are not there."""
-    entries = [entry for entry in (spec.data.train, spec.data.validation) if isinstance(entry, DataEntry)]
-    return [path for entry in entries for path in entry.files() if not (folder / path).exists()]
+    return [path for path in spec.data.files() if not (folder / path).exists()]

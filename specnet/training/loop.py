@@ -77,7 +77,7 @@ class Run:
         self.tally = self.new_tally()
         self.history: History = {}
         self.stopping = False
-        self._step = Step(model, loss, optimizer, training, self.batches, check_finite=check_finite)
+        self.take_step = Step(model, loss, optimizer, training, self.batches, check_finite=check_finite)
         self._outputs: Array = np.empty((0, *model.output_shape), model.dtype)
         self._step_event = Event("step", self)
 
@@ -137,7 +137,7 @@ class Run:
             rows = slice(start, stop)
             w = None if weights is None else weights[rows]
             try:
-                loss, weight = self._step(self.step, x[rows], targets[rows], w, outputs[rows])
+                loss, weight = self.take_step(self.step, x[rows], targets[rows], w, outputs[rows])
             except NotFiniteError as error:
                 place = f"{error.what} at step {self.step + 1}, in epoch {self.epoch + 1}"
                 msg = f"{place}: {error}; lower the learning_rate, or set clip_norm"

@@ -55,6 +55,10 @@ class Loss(ABC):
         """Whether targets are indices of classes."""
         return False
 
+    def has_classes(self) -> bool:
+        """Whether outputs decide between classes, one of several or yes and no."""
+        return self.takes_classes() or self.yes_or_no
+
     def probabilities(self, outputs: Array) -> Array:
         """Turn outputs into what people expect of a prediction; only losses on logits have anything to do."""
         return outputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, ValidationInfo, field_validator
@@ -73,7 +73,6 @@ class Adam(Optimizer):
     """
 
     slots = ("first_moment", "second_moment")
-    default_decay: ClassVar[float] = 0.0
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from specnet.checkpoint.durable import replace_file, write_at
+from specnet.checkpoint.durable import write_file
 from specnet.errors import DataError, SpecError
 from specnet.model import Model
 from specnet.paths import user_path
@@ -166,12 +166,7 @@ def write_prediction(prediction: Prediction, path: str | os.PathLike[str]) -> No
     if suffix not in _WRITERS:
         msg = f"{os.fspath(path)}: expected a file name that ends in {', '.join(_WRITERS)}"
         raise DataError(msg)
-    data = _WRITERS[suffix](prediction)
-    try:
-        replace_file(path, lambda descriptor: write_at(descriptor, 0, data))
-    except OSError as error:
-        msg = f"{os.fspath(path)}: cannot be written: {error.strerror or error}"
-        raise DataError(msg) from error
+    write_file(path, _WRITERS[suffix](prediction), DataError)
 
 
 def _arrays(prediction: Prediction) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from specnet.training.experiment import load_experiment
 from specnet.training.finite import NotFiniteError
 from specnet.training.loading import load_data
 from specnet.training.runs import fresh_model, make_run
-from specnet.training.step import Step
 from specnet.training.stored import Rows
 
 
@@ -39,23 +38,20 @@ class Rehearsal:
     memory: dict[str, int]
 
 
-def rehearse(
-    experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None, *, check_finite: bool = True
-) -> Rehearsal:
+def rehearse(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> Rehearsal:
     """Check an experiment with its data, and train one batch of it. Raises what `train` would raise before it began."""
     spec, folder = load_experiment(experiment, overrides)
     spec, data, validation = load_data(spec, folder)
     model, transfer = fresh_model(spec, folder, data)
-    run = make_run(spec, model, data, validation)
+    run = make_run(spec, model, data, validation, check_finite=True)
     training, size = spec.training, spec.training.step_rows
-    step = Step(model, run.loss, run.optimizer, training, run.batches, check_finite=check_finite)
     model.draws.seed = training.seed
     order = Order(training.seed, 0) if training.shuffle else None
     block = next(iter(data.blocks(size, order))).rows(slice(0, size))
     outputs = np.empty((len(block), *model.output_shape), model.dtype)
     with np.errstate(all="ignore"):
         try:
-            loss, _ = step(0, block.inputs, block.targets, block.weights, outputs)
+            loss, _ = run.take_step(0, block.inputs, block.targets, block.weights, outputs)
         except NotFiniteError as error:
             msg = f"{error.what} in the first step: {error}"
             raise NotFiniteError(msg) from None

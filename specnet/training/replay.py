@@ -18,8 +18,7 @@ from specnet.training.loading import load_data
 from specnet.training.loop import Event
 from specnet.training.machine import machine_differences
 from specnet.training.runs import make_run
-from specnet.training.saving import EXPERIMENT, Saving, fingerprint_of
-from specnet.training.stopping import EarlyStopping
+from specnet.training.saving import EXPERIMENT, Saving
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def replay(
     spec, folder = load_experiment(source)
     model, goal = load(begin), load(end)
     spec, data, validation = load_data(spec, folder)
-    early = EarlyStopping(spec.training.early_stopping) if spec.training.early_stopping else None
-    saving = Saving(user_path(begin).parent, spec, fingerprint_of(data, validation), early)
+    saving = Saving(user_path(begin).parent, spec, data, validation)
     run = make_run(spec, model, data, validation)
     saving.restore(run, model.run_state or {}, os.fspath(begin))
     last = _step_of(goal, end)

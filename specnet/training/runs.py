@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from specnet.checkpoint import load, load_parameters
-from specnet.checkpoint.durable import replace_file, write_at
+from specnet.checkpoint.durable import write_file
 from specnet.checkpoint.transfer import Transfer
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.layers.standardize import fit_inputs
 from specnet.model import Model, build
 from specnet.paths import is_same_file, user_path
 from specnet.training.consistency import frozen_names
-from specnet.training.dataspec import DataEntry
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import load_data
 from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizer import Optimizer
-from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, fingerprint_of, run_files
-from specnet.training.stopping import EarlyStopping
+from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, run_files
 from specnet.training.stored import Rows
 from specnet.training.trainingspec import TrainingSpec
 
@@ -84,8 +82,8 @@ def train(
         raise SpecnetError(msg)
     _keep_apart(spec, folder, target)
     spec, data, validation = load_data(spec, folder)
-    early = EarlyStopping(spec.training.early_stopping) if spec.training.early_stopping else None
-    saving = Saving(target, spec, fingerprint_of(data, validation), early)
+    saving = Saving(target, spec, data, validation)
+    early = saving.early
     state, transfer = None, None
     if resume and (target / LAST).exists():
         model = load(target / LAST)
@@ -105,8 +103,7 @@ def train(
     over = early is not None and early.is_over(run.epoch)
     finished = over or run.epoch >= spec.training.epochs
     kept = target / BEST if saving.best is not None and (target / BEST).exists() else None
-    restored = spec.training.early_stopping is not None and spec.training.early_stopping.restore_best
-    if finished and restored and kept is not None:
+    if finished and early is not None and early.spec.restore_best and kept is not None:
         model = load(kept)
     return TrainingResult(model, run.history, target / LAST, kept, finished, changes, transfer, over)
 
@@ -117,7 +114,7 @@ def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, 
     Raises CheckpointError for a checkpoint that has nothing to take over.
     """
     model = build(spec.built_model)
-    fit_inputs(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
+    fit_first_layer(model, data)
     source = spec.training.initialize_from
     if source is None:
         return model, None
@@ -127,6 +124,11 @@ def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, 
         msg = f"{source.path}: nothing in it fits the model: {why}"
         raise CheckpointMismatchError(msg)
     return model, transfer
+
+
+def fit_first_layer(model: Model, data: Rows) -> None:
+    """Let a first layer that standardizes, and has no values yet, take them from the training rows."""
+    fit_inputs(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
 
 
 def make_run(
@@ -147,8 +149,7 @@ def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
 
 def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
     """Refuse to write over the data. Raises SpecnetError."""
-    entries = [entry for entry in (spec.data.train, spec.data.validation) if isinstance(entry, DataEntry)]
-    for path in (path for entry in entries for path in entry.files()):
+    for path in spec.data.files():
         if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
             msg = f"{path}: the run would write over it; choose another folder (--out)"
             raise SpecnetError(msg)
@@ -163,12 +164,7 @@ def _make_folder(target: Path) -> None:
 
 
 def _write_document(target: Path, spec: ExperimentSpec, folder: Path) -> None:
-    text = _resolved(spec, folder, target).encode()
-    try:
-        replace_file(target / EXPERIMENT, lambda descriptor: write_at(descriptor, 0, text))
-    except OSError as error:
-        msg = f"{target / EXPERIMENT}: cannot be written: {error.strerror or error}"
-        raise SpecnetError(msg) from error
+    write_file(target / EXPERIMENT, _resolved(spec, folder, target).encode(), SpecnetError)
 
 
 def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
@@ -180,9 +176,7 @@ def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
 
     document = spec.model_dump(mode="json", exclude={"schema_"})
     document["model"].pop("$schema", None)
-    for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
-        if isinstance(entry, DataEntry):
-            document["data"][key] = entry.relocated(relative)
+    document["data"] |= {key: entry.relocated(relative) for key, entry in spec.data.entries().items()}
     if spec.training.initialize_from is not None:
         document["training"]["initialize_from"]["path"] = relative(spec.training.initialize_from.path)
     return ExperimentSpec.model_validate(document).to_json()

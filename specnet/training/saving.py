@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from specnet.checkpoint import save
-from specnet.checkpoint.durable import replace_file, write_at
+from specnet.checkpoint.durable import write_file
 from specnet.differences import differences
 from specnet.errors import CheckpointError, CheckpointMismatchError, SpecError
 from specnet.plan import NOTES
@@ -61,13 +61,12 @@ _NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight",
 class Saving:
     """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says."""
 
-    def __init__(
-        self, folder: Path, experiment: ExperimentSpec, fingerprint: str, early: EarlyStopping | None = None
-    ) -> None:
+    def __init__(self, folder: Path, experiment: ExperimentSpec, data: Rows, validation: Rows | None) -> None:
         self.folder = folder
         self.experiment = experiment
-        self.fingerprint = fingerprint
-        self.early = early
+        self.fingerprint = data.fingerprint() + (validation.fingerprint() if validation else "")
+        stopping = experiment.training.early_stopping
+        self.early = EarlyStopping(stopping) if stopping else None
         self.replaces = False
         """Whether the first checkpoint takes the place of what another run has left in the folder."""
         self.machine = machine_record()
@@ -246,21 +245,11 @@ def keep_older(folder: Path, count: int, step: int | None) -> None:
 def write_history(path: Path, history: History) -> None:
     """Write the metrics of every epoch as a table with a header. Raises CheckpointError."""
     lines = [",".join(history), *(",".join(map(repr, row)) for row in zip(*history.values(), strict=True))]
-    text = ("\n".join(lines) + "\n").encode()
-    try:
-        replace_file(path, lambda descriptor: write_at(descriptor, 0, text))
-    except OSError as error:
-        msg = f"{path}: cannot be written: {error.strerror or error}"
-        raise CheckpointError(msg) from error
+    write_file(path, ("\n".join(lines) + "\n").encode(), CheckpointError)
 
 
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def fingerprint_of(data: Rows, validation: Rows | None) -> str:
-    """Tell the rows of a run from others: SHA-256s, in hex, of the training and of the validation rows."""
-    return data.fingerprint() + (validation.fingerprint() if validation else "")
 
 
 def _faults(state: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from specnet.checkpoint.durable import replace_file, write_at
+from specnet.checkpoint.durable import write_file
 from specnet.errors import DataError, SpecnetError
 from specnet.paths import user_path
 from specnet.training.data import as_text, finite, refuse_lost_digits
@@ -230,13 +230,12 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
     for layer in document.get("layers", ()):
         text = text.replace(_indented(layer), json.dumps(layer, ensure_ascii=False))
-    data = f"{text}\n".encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda descriptor: write_at(descriptor, 0, data))
     except OSError as error:
         msg = f"{path}: cannot be written: {error.strerror or error}"
         raise SpecnetError(msg) from error
+    write_file(path, f"{text}\n".encode(), SpecnetError)
 
 
 def _indented(layer: dict[str, Any]) -> str:

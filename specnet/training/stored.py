@@ -10,10 +10,10 @@ import hashlib
 import math
 import queue
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from specnet.errors import DataError
 from specnet.parameters import ShapeTuple
 from specnet.randomness import permutation
 from specnet.spec import ModelSpec
-from specnet.training.data import Dataset, Features, Order, fit_inputs
+from specnet.training.data import Dataset, Features, Order, rows_digest, fit_inputs
 from specnet.training.datafiles import RawArray, array_name, guarded, kind_of, open_hdf5, pick_dataset
 
 T = TypeVar("T")
@@ -34,21 +34,12 @@ MIXED = 4
 """Chunks whose rows are mixed; so many are in memory twice, once in use and once being read ahead."""
 
 
-class LargeArray(Protocol):
-    """An array in a file: its shape and dtype, and some of its rows at a time."""
+class LargeArray(ABC):
+    """An array in a file, some rows of which are read at a time; holds that it is the file that was opened."""
 
     path: Path
     shape: ShapeTuple
     dtype: np.dtype[Any]
-
-    def read(self, start: int, stop: int) -> RawArray:
-        """Read rows from `start` to before `stop`. Raises DataError."""
-
-
-class _Watched:
-    """Reads some rows of a file, and holds that it is the file that was opened."""
-
-    path: Path
 
     def _watch(self) -> None:
         self._state = self._look()
@@ -69,7 +60,7 @@ class _Watched:
     def _read(self, start: int, stop: int) -> RawArray: ...
 
 
-class NpyArray(_Watched):
+class NpyArray(LargeArray):
     """The array of a .npy file. Raises DataError for one that is not stored row by row."""
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +90,7 @@ class NpyArray(_Watched):
         return values.reshape(stop - start, *self.shape[1:])
 
 
-class HDF5Array(_Watched):
+class HDF5Array(LargeArray):
     """A dataset of an HDF5 file; the file is open only while it is read."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -240,11 +231,7 @@ class StoredRows:
 
     def fingerprint(self) -> str:
         """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
-        hasher = hashlib.sha256(self._inputs_digest.encode())
-        hasher.update(np.ascontiguousarray(self.targets).data)
-        if self.weights is not None:
-            hasher.update(self.weights.data)
-        return hasher.hexdigest()
+        return rows_digest(self._inputs_digest.encode(), self.targets, self.weights)
 
     def features(self) -> Features:
         """Give the range of each input."""
