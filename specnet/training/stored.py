@@ -21,7 +21,7 @@ from specnet.errors import DataError
 from specnet.parameters import ShapeTuple
 from specnet.randomness import permutation
 from specnet.spec import ModelSpec
-from specnet.training.data import Dataset, Features, Order, rows_digest, fit_inputs
+from specnet.training.data import Dataset, Features, Order, fit_inputs, rows_digest
 from specnet.training.datafiles import RawArray, array_name, guarded, kind_of, open_hdf5, pick_dataset
 
 T = TypeVar("T")
