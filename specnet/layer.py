@@ -107,11 +107,7 @@ class Layer(ABC):
 
     def floats(self, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> Array:
         """Take x as it is where it is a float array (of `dtype`), else as one; ShapeError for anything but numbers."""
-        array: Array
-        if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in (FLOAT32, FLOAT64))):
-            array = x
-        else:
-            array = as_floats(x, dtype, self.name)
+        array = as_floats(x, dtype, self.name)
         if array.ndim == 0:
             msg = f"{self.name}: expected an array of shape (batch, ...), got a single number, shape ()"
             raise ShapeError(msg)
@@ -186,6 +182,8 @@ def as_array(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.
 
 def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected: str = "(batch, ...)") -> Array:
     """Convert bool, integer or real numbers to float64, or `dtype`; float32 and float64 stay what they are."""
+    if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in (FLOAT32, FLOAT64))):
+        return x
     array = as_array(x, who, expected)
     if array.dtype.kind not in "biuf":
         msg = f"{who}: expected real numbers of shape {expected}, got {array.dtype} of shape {array.shape}"

@@ -1,10 +1,11 @@
-"""Builds kernels.c when the package is installed; without a C compiler, or where it fails, numpy does the work."""
+"""Builds _compiled.c when the package is installed; without a C compiler or Python's headers numpy does the work."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("specnet") / "kernels"
-LIBRARY = "kernels.so"
-FLAGS = ("-O3", "-std=gnu99", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+LIBRARY = "_compiled.abi3.so"  # for every CPython from 3.11 on
+FLAGS = ("-O3", "-std=gnu99", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+LINKED = ("-shared", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is there while building only
@@ -23,7 +25,9 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is the
         """Run before the wheel, or the link of an editable installation, is made."""
         folder = Path(self.root) / FOLDER
         made = folder / f"{LIBRARY}.{os.getpid()}"
-        command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(made), str(folder / "kernels.c"), "-lm"]
+        source, headers = str(folder / "_compiled.c"), f"-I{sysconfig.get_path('include')}"
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(made), source, "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - the user's own compiler
             made.replace(folder / LIBRARY)
@@ -35,4 +39,4 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is the
         build_data["artifacts"].append(f"/{FOLDER.as_posix()}/{LIBRARY}")
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{platform}"
+        build_data["tag"] = f"cp311-abi3-{platform}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.errors import ShapeError
 from specnet.layer import Layer, batch_of, size_of
 from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
@@ -56,26 +57,33 @@ class Affine(Layer):
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._input(x)
-        rows = self._x = _rows(x)
-        self._x_shape = x.shape
-        self._y_shape = (*x.shape[:-1], self._weight.shape[1])
-        return self._affine(rows, out).reshape(self._y_shape)
+        self._x = _rows(x)
+        y = self._affine(self._x, out)
+        if x.ndim != 2:
+            y = y.reshape(*x.shape[:-1], self._weight.shape[1])
+        self._x_shape, self._y_shape = x.shape, y.shape
+        return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         dy = self._parameter_gradients(dy)
-        dx = product(dy, self._weight.T, None if out is None else _rows(out))  # ∂y/∂x = weight
-        return dx.reshape(self._x_shape)
+        dx = np.empty(self._x_shape, dy.dtype) if out is None else out
+        product(dy, self._weight.T, _rows(dx))  # ∂y/∂x = weight
+        return dx
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self._input(x)
-        return self._affine(_rows(x), out).reshape(*x.shape[:-1], self._weight.shape[1])
+        y = self._affine(_rows(x), out)
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self._weight.shape[1])
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         self._parameter_gradients(dy)
 
     def _affine(self, rows: Array, out: Array | None) -> Array:
-        y = product(rows, self._weight, None if out is None else _rows(out))
-        if self._bias is not None:
+        y = np.empty((len(rows), self._weight.shape[1]), self._weight.dtype) if out is None else _rows(out)
+        if len(rows) == 1 and self._bias is not None and kernels.affine_row(rows, self._weight, self._bias, y):
+            return y
+        product(rows, self._weight, y)
+        if self._bias is not None and not kernels.add_bias(y, self._bias):
             np.add(y, self._bias, y)
         return y
 
@@ -95,6 +103,9 @@ class Affine(Layer):
         return dy
 
     def _input(self, x: npt.ArrayLike) -> Array:
+        weight = self._weight
+        if type(x) is np.ndarray and x.dtype is weight.dtype and x.ndim == 2 and x.shape[1] == len(weight):
+            return x
         x = self.floats(x, self._weight.dtype)
         width = len(self._weight)
         if x.ndim < 2 or x.shape[-1] != width:
@@ -108,10 +119,8 @@ def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(size_of(x.shape[:-1]), x.shape[-1])
 
 
-def product(a: Array, b: Array, out: Array | None = None) -> Array:
+def product(a: Array, b: Array, out: Array) -> Array:
     """Multiply matrices into `out`: np.dot has the cheaper call, np.matmul does not fill large outputs with zeros."""
-    if out is None:
-        out = np.empty((a.shape[0], b.shape[1]), b.dtype)
     if out.size <= SMALL_OUTPUT:
         return np.dot(a, b, out)
     return np.matmul(a, b, out)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.errors import ShapeError
-from specnet.layer import FLOAT64, Elementwise, Layer, batch_of, size_of
+from specnet.layer import Elementwise, Layer, batch_of, size_of
 from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
 
 
@@ -18,27 +19,36 @@ class Relu(Layer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._mask: npt.NDArray[np.bool_] | None = None
-        self._dtype = FLOAT64
+        self._x: Array | None = None
         self._zeros: Array = np.zeros(0)
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        x = self.floats(x)
-        self._mask = np.greater(x, 0, self.keep("mask", x.shape, np.bool_))
-        self._dtype = x.dtype
-        # A whole array of zeros: numpy compares two arrays four times as fast as an array and a number.
-        if self._zeros.shape != x.shape or self._zeros.dtype is not x.dtype:
-            self._zeros = np.zeros(x.shape, x.dtype)
-        return np.maximum(x, self._zeros, out=out)
+        x = self._x = self.floats(x)
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.relu(x, y):
+            np.maximum(x, self._zeros_like(x), out=y)
+        return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        mask = self.cached(self._mask)
-        dy = self.incoming(dy, mask.shape, self._dtype)
-        return np.multiply(dy, mask, out)
+        x = self.cached(self._x)
+        dy = self.incoming(dy, x.shape, x.dtype)
+        dx = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.relu_backward(x, dy, dx):
+            np.multiply(dy, np.greater(x, self._zeros_like(x), self.keep("mask", x.shape, np.bool_)), dx)
+        return dx
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x)
-        return np.maximum(x, x.dtype.type(0), out=out)
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.relu(x, y):
+            np.maximum(x, x.dtype.type(0), out=y)
+        return y
+
+    def _zeros_like(self, x: Array) -> Array:
+        """Give zeros of x's shape: numpy compares two arrays four times as fast as an array and a number."""
+        if self._zeros.shape != x.shape or self._zeros.dtype is not x.dtype:
+            self._zeros = np.zeros(x.shape, x.dtype)
+        return self._zeros
 
 
 class LeakyRelu(Elementwise):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator
 
+from specnet import kernels
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import as_array, as_floats
 from specnet.layers.sigmoid import sigmoid
@@ -142,8 +143,10 @@ class SoftmaxCrossEntropy(Loss):
         if x.ndim != 2 or 0 in x.shape:
             msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
             raise ShapeError(msg)
+        given = targets if type(targets) is np.ndarray else as_array(targets, self.name, f"({len(x)},)")
+        if weights is None and (result := self._compiled(x, given)) is not None:
+            return result
         work = self._work_for(x)
-        given = as_array(targets, self.name, f"({len(x)},)")
         target = self._target(work, given, x.shape)
         if weights is not None or self.class_weights is not None:
             return self._weighted(x, target, given, weights)
@@ -152,8 +155,18 @@ class SoftmaxCrossEntropy(Loss):
     def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
         if self.class_weights is not None:
             return self(outputs, targets)
+        if (result := self._compiled(outputs, targets)) is not None:
+            return result
         work = self._work_for(outputs)
         return self._mean(outputs, work, self._one_hot(work, targets))
+
+    def _compiled(self, x: Array, targets: npt.NDArray[Any]) -> tuple[float, Array] | None:
+        """Give the result for one class a row, where there are kernels; None also for classes out of range."""
+        if self.class_weights is not None or targets.shape != x.shape[:1]:
+            return None
+        gradient = np.empty(x.shape, x.dtype)
+        loss = kernels.cross_entropy(x, targets, gradient, self.label_smoothing)
+        return None if loss is None else (loss, gradient)
 
     def _mean(self, x: Array, work: _Work, target: Array) -> tuple[float, Array]:
         z, e = work.z, work.e

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -62,7 +62,7 @@ class Optimizer(ABC):
         """Leave these parameters where they are from now on; all others move."""
         store = self.model.store
         moving = (run for run in store.runs(lambda name: (name in names, name in self._decayed)) if not run.group[0])
-        self._updates = [self.prepared(block) for run in moving for block in self._cut(run)]
+        self._updates = [partial(self.update, block) for run in moving for block in self._cut(run)]
         runs = store.runs(lambda name: name in names)
         self.gradients = [store.gradient_vector] if not names else [run.gradient for run in runs if not run.group]
 
@@ -90,10 +90,6 @@ class Optimizer(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - most need nothing
         """Compute what all blocks of a step share."""
-
-    def prepared(self, block: Block) -> Callable[[], object]:
-        """Give the call that moves the parameters of one block in each step."""
-        return partial(self.update, block)
 
     @abstractmethod
     def update(self, block: Block) -> None:

@@ -6,8 +6,7 @@ Each rule's document stands below the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -95,13 +94,6 @@ class Adam(Optimizer):
         )
         super().__init__(model, learning_rate, weight_decay, no_decay)
 
-    def prepared(self, block: Block) -> Callable[[], object]:
-        return self._compiled(block, self._settings) if not block.decayed else super().prepared(block)
-
-    def _compiled(self, block: Block, settings: Array) -> Callable[[], object]:
-        first, second = block.slots
-        return kernels.adam(block.value, block.gradient, first, second, settings) or partial(self.update, block)
-
     def prepare(self) -> None:
         (beta1, beta2), t = self.betas, self.steps
         correction = math.sqrt((1 - beta2**t) / (1 - beta2))
@@ -109,11 +101,15 @@ class Adam(Optimizer):
         self._rate.fill(self.learning_rate * (1 - beta1) / (1 - beta1**t) * correction)
 
     def update(self, block: Block) -> None:
-        self._move(block, self.decayed_gradient(block))
+        self._move(block, self.decayed_gradient(block), self._settings)
 
-    def _move(self, block: Block, g: Array) -> None:
+    def _move(self, block: Block, g: Array, settings: Array) -> None:
         first, second = block.slots
         scratch, value = block.scratch, block.value
+        if kernels.adam(value, g, first, second, settings):
+            return
+        if settings[4] != 1:
+            np.multiply(value, settings[4], value)
         np.multiply(first, self._beta1, first)
         np.add(first, g, first)
         np.multiply(second, self._beta2, second)
@@ -142,18 +138,13 @@ class AdamW(Adam):
         self._decaying = np.empty(5, model.dtype)  # the settings where weights decay
         super().__init__(model, learning_rate, betas, epsilon, weight_decay, no_decay=no_decay)
 
-    def prepared(self, block: Block) -> Callable[[], object]:
-        return self._compiled(block, self._decaying if block.decayed else self._settings)
-
     def prepare(self) -> None:
         super().prepare()
         self._decaying[...] = self._settings
         self._decaying[4] = 1 - self.learning_rate * self.weight_decay
 
     def update(self, block: Block) -> None:
-        if block.decayed:
-            np.multiply(block.value, self._decaying[4], block.value)
-        self._move(block, block.gradient)
+        self._move(block, block.gradient, self._decaying if block.decayed else self._settings)
 
 
 class RMSprop(Optimizer):

@@ -1,0 +1,235 @@
+/* What numpy needs several passes over memory for, in one or two: functions on contiguous arrays of float32 or float64.
+   Without fused multiply-add (-ffp-contract=off), so that the same operations give the same bits as numpy's. Each
+   answers False, or None, for arrays that it does not take, and has then touched nothing. See __init__.py, build.py. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* One version of a function for each kind of processor, chosen when the library is loaded. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
+#define EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define EVERY_PROCESSOR
+#endif
+
+/* 1/0!, 1/1!, ... */
+static const double TAYLOR[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
+                                1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
+
+/* e^x for x <= 0, as 2^k times the series of the rest: unlike libm's, one that compilers do for many x at once. Adding
+   1.5 * 2^DIGITS rounds to a whole k, in the number's low bits; HIGH + LOW is log(2); below LEAST the answer is 0. */
+#define EXPONENTIAL(REAL, NAME, BITS, DIGITS, BIAS, TERMS, LEAST, HIGH, LOW)                                                  \
+    static inline REAL exp_##NAME(REAL x) {                                                                           \
+        const REAL shifter = (REAL)1.5 * (REAL)((BITS)1 << DIGITS), bounded = x < LEAST ? LEAST : x;                  \
+        union { REAL real; BITS bits; } power = {bounded * (REAL)1.4426950408889634 + shifter};                       \
+        const REAL k = power.real - shifter, r = (bounded - k * HIGH) - k * LOW;                                      \
+        REAL y = (REAL)TAYLOR[TERMS];                                                                                 \
+        for (int i = TERMS - 1; i >= 0; i--) y = y * r + (REAL)TAYLOR[i];                                             \
+        power.bits = (power.bits << DIGITS) + ((BITS)BIAS << DIGITS);                                                 \
+        return x < LEAST ? 0 : y * power.real;                                                                        \
+    }
+
+EXPONENTIAL(float, float32, uint32_t, 23, 127, 7, -87.0f, 0.693145752f, 1.42860677e-6f)
+EXPONENTIAL(double, float64, uint64_t, 52, 1023, 12, -708.0, 0.693147180369123816490, 1.90821492927058770002e-10)
+
+enum { WIDE = 64 };
+
+#define REAL float
+#define NAMED(function) function##_float32
+#define ROOT sqrtf
+#define LOG logf
+#define EXP exp_float32
+#include "arithmetic.h"
+#undef REAL
+#undef NAMED
+#undef ROOT
+#undef LOG
+#undef EXP
+#define REAL double
+#define NAMED(function) function##_float64
+#define ROOT sqrt
+#define LOG log
+#define EXP exp_float64
+#include "arithmetic.h"
+
+/* ---- what Python calls ---- */
+
+enum { MOST = 8, RELEASED = 16384 /* elements, from which on other threads may run meanwhile */ };
+
+static void close_views(Py_buffer *views, int count) {
+    while (count--) PyBuffer_Release(&views[count]);
+}
+
+/* Open arrays that all have one of the two types, lie densely in memory and are writable where `modes` has a w.
+   Gives 'f' or 'd', or 0 with nothing open and no error set. A mode of i stands for int64. */
+static char open_views(PyObject *const *arrays, Py_ssize_t given, const char *modes, Py_buffer *views) {
+    const int count = (int)strlen(modes);
+    char type = 0;
+    if (given < count) return 0;
+    for (int i = 0; i < count; i++) {
+        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (modes[i] == 'w' ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(arrays[i], &views[i], flags) < 0) {
+            PyErr_Clear();
+            close_views(views, i);
+            return 0;
+        }
+        const char *format = views[i].format ? views[i].format : "";
+        const char its = format[0] && !format[1] ? format[0] : 0;
+        const int fits = modes[i] == 'i' ? (its == 'l' || its == 'q') && views[i].itemsize == 8
+                                         : (its == 'f' || its == 'd') && (!type || type == its);
+        if (modes[i] != 'i') type = its;
+        if (!fits) {
+            close_views(views, i + 1);
+            return 0;
+        }
+    }
+    return type;
+}
+
+static size_t length(const Py_buffer *view) { return (size_t)(view->len / view->itemsize); }
+
+static int same_length(const Py_buffer *views, int count) {
+    for (int i = 1; i < count; i++)
+        if (length(&views[i]) != length(&views[0])) return 0;
+    return 1;
+}
+
+/* Run CALL_FLOAT32 or CALL_FLOAT64, and let other threads run where it takes long. */
+#define RUN(SIZE, CALL_FLOAT32, CALL_FLOAT64)                                                                         \
+    do {                                                                                                              \
+        PyThreadState *state = (SIZE) >= RELEASED ? PyEval_SaveThread() : NULL;                                       \
+        if (type == 'f') CALL_FLOAT32; else CALL_FLOAT64;                                                             \
+        if (state) PyEval_RestoreThread(state);                                                                       \
+    } while (0)
+
+static PyObject *adam(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "wrwwr", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]);
+    const int fits = same_length(v, 4) && length(&v[4]) == 5;
+    if (fits)
+        RUN(count, adam_float32(count, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf),
+            adam_float64(count, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf));
+    close_views(v, 5);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *add_bias(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "wr", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]), width = length(&v[1]);
+    const int fits = width && count % width == 0;
+    if (fits)
+        RUN(count, add_bias_float32(count / width, width, v[0].buf, v[1].buf),
+            add_bias_float64(count / width, width, v[0].buf, v[1].buf));
+    close_views(v, 2);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *affine_row(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "rrrw", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t height = length(&v[0]), width = length(&v[2]);
+    const int fits = height && width && length(&v[1]) == height * width && length(&v[3]) == width;
+    if (fits)
+        RUN(length(&v[1]), affine_row_float32(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf),
+            affine_row_float64(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf));
+    close_views(v, 4);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *relu(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "rw", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]);
+    const int fits = same_length(v, 2);
+    if (fits) RUN(count, relu_float32(count, v[0].buf, v[1].buf), relu_float64(count, v[0].buf, v[1].buf));
+    close_views(v, 2);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *relu_backward(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "rrw", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]);
+    const int fits = same_length(v, 3);
+    if (fits)
+        RUN(count, relu_backward_float32(count, v[0].buf, v[1].buf, v[2].buf),
+            relu_backward_float64(count, v[0].buf, v[1].buf, v[2].buf));
+    close_views(v, 3);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *batch_norm(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const double epsilon = given == 9 ? PyFloat_AsDouble(arrays[8]) : -1;
+    if (epsilon == -1 && PyErr_Occurred()) return NULL;
+    const char type = open_views(arrays, given, "rrrwwwww", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]), width = length(&v[1]), rows = width ? count / width : 0;
+    const int fits = rows && rows * width == count && length(&v[2]) == width && length(&v[3]) == count &&
+                     length(&v[4]) == count && same_length(v + 5, 3) && length(&v[5]) == width;
+    if (fits)
+        RUN(count,
+            batch_norm_float32(rows, width, (float)epsilon, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                               v[6].buf, v[7].buf),
+            batch_norm_float64(rows, width, epsilon, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                               v[6].buf, v[7].buf));
+    close_views(v, 8);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *batch_norm_backward(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const char type = open_views(arrays, given, "rrrrwww", v);
+    if (!type) Py_RETURN_FALSE;
+    const size_t count = length(&v[0]), width = length(&v[2]), rows = width ? count / width : 0;
+    const int fits = rows && rows * width == count && length(&v[1]) == count && length(&v[6]) == count &&
+                     same_length(v + 2, 4);
+    if (fits)
+        RUN(count,
+            batch_norm_backward_float32(rows, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                                        v[6].buf),
+            batch_norm_backward_float64(rows, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                                        v[6].buf));
+    close_views(v, 7);
+    return PyBool_FromLong(fits);
+}
+
+static PyObject *cross_entropy(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
+    Py_buffer v[MOST];
+    const double smoothing = given == 4 ? PyFloat_AsDouble(arrays[3]) : -1;
+    if (smoothing == -1 && PyErr_Occurred()) return NULL;
+    const char type = open_views(arrays, given, "riw", v);
+    if (!type) Py_RETURN_NONE;
+    const size_t count = length(&v[0]), rows = length(&v[1]);
+    const int64_t *classes = v[1].buf;
+    const size_t width = rows ? count / rows : 0;
+    int fits = width && rows * width == count && length(&v[2]) == count;
+    for (size_t i = 0; i < rows && fits; i++) fits = (uint64_t)classes[i] < width;
+    double loss = 0;
+    if (fits)
+        RUN(count, loss = cross_entropy_float32(rows, width, v[0].buf, classes, v[2].buf, smoothing),
+            loss = cross_entropy_float64(rows, width, v[0].buf, classes, v[2].buf, smoothing));
+    close_views(v, 3);
+    if (!fits) Py_RETURN_NONE;
+    return PyFloat_FromDouble(loss);
+}
+
+#define METHOD(NAME) {#NAME, (PyCFunction)(void (*)(void))NAME, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {METHOD(adam), METHOD(add_bias), METHOD(affine_row), METHOD(relu), METHOD(relu_backward),
+                                METHOD(batch_norm), METHOD(batch_norm_backward), METHOD(cross_entropy), {NULL, NULL, 0, NULL}};
+static int set_version(PyObject *module) { return PyModule_AddIntConstant(module, "VERSION", 2); }
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, set_version}, {0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL, 0, methods, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__compiled(void) { return PyModuleDef_Init(&definition); }
