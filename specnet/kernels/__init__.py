@@ -40,7 +40,7 @@ adam: Callable[..., bool] = getattr(_library, "adam", _not_taken)
 add_bias: Callable[..., bool] = getattr(_library, "add_bias", _not_taken)
 """(y, bias): adds a row to every row of y."""
 affine_row: Callable[..., bool] = getattr(_library, "affine_row", _not_taken)
-"""(x, weight, bias, y): y = x @ weight + bias for a single x."""
+"""(x, weight, bias, y): y = x @ weight + bias for a single x and up to 32,768 weights."""
 relu: Callable[..., bool] = getattr(_library, "relu", _not_taken)
 """(x, y): y = max(x, 0)."""
 relu_backward: Callable[..., bool] = getattr(_library, "relu_backward", _not_taken)

@@ -58,7 +58,11 @@ enum { WIDE = 64 };
 
 /* ---- what Python calls ---- */
 
-enum { MOST = 8, RELEASED = 16384 /* elements, from which on other threads may run meanwhile */ };
+enum {
+    MOST = 8,
+    RELEASED = 16384,   /* elements, from which on other threads may run meanwhile */
+    FEW_WEIGHTS = 32768 /* more of them BLAS multiplies faster */
+};
 
 static void close_views(Py_buffer *views, int count) {
     while (count--) PyBuffer_Release(&views[count]);
@@ -137,7 +141,8 @@ static PyObject *affine_row(PyObject *self, PyObject *const *arrays, Py_ssize_t 
     const char type = open_views(arrays, given, "rrrw", v);
     if (!type) Py_RETURN_FALSE;
     const size_t height = length(&v[0]), width = length(&v[2]);
-    const int fits = height && width && length(&v[1]) == height * width && length(&v[3]) == width;
+    const int fits = height && width && length(&v[1]) == height * width && length(&v[1]) <= FEW_WEIGHTS &&
+                     length(&v[3]) == width;
     if (fits)
         RUN(length(&v[1]), affine_row_float32(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf),
             affine_row_float64(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf));

@@ -1,51 +1,81 @@
-"""A cold process that imports specnet, loads a checkpoint and predicts, beside the bare imports of three packages.
+"""A cold process that imports, loads a model and predicts one row, beside the bare imports of numpy, h5py and pydantic.
 
-    python tests/benchmarks/start.py [--rounds 15]
+    python tests/benchmarks/start.py [--rounds 15] [--json FILE]
 
-Processes run in turn; medians.
+784-256-128-10. Files are in the page cache. torch loads a state dict, Keras (on JAX) a whole .keras model.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
 
+from contest import Found, main
+
+WIDTHS = [784, 256, 128, 10]
+MAKE_SPECNET = """
 import specnet
+layers = [{"type": "affine", "units": 256}, {"type": "relu"}, {"type": "affine", "units": 128}, {"type": "relu"},
+          {"type": "affine", "units": 10}]
+specnet.save("m.h5", specnet.build(specnet.ModelSpec(input_shape=[784], layers=layers)))
+"""
+RUN_SPECNET = "import specnet; specnet.load('m.h5').predict([[0.5] * 784])"
+TORCH_MODEL = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+"""
+MAKE_TORCH = TORCH_MODEL + "torch.save(model.state_dict(), 'm.pt')"
+RUN_TORCH = (
+    TORCH_MODEL
+    + """
+model.load_state_dict(torch.load("m.pt", weights_only=True))
+with torch.inference_mode():
+    model(torch.full((1, 784), 0.5))
+"""
+)
+MAKE_KERAS = """
+import keras
+from keras.layers import Dense
+keras.Sequential([keras.Input((784,)), Dense(256, "relu"), Dense(128, "relu"), Dense(10)]).save("m.keras")
+"""
+RUN_KERAS = "import keras, numpy; keras.saving.load_model('m.keras').predict(numpy.full((1, 784), 0.5), verbose=0)"
 
-FLOOR = "import numpy, h5py, pydantic"
-CONTENDERS = {
-    "import numpy": "import numpy",
-    "import numpy, h5py, pydantic (the floor)": FLOOR,
-    "specnet: import, load, predict one row": "import specnet; specnet.load({path!r}).predict([[0.5] * 784])",
-    "import torch": "import torch",
-}
+
+def cold(code: str, make: str = "") -> Callable[[str], Found]:
+    """Time a process that runs `code`, the second one, in a folder where `make` has run."""
+
+    def measure(_case: str) -> Found:
+        with tempfile.TemporaryDirectory() as folder:
+            for text in (make, code):
+                _python(text, folder)
+            began = time.perf_counter()
+            _python(code, folder)
+            return {"time": time.perf_counter() - began}
+
+    return measure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "model.h5")
-        layers = [{"type": "affine", "units": 256}, {"type": "relu"}, {"type": "affine", "units": 10}]
-        specnet.save(path, specnet.build(specnet.ModelSpec(input_shape=(784,), layers=layers)))
-        times: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            for name, code in CONTENDERS.items():
-                began = time.perf_counter()
-                made = subprocess.run([sys.executable, "-c", code.format(path=path)], capture_output=True, check=False)
-                if made.returncode == 0:
-                    times.setdefault(name, []).append((time.perf_counter() - began) * 1000)
-    floor = statistics.median(times[next(name for name, code in CONTENDERS.items() if code == FLOOR)])
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"{name:42} {median:7.1f} ms  {median / floor:5.2f} x the floor")
+def _python(code: str, folder: str) -> None:
+    made = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    if made.returncode:
+        sys.exit(made.stderr.strip())
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __file__,
+        __doc__ or "",
+        ["cold process: import, load, predict one row"],
+        {
+            "floor": cold("import numpy, h5py, pydantic"),
+            "specnet": cold(RUN_SPECNET, MAKE_SPECNET),
+            "specnet, numpy": cold(RUN_SPECNET, MAKE_SPECNET),
+            "torch": cold(RUN_TORCH, MAKE_TORCH),
+            "keras": cold(RUN_KERAS, MAKE_KERAS),
+        },
+        rounds=15,
+    )

@@ -1,37 +1,33 @@
 """A training step (forward, softmax cross-entropy, backward, Adam), side by side with others and with the floor.
 
-    python tests/benchmarks/step.py [--rounds 5] [--one-core] [--json FILE]
+    python tests/benchmarks/step.py [--rounds 5] [--one-core] [--only 784] [--json FILE]
 
-Each contender runs in a process of its own, in turn, for several rounds; medians over the rounds whose floor is within
-a tenth of the best one. The floor is the matrix products alone, as numpy does them. Before any time is taken, the
-losses of the first steps, from the same weights on the same data, have to agree. torch and JAX are compared with where
-they are installed; specnet runs with its kernels, where they were built, and by numpy alone.
+The floor is the matrix products alone, as numpy does them. All start from the same weights on the same data; the losses
+of the first steps have to agree. "textbook" is the style of tutorials: new arrays everywhere, one line a formula.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from contest import Found, main, timed
 
-NETWORKS = {
+WIDE = [512] * 13
+NETWORKS: dict[str, tuple[list[int], int, int]] = {
     "64-32-10, batch 32": ([64, 32, 10], 32, 2000),
     "784-256-128-10, batch 128": ([784, 256, 128, 10], 128, 200),
     "1024-2048-2048-1000, batch 256": ([1024, 2048, 2048, 1000], 256, 5),
+    "512 x 12 with batch norm, batch 256": (WIDE, 256, 10),
 }
-CONTENDERS = ("floor", "specnet", "specnet, numpy", "torch", "torch fused", "jax")
-STEADY = 1.1
+RATE = 0.001
 
-Step = Callable[[], float]
+
+def is_normed(widths: list[int]) -> bool:
+    """Whether a batch norm stands before each ReLU; then the layers before it have no bias."""
+    return widths == WIDE
 
 
 def inputs(widths: list[int], batch: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
@@ -40,7 +36,40 @@ def inputs(widths: list[int], batch: int) -> tuple[list[np.ndarray], np.ndarray,
     return weights, rng.uniform(size=(batch, widths[0])).astype("f4"), rng.integers(0, widths[-1], batch)
 
 
-def specnet_step(widths: list[int], batch: int) -> Step:
+def contender(make: Callable[[list[int], int], Callable[[bool], float] | None]) -> Callable[[str], Found | None]:
+    """Turn what makes a step, which gives the loss where it is asked to, into a contender."""
+
+    def measure(network: str) -> Found | None:
+        widths, batch, count = NETWORKS[network]
+        step = make(widths, batch)
+        if step is None:
+            return None
+        losses = [step(True) for _ in range(3)]
+        return {"time": timed(lambda: step(False), count), "answer": losses}
+
+    return measure
+
+
+def floor(network: str) -> Found:
+    widths, batch, count = NETWORKS[network]
+    weights, x, _ = inputs(widths, batch)
+    rng = np.random.default_rng(1)
+    outputs = [x, *(rng.uniform(size=(batch, units)).astype("f4") for units in widths[1:])]
+    deltas = [output.copy() for output in outputs]
+    gradients = [np.empty_like(weight) for weight in weights]
+
+    def step() -> None:
+        for index, weight in enumerate(weights):
+            np.matmul(outputs[index], weight, outputs[index + 1])
+        for index in range(len(weights) - 1, -1, -1):
+            np.matmul(outputs[index].T, deltas[index + 1], gradients[index])
+            if index:
+                np.matmul(deltas[index + 1], weights[index].T, deltas[index])
+
+    return {"time": timed(step, count)}
+
+
+def specnet(widths: list[int], batch: int) -> Callable[[bool], float]:
     import specnet
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
@@ -49,12 +78,17 @@ def specnet_step(widths: list[int], batch: int) -> Step:
     layers: list[dict[str, object]] = []
     for units in widths[1:]:
         layers += [{"type": "affine", "units": units}, {"type": "relu"}]
-    model = specnet.build(specnet.ModelSpec(input_shape=(widths[0],), layers=layers[:-1]))
+        if is_normed(widths):
+            layers[-2]["bias"] = False
+            layers.insert(-1, {"type": "batch_norm"})
+    while layers[-1]["type"] != "affine":
+        layers.pop()
+    model = specnet.build(specnet.ModelSpec(input_shape=(widths[0],), layers=layers))
     for index, weight in enumerate(weights, 1):
         model.parameters[f"affine_{index}.weight"][...] = weight
-    loss, optimizer = SoftmaxCrossEntropy(), Adam(model, 0.001)
+    loss, optimizer = SoftmaxCrossEntropy(), Adam(model, RATE)
 
-    def step() -> float:
+    def step(_value: bool) -> float:
         value, dy = loss(model.forward(x, training=True), y)
         model.backward(dy, input_gradient=False)
         optimizer.step()
@@ -63,163 +97,190 @@ def specnet_step(widths: list[int], batch: int) -> Step:
     return step
 
 
-def torch_step(widths: list[int], batch: int, *, fused: bool) -> Step:
+def textbook(widths: list[int], batch: int) -> Callable[[bool], float] | None:
+    if is_normed(widths):
+        return None
+    weights, x, y = inputs(widths, batch)
+    parameters = [array for weight in weights for array in (weight, np.zeros(weight.shape[1], "f4"))]
+    first, second = ([np.zeros_like(p) for p in parameters] for _ in range(2))
+    steps = 0
+
+    def step(_value: bool) -> float:
+        nonlocal steps
+        steps += 1
+        activations = [x]
+        for index in range(0, len(parameters), 2):
+            z = activations[-1] @ parameters[index] + parameters[index + 1]
+            activations.append(np.maximum(z, 0) if index < len(parameters) - 2 else z)
+        z = activations.pop()
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        loss = -np.log(p[np.arange(batch), y]).mean()
+        dz = p.copy()
+        dz[np.arange(batch), y] -= 1
+        dz /= batch
+        gradients: list[np.ndarray] = []
+        for index in range(len(parameters) - 2, -1, -2):
+            a = activations.pop()
+            gradients[:0] = [a.T @ dz, dz.sum(axis=0)]
+            if index:
+                dz = (dz @ parameters[index].T) * (a > 0)
+        for index, g in enumerate(gradients):
+            first[index] = 0.9 * first[index] + 0.1 * g
+            second[index] = 0.999 * second[index] + 0.001 * g * g
+            m, v = first[index] / (1 - 0.9**steps), second[index] / (1 - 0.999**steps)
+            parameters[index] = parameters[index] - RATE * m / (np.sqrt(v) + 1e-8)
+        return float(loss)
+
+    return step
+
+
+def torch(widths: list[int], batch: int, *, fused: bool) -> Callable[[bool], float]:
     import torch
 
     weights, x, y = (inputs(widths, batch)[0], *map(torch.tensor, inputs(widths, batch)[1:]))
     modules: list[torch.nn.Module] = []
     for weight in weights:
-        linear = torch.nn.Linear(*weight.shape)
+        last = weight is weights[-1]
+        linear = torch.nn.Linear(*weight.shape, bias=not is_normed(widths))
         linear.weight.data[...] = torch.tensor(weight.T)
-        linear.bias.data.zero_()
-        modules += [linear, torch.nn.ReLU()]
-    model = torch.nn.Sequential(*modules[:-1])
-    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), 0.001, fused=fused)
+        if linear.bias is not None:
+            linear.bias.data.zero_()
+        modules.append(linear)
+        if not last:
+            modules += [torch.nn.BatchNorm1d(weight.shape[1])] * is_normed(widths) + [torch.nn.ReLU()]
+    model = torch.nn.Sequential(*modules)
+    loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), RATE, fused=fused)
 
-    def step(value: bool = False) -> float:
+    def step(value: bool) -> float:
         optimizer.zero_grad()
         result = loss(model(x), y)
         result.backward()
         optimizer.step()
         return result.item() if value else 0.0
 
-    step.wants_value = True  # type: ignore[attr-defined]
     return step
 
 
-def floor_step(widths: list[int], batch: int) -> Step:
-    weights, x, _ = inputs(widths, batch)
-    rng = np.random.default_rng(1)
-    outputs = [x, *(rng.uniform(size=(batch, units)).astype("f4") for units in widths[1:])]
-    deltas = [output.copy() for output in outputs]
-    gradients = [np.empty_like(weight) for weight in weights]
-
-    def step() -> float:
-        for index, weight in enumerate(weights):
-            np.matmul(outputs[index], weight, outputs[index + 1])
-        for index in range(len(weights) - 1, -1, -1):
-            np.matmul(outputs[index].T, deltas[index + 1], gradients[index])
-            if index:
-                np.matmul(deltas[index + 1], weights[index].T, deltas[index])
-        return 0.0
-
-    return step
-
-
-def jax_step(widths: list[int], batch: int) -> Step:
+def jax(widths: list[int], batch: int) -> Callable[[bool], float]:
     import jax
     import jax.numpy as jnp
 
     weights, x, y = inputs(widths, batch)
     x, y = jnp.asarray(x), jnp.asarray(y)
+    normed = is_normed(widths)
 
-    def loss_of(parameters: list[tuple[object, object]]) -> object:
+    def loss_of(parameters: Any) -> Any:
         out = x
-        for index, (weight, bias) in enumerate(parameters):
-            out = out @ weight + bias
-            if index < len(parameters) - 1:
-                out = jnp.maximum(out, 0)
+        for index, (weight, *rest) in enumerate(parameters):
+            out = out @ weight
+            if not normed:
+                out = out + rest[0]
+            if index == len(parameters) - 1:
+                break
+            if normed:
+                out = (out - out.mean(0)) / jnp.sqrt(out.var(0) + 1e-5) * rest[0] + rest[1]
+            out = jnp.maximum(out, 0)
         return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], 1).mean()
 
-    def update(parameters: object, first: object, second: object, t: object) -> tuple[object, ...]:
+    def update(parameters: Any, first: Any, second: Any, t: Any) -> tuple[Any, ...]:
         value, gradient = jax.value_and_grad(loss_of)(parameters)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-        rate, root = 0.001 / (1 - 0.9**t), jnp.sqrt(1 - 0.999**t)
+        rate, root = RATE / (1 - 0.9**t), jnp.sqrt(1 - 0.999**t)
         moved = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, first, second)
         return moved, first, second, value
 
     compiled = jax.jit(update, donate_argnums=(0, 1, 2))
-    parameters = [(jnp.asarray(weight), jnp.zeros(weight.shape[1])) for weight in weights]
+    parameters = [(jnp.asarray(w), *([jnp.ones(w.shape[1])] if normed else []), jnp.zeros(w.shape[1])) for w in weights]
     first, second = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
-    state = [parameters, first, second, 0]
+    state: list[Any] = [parameters, first, second, 0]
 
-    def step(value: bool = False) -> float:
+    def step(value: bool) -> float:
         state[3] += 1
         *state[:3], loss = compiled(*state[:3], float(state[3]))
         return float(loss) if value else loss.block_until_ready() and 0.0
 
-    step.wants_value = True  # type: ignore[attr-defined]
     return step
 
 
-MAKERS: dict[str, Callable[[list[int], int], Step]] = {
-    "floor": floor_step,
-    "specnet": specnet_step,
-    "specnet, numpy": specnet_step,
-    "jax": jax_step,
-    "torch": lambda widths, batch: torch_step(widths, batch, fused=False),
-    "torch fused": lambda widths, batch: torch_step(widths, batch, fused=True),
-}
+def keras(widths: list[int], batch: int) -> Callable[[bool], float] | None:
+    if is_normed(widths):
+        return None
+    import keras
+
+    weights, x, y = inputs(widths, batch)
+    dense = [keras.layers.Dense(units, "relu") for units in widths[1:-1]] + [keras.layers.Dense(widths[-1])]
+    model = keras.Sequential([keras.Input((widths[0],)), *dense])
+    for layer, weight in zip(dense, weights, strict=True):
+        layer.set_weights([weight, np.zeros(weight.shape[1])])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(RATE, epsilon=1e-8), loss)
+    return lambda _value: float(model.train_on_batch(x, y))
 
 
-def measure(contender: str, network: str) -> None:
-    """Print microseconds a step, and the losses of the first steps."""
-    widths, batch, count = NETWORKS[network]
-    step = MAKERS[contender](widths, batch)
-    wants_value = getattr(step, "wants_value", False)
-    losses = [step(True) if wants_value else step() for _ in range(5)]  # type: ignore[call-arg]
-    for _ in range(max(count // 5, 3)):
-        step()
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(count):
-            step()
-        times.append((time.perf_counter() - began) / count * 1e6)
-    print(json.dumps({"us": statistics.median(times), "losses": losses}))
+def scikit_learn(widths: list[int], batch: int) -> Callable[[bool], float] | None:
+    if is_normed(widths):
+        return None
+    from sklearn.neural_network import MLPClassifier
+
+    weights, x, y = inputs(widths, batch)
+    model = MLPClassifier(widths[1:-1], batch_size=batch, learning_rate_init=RATE, alpha=0, shuffle=False)
+    model.partial_fit(x, y, classes=np.arange(widths[-1]))
+    for arrays, start in ((model.coefs_, weights), (model.intercepts_, [0] * len(weights))):
+        for array, value in zip(arrays, start, strict=True):
+            array[...] = value
+    optimizer = model._optimizer
+    optimizer.t = 0
+    for array in (*optimizer.ms, *optimizer.vs):
+        array[...] = 0
+
+    def step(_value: bool) -> float:
+        model.partial_fit(x, y)
+        return float(model.loss_)
+
+    return step
 
 
-def run(contender: str, network: str) -> dict[str, object] | None:
-    command = [sys.executable, __file__, "--measure", contender, network]
-    way = "numpy" if contender == "specnet, numpy" else ""
-    environment = {**os.environ, "SPECNET_KERNELS": way}
-    made = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if made.returncode:
-        if "No module named" in made.stderr.splitlines()[-1]:
-            return None
-        sys.exit(made.stderr)
-    return json.loads(made.stdout)
+def thinc(widths: list[int], batch: int) -> Callable[[bool], float] | None:
+    if is_normed(widths):
+        return None
+    from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax_v2, chain
 
+    weights, x, y = inputs(widths, batch)
+    model = chain(*[Relu(b, a) for a, b in pairwise(widths[:-1])], Softmax_v2(*widths[:-3:-1]))
+    model.initialize(x, np.zeros((batch, widths[-1]), "f4"))
+    for layer, weight in zip(model.layers, weights, strict=True):
+        layer.set_param("W", np.ascontiguousarray(weight.T))
+        layer.set_param("b", np.zeros(weight.shape[1], "f4"))
+    optimizer = Adam(RATE, L2=0, grad_clip=0, use_averages=False)
+    loss = CategoricalCrossentropy()
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--one-core", action="store_true", help="pin everything to one core: steady on a busy machine")
-    parser.add_argument("--json", type=Path, help="write all figures to a file")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure(*arguments.measure)
-        return
-    if arguments.one_core:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    figures: dict[str, dict[str, list[float]]] = {}
-    for network in NETWORKS:
-        found = figures[network] = {name: [] for name in CONTENDERS}
-        losses = {}
-        for _ in range(arguments.rounds):
-            for contender in CONTENDERS:
-                result = run(contender, network)
-                if result is not None:
-                    found[contender].append(result["us"])
-                    losses[contender] = result["losses"]
-        steady = [floor <= STEADY * min(found["floor"]) for floor in found["floor"]]
-        figures[network] = found = {
-            name: [value for value, kept in zip(values, steady, strict=True) if kept] if values else []
-            for name, values in found.items()
-        }
-        for contender in ("torch", "torch fused", "jax", "specnet, numpy"):
-            if contender in losses and not np.allclose(losses[contender], losses["specnet"], rtol=1e-3):
-                sys.exit(f"{network}: {contender} computes other losses: {losses}")
-        medians = {name: statistics.median(values) for name, values in found.items() if values}
-        print(f"\n{network} (microseconds a step, medians of {sum(steady)} of {arguments.rounds} rounds)")
-        for name, value in medians.items():
-            ratio = f"{value / medians['specnet']:6.2f} x specnet" if name != "specnet" else ""
-            print(f"  {name:12} {value:10.1f}  {ratio}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    def step(value: bool) -> float:
+        p, backward = model.begin_update(x)
+        backward(loss.get_grad(p, y))
+        model.finish_update(optimizer)
+        return float(-np.log(p[np.arange(batch), y]).mean()) if value else 0.0
+
+    return step
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __file__,
+        __doc__ or "",
+        list(NETWORKS),
+        {
+            "floor": floor,
+            "specnet": contender(specnet),
+            "specnet, numpy": contender(specnet),
+            "torch": contender(lambda widths, batch: torch(widths, batch, fused=False)),
+            "torch, fused": contender(lambda widths, batch: torch(widths, batch, fused=True)),
+            "jax": contender(jax),
+            "keras": contender(keras),
+            "scikit-learn": contender(scikit_learn),
+            "thinc": contender(thinc),
+            "textbook": contender(textbook),
+        },
+        rtol=0.01,
+    )
