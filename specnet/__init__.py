@@ -56,7 +56,7 @@ _HOMES = {
     "save": "checkpoint",
     "train": "training",
 }
-_SUBPACKAGES = ("checkpoint", "errors", "layers", "testing", "training")
+_SUBPACKAGES = ("checkpoint", "errors", "inspection", "layers", "testing", "training")
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
 

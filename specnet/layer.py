@@ -85,6 +85,15 @@ class Layer(ABC):
         self.backward(dy)
 
     @property
+    def formulas(self) -> dict[str, str]:
+        """What the layer computes, in numpy's words, as far as that is short: "y", "dx", "dweight"; for people.
+
+        In them stand x, y, dy, and parameters and buffers by their names. They hold for the last forward, of a batch of
+        vectors.
+        """
+        return {}
+
+    @property
     def gradients(self) -> dict[str, Array]:
         """∂loss/∂parameter of the last `backward`, by name; zeros before the first."""
         return {name: self.gradient(name) for name in self.parameters}

@@ -208,9 +208,11 @@ class Model:
         return found
 
     def __repr__(self) -> str:
-        shapes = [str(shape) for shape in [self.input_shape, *(layer.output_shape for layer in self.plan.layers)]]
-        arrow = " -> ".join(shapes if len(shapes) <= 8 else [*shapes[:4], "...", *shapes[-3:]])
-        return f"<Model {self.plan.name!r}: {arrow}, {self.parameter_count:,} parameters, {self.plan.dtype}>"
+        return f"<Model {self.plan.about(self.parameter_count)}>"
+
+    def _repr_html_(self) -> str:
+        """Show a table of the layers in a notebook."""
+        return self.spec._repr_html_()
 
     def __getattr__(self, name: str) -> NoReturn:
         hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""

@@ -96,6 +96,12 @@ class ModelPlan:
         """Type of the inputs: the model's dtype, or int64 where the first layer takes integers."""
         return self.dtype if self.layers[0].input_limit is None else "int64"
 
+    def about(self, parameter_count: int) -> str:
+        """Say in a line what the network is."""
+        shapes = [str(shape) for shape in [self.input_shape, *(layer.output_shape for layer in self.layers)]]
+        arrow = " -> ".join(shapes if len(shapes) <= 8 else [*shapes[:4], "...", *shapes[-3:]])
+        return f"{self.name!r}: {arrow}, {parameter_count:,} parameters, {self.dtype}"
+
     def parameter_shapes(self) -> dict[str, ShapeTuple]:
         """Map full names, `hidden.weight`, in document order, to shapes."""
         return {f"{layer.name}.{name}": shape for layer in self.layers for name, shape in layer.parameters.items()}

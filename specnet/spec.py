@@ -204,6 +204,15 @@ class ModelSpec(Document):
         leaves = ((n, s, p) for n, s, p in self.walk() if not isinstance(s, CompositeSpec))
         return dotted((name, spec.parameters(plan.input_shape)) for name, spec, plan in leaves)
 
+    def __repr__(self) -> str:
+        return f"<ModelSpec {self.plan().about(self.parameter_count)}>"
+
+    def _repr_html_(self) -> str:
+        """Show a table of the layers in a notebook."""
+        from specnet.inspection.diagram import table  # noqa: PLC0415 - seldom needed
+
+        return table(self)
+
     def to_json(self) -> str:
         """Write the normalized document, indented, ending in a newline."""
         return self.model_dump_json(indent=2) + "\n"

@@ -46,11 +46,12 @@ def trained(tmp_path_factory):
 
 def test_alone_it_prints_the_first_steps():
     out, err = run()
-    assert len(out.splitlines()) < 15
+    assert len(out.splitlines()) < 20
     assert "specnet train EXPERIMENT" in out
     assert err == ""
     assert run("--version")[0].startswith(f"specnet {specnet.__version__} (")
-    for command in ("validate", "summary", "train", "predict", "gradcheck", "schema", "import", "replay"):
+    for command in ("validate", "summary", "train", "predict", "gradcheck", "schema", "import", "replay",
+                    "inspect", "diff", "trace", "report"):  # fmt: skip
         for flag in ("-h", "--help"):
             assert "Example: specnet" in run(command, flag)[0]
 

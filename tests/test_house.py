@@ -58,6 +58,7 @@ ORDER = [
     "training",
     "schema",
     "interop",
+    "inspection",
     "testing",
     "cli",
 ]

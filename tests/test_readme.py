@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -55,6 +56,15 @@ def test_the_document_of_the_readme_and_its_faults(root, tmp_path):
     made = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     shown = [line.strip() for line in (root / "README.md").read_text().splitlines() if "digits.model.json:" in line]
     assert made.stderr.splitlines() == shown
+
+
+def test_the_worked_example_of_the_readme(root):
+    page = (root / "README.md").read_text()
+    shown = page.split("<!-- worked example -->\n")[1].split("<!-- end of the worked example -->")[0]
+    (line,) = re.findall(r"^    specnet (trace .*--explain.*)$", page, re.MULTILINE)
+    command = [sys.executable, "-m", "specnet", *shlex.split(line)]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert made.stdout.replace("### ", "#### ") == shown
 
 
 def test_the_documentation_shows_what_there_is(root, monkeypatch):

@@ -76,6 +76,21 @@ class DatasetCheck(NamedTuple):
     intact: bool
 
 
+class Origin(NamedTuple):
+    """What a checkpoint says of itself: by which version of specnet it was written, when (UTC), and its two hashes."""
+
+    specnet_version: str
+    created: str
+    model_sha256: str
+    content_sha256: str
+
+
+def origin(path: str | os.PathLike[str]) -> Origin:
+    """Read what a checkpoint says of itself, and nothing else of it. Raises CheckpointError."""
+    root = _reading(path, lambda file, name: _File(file, name, mmap=False, verify=False).root_attributes())
+    return Origin(*(str(root[field]) for field in Origin._fields))
+
+
 def check(path: str | os.PathLike[str]) -> list[DatasetCheck]:
     """Check a checkpoint without building its model: structure, document, and the digest of every dataset.
 
@@ -139,7 +154,7 @@ class _File:
 
     def _checked(self, pinned: str | None) -> tuple[ModelPlan, dict[str, str], dict[str, str], dict[str, str]]:
         """Check everything but the arrays' bytes; give the plan, and the paths of the three kinds of arrays."""
-        root = self._root_attributes()
+        root = self.root_attributes()
         source = f"{self.name}:{layout.MODEL_SPEC}"
         plan = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
         parameters, gradients, buffers = self._arrays(plan)
@@ -178,7 +193,8 @@ class _File:
         msg = f"{self.name}: its document is another one: {'; '.join(text for _, text in told)}"
         raise CheckpointMismatchError(msg)
 
-    def _root_attributes(self) -> dict[str, Any]:
+    def root_attributes(self) -> dict[str, Any]:
+        """Check the attributes of the file, and give them."""
         root = self.structure.groups.get("", {})
         if root.get("format") != layout.FORMAT:
             self._unsupported(f'its attribute format is not "{layout.FORMAT}": it is no specnet checkpoint')

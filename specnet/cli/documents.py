@@ -13,7 +13,7 @@ from specnet.cli.output import note, print_annotations, print_json, print_table,
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
 from specnet.layer import batch_of, size_of
-from specnet.paths import user_path
+from specnet.paths import is_same_file, user_path
 from specnet.spec import ModelSpec
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import missing_files
@@ -45,7 +45,7 @@ def validate(
         problems: tuple[Problem, ...] = ()
         more: dict[str, Any] = {}
         try:
-            if _is_hdf5(path):
+            if is_hdf5(path):
                 text = _check_file(path, more, show=not json)
             else:
                 spec = _read(path, check_data=True)
@@ -111,13 +111,25 @@ def _model_text(spec: ModelSpec) -> str:
 
 def summary(
     path: Annotated[str, typer.Argument(metavar="DOC|CKPT", help="A document or a checkpoint.")],
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Draw the network: net.svg, net.png, or net.mmd for Mermaid.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print a model's layers with their output shapes and numbers of parameters.
+    """Print a model's layers with their output shapes and numbers of parameters, or draw them.
 
     Example: specnet summary runs/digits/best.h5
     """
-    spec = _spec_of(path)
+    spec = spec_of(path)
+    if out is not None:
+        from specnet.inspection import save_diagram  # noqa: PLC0415 - needed here only
+
+        if is_same_file(out, path):
+            msg = f"{out}: is the model itself; draw it into another file"
+            raise SpecnetError(msg)
+        save_diagram(spec, out)
+        note(f"{out}: {len(spec.layers)} layers")
+        return
     rows: list[dict[str, Any]] = []
     for name, layer, plan in spec.walk():
         count = None if plan.layers else sum(map(size_of, plan.parameters.values()))  # its layers' follow
@@ -139,14 +151,15 @@ def summary(
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
-def _spec_of(path: str) -> ModelSpec:
-    if _is_hdf5(path):
+def spec_of(path: str) -> ModelSpec:
+    """Read the model of a document, an experiment or a checkpoint. Raises SpecError, CheckpointError."""
+    if is_hdf5(path):
         return load(path, mmap=True).spec
     spec = _read(path)
     return spec.built_model if isinstance(spec, ExperimentSpec) else spec
 
 
-def _is_hdf5(path: str) -> bool:
+def is_hdf5(path: str) -> bool:
     """Tell by the name and by the first bytes."""
     if Path(path).suffix.lower() in (".h5", ".hdf5"):
         return True
@@ -172,7 +185,7 @@ def gradcheck(
 
     from specnet.testing import build_sample, check_gradients, sample_inputs  # noqa: PLC0415
 
-    spec = _spec_of(path)
+    spec = spec_of(path)
     model = build_sample(ModelSpec.model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
     x = sample_inputs(model, batch, seed=1)
     dy = np.random.default_rng(2).normal(size=(batch, *model.output_shape))

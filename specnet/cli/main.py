@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import specnet
-from specnet.cli import documents, foreign, prediction, starting, training
+from specnet.cli import documents, foreign, looking, prediction, starting, training
 from specnet.cli.output import report_errors
 from specnet.errors import SpecnetError
 
@@ -29,6 +29,10 @@ _VERBS = (
     training.replay,
     prediction.predict,
     starting.init,
+    looking.inspect,
+    looking.diff,
+    looking.trace,
+    looking.report,
     documents.gradcheck,
     documents.schema,
 )
@@ -45,6 +49,10 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet train EXPERIMENT         train as the document says, write checkpoints
   specnet replay A B               train from one checkpoint to another, compare every bit
   specnet predict CKPT --data FILE predict for the rows of a file
+  specnet inspect CKPT             every parameter in numbers, and what looks wrong
+  specnet diff A B                 how two documents or checkpoints differ
+  specnet trace DOC|CKPT --input X one forward and backward, every array on the way
+  specnet report CKPT|DIR... -o F  a page with curves, histograms, pictures
   specnet gradcheck DOC            every gradient against a numerical one
   specnet import FILE --out CKPT   a checkpoint that another program has rewritten
   specnet schema model             the JSON Schema, for editors

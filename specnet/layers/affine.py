@@ -55,6 +55,11 @@ class Affine(Layer):
     def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Affine:
         return cls(**parameters)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        plus = "" if self._bias is None else " + bias"
+        return {"y": f"x @ weight{plus}", "dx": "dy @ weight.T", "dweight": "x.T @ dy", "dbias": "dy.sum(axis=0)"}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._input(x)
         self._x = _rows(x)
@@ -119,8 +124,11 @@ def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(size_of(x.shape[:-1]), x.shape[-1])
 
 
-def product(a: Array, b: Array, out: Array) -> Array:
+def product(a: Array, b: Array, out: Array) -> None:
     """Multiply matrices into `out`: np.dot has the cheaper call, np.matmul does not fill large outputs with zeros."""
-    if out.size <= SMALL_OUTPUT:
-        return np.dot(a, b, out)
-    return np.matmul(a, b, out)
+    if len(a) == 1:
+        np.dot(a[0], b, out[0])
+    elif out.size <= SMALL_OUTPUT:
+        np.dot(a, b, out)
+    else:
+        np.matmul(a, b, out)

@@ -21,6 +21,14 @@ class Elu(Elementwise):
         super().__init__()
         self.alpha = alpha
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        scale, below = f"{self.scale:.8g}", f"{self.scale * self.alpha:.8g}"
+        return {
+            "y": f"where(x > 0, {scale} * x, {below} * (exp(x) - 1))",
+            "dx": f"dy * where(x > 0, {scale}, {below} * exp(x))",
+        }
+
     def value(self, x: Array, y: Array) -> None:
         np.minimum(x, 0, out=y)
         np.expm1(y, y)

@@ -46,6 +46,10 @@ class Embedding(Layer):
     def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Embedding:
         return cls(**parameters)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "weight[x]"}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         checked = self._input(x)
         y = np.take(self._weight, checked, axis=0, out=out, mode="clip")

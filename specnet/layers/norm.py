@@ -100,6 +100,11 @@ class LayerNorm(_RowNorm):
     def __init__(self, scale: npt.ArrayLike, shift: npt.ArrayLike, epsilon: float = 1e-5) -> None:
         super().__init__(scale, shift, epsilon)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        mean, variance = (f"x.{what}(axis=-1, keepdims=True)" for what in ("mean", "var"))
+        return {"y": f"(x - {mean}) / sqrt({variance} + {self.epsilon:g}) * scale + shift"}
+
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         d = self._parameter_gradients(dy)
         along = np.mean(d * self._normed, axis=1, keepdims=True)
@@ -122,6 +127,10 @@ class RmsNorm(_RowNorm):
 
     def __init__(self, scale: npt.ArrayLike, epsilon: float = 1e-5) -> None:
         super().__init__(scale, None, epsilon)
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": f"x / sqrt(mean(x**2, axis=-1, keepdims=True) + {self.epsilon:g}) * scale"}
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         d = self._parameter_gradients(dy)
@@ -166,6 +175,18 @@ class BatchNorm(_Norm):
             "running_mean": (features, None),
             "running_var": (features, None),
             "count": ((), np.dtype(np.int64)),
+        }
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        if self._of_batch:
+            return {"y": f"(x - x.mean(axis=0)) / sqrt(x.var(axis=0) + {self.epsilon:g}) * scale + shift"}
+        deviation = f"sqrt(running_var + {self.epsilon:g})"
+        return {
+            "y": f"(x - running_mean) / {deviation} * scale + shift",
+            "dx": f"dy * scale / {deviation}",
+            "dscale": f"(dy * (x - running_mean) / {deviation}).sum(axis=0)",
+            "dshift": "dy.sum(axis=0)",
         }
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:

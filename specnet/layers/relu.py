@@ -22,6 +22,10 @@ class Relu(Layer):
         self._x: Array | None = None
         self._zeros: Array = np.zeros(0)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "maximum(x, 0)", "dx": "dy * (x > 0)"}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self._x = self.floats(x)
         y = np.empty(x.shape, x.dtype) if out is None else out
@@ -58,6 +62,11 @@ class LeakyRelu(Elementwise):
         super().__init__()
         self.negative_slope = negative_slope
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        slope = f"{self.negative_slope:g}"
+        return {"y": f"where(x > 0, x, {slope} * x)", "dx": f"dy * where(x > 0, 1, {slope})"}
+
     def value(self, x: Array, y: Array) -> None:
         np.multiply(x, self.negative_slope, y)
         np.copyto(y, x, where=x > 0)
@@ -87,6 +96,14 @@ class Prelu(Layer):
     @classmethod
     def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         return {"slope": input_shape[-1:]}, input_shape
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {
+            "y": "where(x > 0, x, slope * x)",
+            "dx": "dy * where(x > 0, 1, slope)",
+            "dslope": "(dy * minimum(x, 0)).sum(axis=0)",
+        }
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         self._x = self.floats(x, self._slope.dtype)

@@ -30,6 +30,10 @@ class Reshape(Layer):
             raise ShapeError(msg)
         return {}, shape
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": f"x.reshape(-1, *{self._row_shape(self._x_shape or ())})"} if self._x_shape else {}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self.floats(x)
         y = self.predict(x, out)

@@ -27,6 +27,10 @@ def softplus(x: Array) -> Array:
 class Sigmoid(Elementwise):
     """y = 1 / (1 + exp(-x))."""
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "1 / (1 + exp(-x))", "dx": "dy * y * (1 - y)"}
+
     def value(self, x: Array, y: Array) -> None:
         y[...] = sigmoid(x)
 
@@ -36,6 +40,10 @@ class Sigmoid(Elementwise):
 
 class Tanh(Elementwise):
     """y = tanh(x)."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "tanh(x)", "dx": "dy * (1 - y**2)"}
 
     def value(self, x: Array, y: Array) -> None:
         np.tanh(x, y)
@@ -52,6 +60,11 @@ class Softplus(Elementwise):
         super().__init__()
         self.beta = beta
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        beta = f"{self.beta:g}"
+        return {"y": f"log(1 + exp({beta} * x)) / {beta}", "dx": f"dy / (1 + exp(-{beta} * x))"}
+
     def value(self, x: Array, y: Array) -> None:
         np.divide(softplus(self.beta * x), self.beta, y)
 
@@ -61,6 +74,10 @@ class Softplus(Elementwise):
 
 class Silu(Elementwise):
     """y = x * sigmoid(x)."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "x / (1 + exp(-x))", "dx": "dy * (1 + x * (1 - 1 / (1 + exp(-x)))) / (1 + exp(-x))"}
 
     def value(self, x: Array, y: Array) -> None:
         np.multiply(x, sigmoid(x), y)
@@ -72,6 +89,10 @@ class Silu(Elementwise):
 
 class Mish(Elementwise):
     """y = x * tanh(softplus(x)) (Misra 2019)."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "x * tanh(log(1 + exp(x)))"}
 
     def value(self, x: Array, y: Array) -> None:
         np.multiply(x, np.tanh(softplus(x)), y)

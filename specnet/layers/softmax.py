@@ -32,6 +32,11 @@ class _OverLastAxis(Layer):
 class Softmax(_OverLastAxis):
     """y = exp(x) / sum(exp(x)) over the last axis."""
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        total = "sum(dy * y, axis=-1, keepdims=True)"
+        return {"y": "exp(x) / sum(exp(x), axis=-1, keepdims=True)", "dx": f"y * (dy - {total})"}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         y = self.predict(x, out)
         p = self._probabilities = self.keep("probabilities", y.shape, y.dtype)
@@ -52,6 +57,11 @@ class Softmax(_OverLastAxis):
 
 class LogSoftmax(_OverLastAxis):
     """y = x - log(sum(exp(x))) over the last axis."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        total = "sum(dy, axis=-1, keepdims=True)"
+        return {"y": "x - log(sum(exp(x), axis=-1, keepdims=True))", "dx": f"dy - exp(y) * {total}"}
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         y = self.predict(x, out)

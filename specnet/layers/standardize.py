@@ -120,6 +120,10 @@ class Standardize(Layer):
             else:
                 self.buffers[name] = value
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "(x - mean) / std", "dx": "dy / std"}
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         y = self.predict(x, out)
         self._x_shape, self._dtype = y.shape, y.dtype

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,22 +57,41 @@ def predict_file(
     Inputs are named as the run's training data were, by default; in a table the columns are found by their names,
     whatever their order. For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
     """
+    rows = file_rows(model, path, inputs, targets)
+    metrics = {}
+    if rows.targets is not None and rows.loss is not None and rows.experiment is not None:
+        dataset = Dataset(rows.inputs, rows.targets)
+        metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
+    outputs = model.predict(rows.inputs, batch_size=EVALUATION_ROWS)
+    if rows.loss is not None and not logits:
+        outputs = rows.loss.probabilities(outputs)
+    notes = tuple(_far_out(model, rows.inputs, rows.names))
+    return Prediction(outputs, _names(model, outputs), _classes(model, rows.loss, outputs, logits), metrics, notes)
+
+
+class FileRows(NamedTuple):
+    """Rows of a file, fitted to a model: its run's experiment and loss are None where no run saved the model."""
+
+    inputs: RawArray
+    targets: RawArray | None
+    names: tuple[str, ...]
+    experiment: ExperimentSpec | None
+    loss: Loss | None
+
+
+def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None) -> FileRows:
+    """Read rows as `predict_file` does, targets too where they are named. Raises DataError."""
     experiment = _experiment(model)
     raw = _read(model, experiment, user_path(path), inputs, targets)
     x = fit_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     loss = None if experiment is None else experiment.training.loss.build()
-    metrics = {}
+    fitted = None
     if raw.targets is not None:
-        if loss is None or experiment is None:
+        if loss is None:
             msg = f"{os.fspath(path)}: the checkpoint holds no training run, so there is no loss to measure targets by"
             raise DataError(msg)
         fitted = fit_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
-        metrics = evaluate(model, loss, Dataset(x, fitted), metric_specs(experiment.training)).values()
-    outputs = model.predict(x, batch_size=EVALUATION_ROWS)
-    if loss is not None and not logits:
-        outputs = loss.probabilities(outputs)
-    notes = tuple(_far_out(model, x, raw.names))
-    return Prediction(outputs, _names(model, outputs), _classes(model, loss, outputs, logits), metrics, notes)
+    return FileRows(x, fitted, raw.names, experiment, loss)
 
 
 def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: Columns) -> RawRows:

@@ -1,0 +1,39 @@
+"""Seeing what a network did: plain data classes; the commands inspect, diff, trace, report and summary print them."""
+
+from __future__ import annotations
+
+from specnet.inspection.classified import Classified, Sample, classify
+from specnet.inspection.compare import ArrayChange, Comparison, compare
+from specnet.inspection.diagram import draw, mermaid, save_diagram
+from specnet.inspection.explain import explain
+from specnet.inspection.inspect import CheckpointReport, ParameterReport, inspect
+from specnet.inspection.report import RunReport, read_run, report
+from specnet.inspection.statistics import ArrayStatistics, Histogram, describe, histogram
+from specnet.inspection.trace import LayerTrace, Trace, save_trace, trace
+
+__all__ = [
+    "ArrayChange",
+    "ArrayStatistics",
+    "CheckpointReport",
+    "Classified",
+    "Comparison",
+    "Histogram",
+    "LayerTrace",
+    "ParameterReport",
+    "RunReport",
+    "Sample",
+    "Trace",
+    "classify",
+    "compare",
+    "describe",
+    "draw",
+    "explain",
+    "histogram",
+    "inspect",
+    "mermaid",
+    "read_run",
+    "report",
+    "save_diagram",
+    "save_trace",
+    "trace",
+]

@@ -1,0 +1,154 @@
+"""Charts, drawn by matplotlib as SVG: in a page their colours follow its style, so that they suit light and dark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import SpecnetError
+from specnet.inspection.statistics import Histogram
+
+INK, MUTED, SURFACE = "#1f2937", "#5b6472", "#f1f3f6"
+SERIES = ("#185fbd", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0f766e", "#92700c", "#475569")
+_NAMES = {INK: "ink", MUTED: "muted", SURFACE: "surface", **{color: f"series-{i}" for i, color in enumerate(SERIES)}}
+_DASHES = ("-", "--", ":", "-.")
+
+
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Make a figure of so many inches with one pair of axes. Raises SpecnetError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        msg = "pictures are drawn by matplotlib, which is not installed; pip install 'specnet-nn[report]'"
+        raise SpecnetError(msg) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=8)
+    return figure, axes
+
+
+def svg_of(figure: Any, label: str = "", *, standalone: bool = False) -> str:
+    """Write a figure as SVG text; for a page without XML's head, with the page's colours and `label` for the blind."""
+    import matplotlib as mpl  # noqa: PLC0415 - of an extra
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "specnet", "font.family": "sans-serif"}):
+        face = "white" if standalone else "none"
+        figure.savefig(buffer, format="svg", facecolor=face, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    if standalone:
+        return text
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for color, name in _NAMES.items():
+        text = text.replace(color, f"var(--{name})")
+    # One picture's marks may not be taken for another's.
+    salt = hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(label)}" ', 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """Draw named lines, each as its x and y; the dashes differ as well as the colours."""
+    figure, axes = new_figure(5.6, 3.0)
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        marker = "o" if len(x) == 1 else None
+        style = {"color": SERIES[index % len(SERIES)], "linestyle": _DASHES[index % len(_DASHES)], "marker": marker}
+        axes.plot(x, y, linewidth=1.6, label=_plain(name), **style)
+    positive = [v for _, y in lines.values() for v in y if np.isfinite(v)]
+    if positive and min(positive) > 0 and max(positive) > 30 * min(positive):
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch", color=MUTED, fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(visible=True, color=SURFACE, linewidth=1)
+    axes.set_axisbelow(True)
+    if len(lines) > 1:
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, (_, y) in lines.items() if len(y))
+    return svg_of(figure, f"{title} by epoch: {ends}")
+
+
+def flow(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+    """Draw what sizes arrays have over depth, on a logarithmic scale."""
+    figure, axes = new_figure(5.6, 3.0)
+    for index, (name, values) in enumerate(series.items()):
+        shown = [value if value > 0 else np.nan for value in values]
+        style = {"color": SERIES[index], "linestyle": _DASHES[index]}
+        axes.plot(range(len(names)), shown, marker="o" if len(names) < 60 else None, markersize=4, label=name, **style)
+    axes.set_yscale("log")
+    if len(names) <= 12:
+        axes.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=30, ha="right")
+    else:
+        axes.set_xlabel("weight, from the input on", color=MUTED, fontsize=8)
+    axes.grid(visible=True, color=SURFACE, linewidth=1)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    first = "; ".join(f"{name} {values[0]:.2g} to {values[-1]:.2g}" for name, values in series.items() if values)
+    return svg_of(figure, f"Sizes over depth, first to last weight: {first}")
+
+
+def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
+    """Draw how often rows of a class (down) were said to be another (across)."""
+    size = min(7.0, 1.6 + 0.42 * len(labels))
+    figure, axes = new_figure(size, size)
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba  # noqa: PLC0415 - of an extra
+
+    shades = LinearSegmentedColormap.from_list("shades", [to_rgba(SERIES[0], 0.03), to_rgba(SERIES[0], 1)])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
+    if len(labels) <= 25:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
+        ticks = [_plain(label) if len(label) <= 12 else f"{_plain(label)[:11]}…" for label in labels]
+        axes.set_xticks(range(len(labels)), ticks, rotation=0 if max(map(len, ticks)) < 3 else 40, ha="center")
+        axes.set_yticks(range(len(labels)), ticks)
+    axes.set_xlabel("predicted", color=MUTED, fontsize=9)
+    axes.set_ylabel("true", color=MUTED, fontsize=9)
+    right = int(np.trace(counts))
+    return svg_of(figure, f"Confusion matrix of {len(labels)} classes: {right} of {int(counts.sum())} rows are right")
+
+
+def bars(found: Histogram, label: str) -> str:
+    """Draw a histogram small enough for the cell of a table."""
+    top = max(found.counts) or 1
+    path, height = "M0 24", 24
+    for count in found.counts:
+        level = 24 - (max(1, round(23 * count / top)) if count else 0)
+        path += (f"v{level - height}" if level != height else "") + "h3"
+        height = level
+    told = _attribute(f"Histogram of {label}, from {found.low:.3g} to {found.high:.3g}")
+    width = 3 * len(found.counts)
+    return f'<svg class="bars" role="img" aria-label="{told}" viewBox="0 0 {width} 24"><path d="{path}V24z"/></svg>'
+
+
+def picture(values: npt.NDArray[Any]) -> str:
+    """Write a square of grey numbers as an SVG picture, dark where they are high."""
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    side = len(values)
+    cells = "".join(
+        f'<path d="M{x} {y}h1v1h-1z" opacity="{grey[y, x]:.2f}"/>' for y, x in np.argwhere(grey > 0.02).tolist()
+    )
+    return (
+        f'<svg class="sample" aria-hidden="true" viewBox="0 0 {side} {side}" shape-rendering="crispEdges">{cells}</svg>'
+    )
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading dollars as mathematics, and a leading _ as no name."""
+    return text.replace("$", r"\$").lstrip("_")

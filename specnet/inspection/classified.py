@@ -1,0 +1,80 @@
+"""How a classifier does on labelled rows: its confusion matrix, and the rows it is most wrong about."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import DataError
+from specnet.model import Model
+from specnet.training.datafiles import Columns
+from specnet.training.prediction import file_rows
+from specnet.training.tally import EVALUATION_ROWS
+
+WORST = 12
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row of the file, counted from 1: its class, the one predicted, both probabilities, and the inputs."""
+
+    row: int
+    label: str
+    predicted: str
+    probability: float
+    predicted_probability: float
+    inputs: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """counts: (classes, classes), rows of a class (first axis) that were said to be another (second axis)."""
+
+    path: str
+    labels: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    worst: tuple[Sample, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows that are right."""
+        return float(np.trace(self.counts) / self.counts.sum())
+
+
+def classify(
+    model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None
+) -> Classified | None:
+    """Predict the classes of a file's rows; None for a model that tells no classes. Raises DataError."""
+    rows = file_rows(model, path, inputs, "y" if targets is None else targets)
+    if rows.loss is None or rows.targets is None or not rows.loss.has_classes():
+        return None
+    p = rows.loss.probabilities(model.predict(rows.inputs, batch_size=EVALUATION_ROWS))
+    truth = np.asarray(rows.targets)
+    if not rows.loss.takes_classes():
+        if p.shape[1:] != (1,):
+            return None
+        p, truth = np.hstack([1 - p, p]), (truth.reshape(-1) > 0.5).astype(np.int64)
+    elif truth.ndim == 2:  # distributions
+        truth = truth.argmax(axis=1)
+    if not len(p):
+        msg = f"{os.fspath(path)}: holds no rows"
+        raise DataError(msg)
+    classes = p.shape[1]
+    labels = model.spec.labels or tuple(map(str, range(classes)))
+    said = p.argmax(axis=1)
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (truth, said), 1)
+    own = p[np.arange(len(p)), truth]
+    wrong = np.flatnonzero(said != truth)
+    order = wrong[np.argsort(own[wrong], kind="stable")][:WORST]
+    worst = tuple(
+        Sample(
+            int(i) + 1, labels[truth[i]], labels[said[i]], float(own[i]), float(p[i, said[i]]), rows.inputs[i].copy()
+        )
+        for i in order
+    )
+    return Classified(os.fspath(path), tuple(labels), counts, worst)

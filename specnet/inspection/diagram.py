@@ -1,0 +1,161 @@
+"""A network as a picture: Mermaid text for READMEs, SVG or PNG drawn by matplotlib, a table for notebooks."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from specnet.checkpoint.durable import write_file
+from specnet.errors import SpecnetError
+from specnet.inspection.charts import INK, MUTED, SURFACE, new_figure, svg_of
+from specnet.layer import batch_of, size_of
+from specnet.layertree import CompositeSpec
+from specnet.spec import ModelSpec
+
+MOST_BOXES = 40
+"""A longer network is drawn with its first and its last layers, and says how many are between."""
+
+
+class Row(NamedTuple):
+    """One line on a layer: how deep it is nested, its own name, type, output shape, and number of parameters."""
+
+    depth: int
+    name: str
+    type: str
+    shape: str
+    parameters: int
+
+
+def rows(spec: ModelSpec) -> list[Row]:
+    """List the layers, those in composites behind them."""
+    return [
+        Row(name.count("."), name, layer.type, batch_of(plan.output_shape), sum(map(size_of, plan.parameters.values())))
+        for name, layer, plan in spec.walk()
+    ]
+
+
+def mermaid(spec: ModelSpec) -> str:
+    """Write a network as a Mermaid flowchart, which GitHub, GitLab and many editors draw."""
+    chart = _Flowchart({row.name: row for row in rows(spec)})
+    start = chart.node(f"input<br/>{batch_of(spec.input_shape)}", "([{}])")
+    chart.chain(spec.layers, start, "")
+    return "\n".join(["flowchart TD", *chart.lines]) + "\n"
+
+
+@dataclass
+class _Flowchart:
+    known: dict[str, Row]
+    lines: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def node(self, text: str, form: str = "[{}]") -> str:
+        name = f"n{self.count}"
+        self.count += 1
+        quoted = f'"{text}"'
+        self.lines.append(f"    {name}{form.format(quoted)}")
+        return name
+
+    def edge(self, start: str, end: str) -> str:
+        self.lines.append(f"    {start} --> {end}")
+        return end
+
+    def chain(self, layers: Sequence[Any], start: str, prefix: str) -> str:
+        """Draw layers one behind the other, after `start`; give the last node."""
+        for layer in layers:
+            name = f"{prefix}{layer.name}"
+            if isinstance(layer, CompositeSpec):
+                start = self.composite(layer, start, name)
+            else:
+                row = self.known[name]
+                count = f", {row.parameters:,} parameters" if row.parameters else ""
+                start = self.edge(start, self.node(f"{row.name}: {row.type}<br/>{row.shape}{count}"))
+        return start
+
+    def composite(self, layer: Any, start: str, name: str) -> str:
+        """Draw the ways through a composite, and where they meet again."""
+        ways = getattr(layer, "branches", None) or [layer.layers]
+        if layer.type == "residual":
+            ways = [layer.layers, layer.shortcut]
+        if len(ways) == 1:
+            return self.chain(ways[0], start, f"{name}.")
+        ends = [self.chain(way, start, f"{name}.") for way in ways]
+        sign = "+" if layer.type == "residual" else layer.type
+        meeting = self.node(f"{name}: {sign}<br/>{self.known[name].shape}", "(({}))")
+        for end in ends:
+            self.edge(end, meeting)
+        return meeting
+
+
+def table(spec: ModelSpec) -> str:
+    """Write a network as an HTML table, for notebooks."""
+    lines = [
+        f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td><td>{escape(row.shape)}</td>"
+        f'<td style="text-align:right">{row.parameters:,}</td></tr>'
+        for row in rows(spec)
+    ]
+    head = "<tr><th>Layer</th><th>Type</th><th>Output</th><th>Parameters</th></tr>"
+    about = f"<b>{escape(spec.name)}</b>, {spec.parameter_count:,} parameters, {spec.dtype}"
+    first = f"<tr><td>(input)</td><td></td><td>{batch_of(spec.input_shape)}</td><td></td></tr>"
+    return f"<div>{about}<table><thead>{head}</thead><tbody>{first}{''.join(lines)}</tbody></table></div>"
+
+
+def draw(spec: ModelSpec) -> Any:
+    """Draw a network as a matplotlib figure. Raises SpecnetError where matplotlib is missing."""
+    boxes = list(_boxes(spec))
+    figure, axes = new_figure(5.2, 0.52 * len(boxes) + 0.15)
+    axes.set_axis_off()
+    axes.set_xlim(0, 5.2)
+    axes.set_ylim(-len(boxes), 0.15)
+    for index, (depth, left, right) in enumerate(boxes):
+        x, y = 0.1 + 0.25 * depth, -index - 0.75
+        if left:
+            style = {"facecolor": SURFACE, "edgecolor": MUTED, "linewidth": 0.8}
+            axes.add_patch(_rounded((x, y), 5.0 - 0.25 * depth, 0.66, style))
+            axes.text(x + 0.12, y + 0.33, left, va="center", fontsize=9, color=INK, parse_math=False)
+        axes.text(4.98, y + 0.33, right, va="center", ha="right", fontsize=8, color=MUTED, parse_math=False)
+        if index < len(boxes) - 1:
+            axes.annotate(
+                "", (2.6, y - 0.36), (2.6, y), arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.8}
+            )
+    return figure
+
+
+def _rounded(corner: tuple[float, float], width: float, height: float, style: dict[str, Any]) -> Any:
+    from matplotlib.patches import FancyBboxPatch  # noqa: PLC0415 - of an extra
+
+    return FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.08", **style)
+
+
+def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
+    yield 0, "input", batch_of(spec.input_shape)
+    all_rows = rows(spec)
+    half = MOST_BOXES // 2
+    for index, row in enumerate(all_rows):
+        if len(all_rows) > MOST_BOXES and half <= index < len(all_rows) - half:
+            if index == half:
+                yield 0, "", f"{len(all_rows) - 2 * half} more layers"
+            continue
+        count = f", {row.parameters:,} parameters" if row.parameters else ""
+        yield min(row.depth, 8), f"{row.name} ({row.type})", f"{row.shape}{count}"
+
+
+def save_diagram(spec: ModelSpec, path: str | os.PathLike[str]) -> None:
+    """Write a network's picture to a .svg, .png or .mmd file. Raises SpecnetError for others."""
+    kind = Path(path).suffix.lower()
+    if kind == ".mmd":
+        data = mermaid(spec).encode()
+    elif kind == ".svg":
+        data = svg_of(draw(spec), standalone=True).encode()
+    elif kind == ".png":
+        buffer = io.BytesIO()
+        draw(spec).savefig(buffer, format="png", dpi=160, facecolor="white")
+        data = buffer.getvalue()
+    else:
+        msg = f"{os.fspath(path)}: expected a file name that ends in .svg, .png or .mmd"
+        raise SpecnetError(msg)
+    write_file(path, data, SpecnetError)

@@ -1,0 +1,92 @@
+"""A trace in formulas: what each layer did, with the numbers of this very input filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.inspection.trace import LayerTrace, Trace
+
+SMALL = 36
+"""Arrays of more elements stand in formulas by their names."""
+
+
+def explain(traced: Trace, *, markdown: bool = False) -> str:
+    """Write a trace for someone who learns how it works: formula, numbers, result, forward and then backward.
+
+    A layer that gives no formulas shows its arrays. The text ends in a newline.
+    """
+    parts = [_title("Forward", markdown)]
+    parts += [_step(index, layer, _forward(layer), markdown) for index, layer in enumerate(traced.layers, 1)]
+    if traced.loss is not None:
+        parts.append(f"The loss is {traced.loss:.6g}.")
+    if traced.layers[0].dy is not None:
+        parts.append(_title("Backward", markdown))
+        numbered = list(enumerate(traced.layers, 1))
+        parts += [_step(index, layer, _backward(layer), markdown) for index, layer in reversed(numbered)]
+    return "\n\n".join(parts) + "\n"
+
+
+def compact(array: npt.NDArray[Any]) -> str:
+    """Write an array on one line, with commas and at most six digits: [[1, 2.5], [3, 4]]; a large one as its shape."""
+    if array.size > SMALL:
+        return f"(an array of shape {array.shape})"
+    if array.ndim == 0:
+        return _number(array.item())
+    return "[" + ", ".join(compact(np.asarray(part)) for part in array) + "]"
+
+
+def _number(value: Any) -> str:
+    text = f"{value:.6g}"
+    return "0" if text == "-0" else text
+
+
+def _title(text: str, markdown: bool) -> str:
+    return f"### {text}" if markdown else text.upper()
+
+
+def _step(index: int, layer: LayerTrace, lines: Iterator[str], markdown: bool) -> str:
+    shapes = f"{layer.x.shape} -> {layer.y.shape}"
+    body = "\n".join(lines)
+    if markdown:
+        return f"{index}. `{layer.name}` ({layer.type}), {shapes}\n\n```text\n{body}\n```"
+    indented = "\n".join(f"   {line}" for line in body.splitlines())
+    return f"{index}. {layer.name} ({layer.type})  {shapes}\n{indented}"
+
+
+def _forward(layer: LayerTrace) -> Iterator[str]:
+    known = {"x": layer.x, **layer.parameters, **layer.layer.buffers}
+    yield from _filled("y", layer.layer.formulas.get("y"), known, layer.y)
+
+
+def _backward(layer: LayerTrace) -> Iterator[str]:
+    if layer.dy is None:
+        return
+    known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.layer.buffers}
+    formulas = layer.layer.formulas
+    for name, gradient in layer.gradients.items():
+        yield from _filled(f"d{name}", formulas.get(f"d{name}"), known, gradient)
+    if layer.dx is not None:
+        yield from _filled("dx", formulas.get("dx"), known, layer.dx)
+
+
+def _filled(name: str, formula: str | None, known: Mapping[str, npt.NDArray[Any]], result: Any) -> Iterator[str]:
+    """Yield `y = x @ weight`, the same with numbers, and the result, one below the other."""
+    margin = " " * len(name)
+    if formula is not None:
+        yield f"{name} = {formula}"
+        words = "|".join(sorted(known, key=len, reverse=True))
+        numbers = re.sub(
+            rf"(?<![\w.])({words})\b",
+            lambda found: compact(known[found[1]]) if known[found[1]].size <= SMALL else found[1],
+            formula,
+        )
+        if numbers != formula:
+            yield f"{margin} = {numbers}"
+        yield f"{margin} = {compact(np.asarray(result))}"
+    else:
+        yield f"{name} = {compact(np.asarray(result))}"

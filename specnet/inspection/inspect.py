@@ -1,0 +1,196 @@
+"""What is in a checkpoint: what the file says of itself, a line for each parameter, and what looks wrong in it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from specnet import initializers
+from specnet.checkpoint import load
+from specnet.checkpoint.read import Origin, origin
+from specnet.errors import SpecError, SpecnetError
+from specnet.inspection.statistics import ArrayStatistics, describe
+from specnet.model import Model
+from specnet.paths import user_path
+from specnet.training.consistency import frozen_names
+from specnet.training.experiment import ExperimentSpec
+from specnet.training.runs import optimizer_of
+
+FAR_APART = 1e4
+LARGE_STEP = 0.1
+
+Progress = Callable[[int, int], object]
+"""Called with the elements that are done and all there are."""
+
+
+@dataclass(frozen=True)
+class ParameterReport:
+    """One parameter: its values, its cached gradient, None where there is none, and the step it would make.
+
+    `update` is the norm of what the optimizer would add next, for the cached gradient, over the norm of the values:
+    about 0.001 is usual. None without a run's state, or where nothing can be divided by.
+    """
+
+    name: str
+    values: ArrayStatistics
+    gradient: ArrayStatistics | None
+    update: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint: what the file says of itself, its run, its arrays, and warnings in words.
+
+    `metrics` are those of the last finished epoch; `step` and `epoch` are None where no run saved the file.
+    """
+
+    path: str
+    size: int
+    origin: Origin
+    name: str
+    identity: str
+    dtype: str
+    parameter_count: int
+    step: int | None
+    epoch: int | None
+    metrics: dict[str, float]
+    parameters: tuple[ParameterReport, ...]
+    buffers: dict[str, ArrayStatistics]
+    warnings: tuple[str, ...]
+
+
+def inspect(path: str | os.PathLike[str], progress: Progress | None = None) -> CheckpointReport:
+    """Look into a checkpoint. The file is mapped, its structure checked; digests are for `specnet.checkpoint.check`.
+
+    Raises CheckpointError.
+    """
+    model = load(path, mmap=True)
+    experiment = experiment_of(model)
+    reports = []
+    updates = _Updates(model, experiment)
+    done, total = 0, model.parameter_count
+    for name, value in model.parameters.items():
+        gradient = describe(model.gradients[name]) if model.has_gradients else None
+        reports.append((name, describe(value), gradient))
+        done += value.size
+        if progress is not None:
+            progress(done, total)
+    parameters = tuple(ParameterReport(n, values, g, updates.of(n, values)) for n, values, g in reports)
+    state = model.run_state or {}
+    return CheckpointReport(
+        path=os.fspath(path),
+        size=user_path(path).stat().st_size,
+        origin=origin(path),
+        name=model.plan.name,
+        identity=model.spec.identity,
+        dtype=model.plan.dtype,
+        parameter_count=model.parameter_count,
+        step=state.get("step"),
+        epoch=state.get("epoch"),
+        metrics=last_metrics(model),
+        parameters=parameters,
+        buffers={name: describe(buffer) for name, buffer in model.buffers.items()},
+        warnings=tuple(_warnings(model, experiment, parameters)),
+    )
+
+
+def experiment_of(model: Model) -> ExperimentSpec | None:
+    """Give the experiment whose run saved a model, None where there is none, or none that can be read."""
+    text = (model.run_state or {}).get("experiment")
+    try:
+        return ExperimentSpec.from_text(text) if isinstance(text, str) else None
+    except SpecError:
+        return None
+
+
+def history_of(model: Model) -> dict[str, list[float]]:
+    """Give the metrics of each finished epoch of the run that saved a model."""
+    state = model.run_state or {}
+    history = {key.removeprefix("history/"): value for key, value in state.items() if key.startswith("history/")}
+    return {
+        name: value.tolist() for name, value in history.items() if isinstance(value, np.ndarray) and value.ndim == 1
+    }
+
+
+def last_metrics(model: Model) -> dict[str, float]:
+    """Give the metrics of the last finished epoch."""
+    return {name: values[-1] for name, values in history_of(model).items() if values and name != "epoch"}
+
+
+class _Updates:
+    """What the optimizer of the model's run would do next, parameter by parameter."""
+
+    def __init__(self, model: Model, experiment: ExperimentSpec | None) -> None:
+        self.norms: dict[str, float] = {}
+        state = model.run_state or {}
+        prefix = "optimizer/"
+        if experiment is None or not model.has_gradients:
+            return
+        before = {name: value.copy() for name, value in model.parameters.items()}
+        try:
+            optimizer = optimizer_of(experiment.training, model)
+            optimizer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            optimizer.learning_rate = last_metrics(model).get("learning_rate", optimizer.learning_rate)
+            with np.errstate(all="ignore"):
+                optimizer.step()
+        except (SpecnetError, KeyError):  # the state of another optimizer, or of none
+            return
+        for name, value in model.parameters.items():
+            np.subtract(value, before[name], value)
+            self.norms[name] = describe(value).norm
+            value[...] = before[name]
+
+    def of(self, name: str, values: ArrayStatistics) -> float | None:
+        norm = self.norms.get(name)
+        return None if norm is None or not values.norm > 0 else norm / values.norm
+
+
+def _warnings(
+    model: Model, experiment: ExperimentSpec | None, parameters: tuple[ParameterReport, ...]
+) -> Iterator[str]:
+    for parameter in parameters:
+        for what, found in (("", parameter.values), ("the gradient of ", parameter.gradient)):
+            if found is not None and found.not_finite:
+                yield f"{what}{parameter.name}: {found.not_finite:,} of {found.size:,} values are NaN or infinite"
+        is_weight = len(parameter.values.shape) > 1  # a bias begins at 0: its first steps are large
+        if is_weight and parameter.update is not None and parameter.update > LARGE_STEP:
+            share = f"{parameter.update:.2g} of its size"
+            yield f"{parameter.name}: the next step would move it by {share}; a lower learning rate may help"
+    yield from _depth_warnings(parameters)
+    yield from _still_warnings(model, experiment, parameters)
+
+
+def _depth_warnings(parameters: tuple[ParameterReport, ...]) -> Iterator[str]:
+    """Compare the gradients of the first and the last matrix."""
+    matrices = [p for p in parameters if len(p.values.shape) == 2 and p.gradient is not None]
+    sizes = [p.gradient.norm / math.sqrt(p.gradient.size) for p in matrices if p.gradient is not None]
+    if len(sizes) < 3 or not all(size > 0 for size in (sizes[0], sizes[-1])):
+        return
+    ratio = sizes[0] / sizes[-1]
+    if ratio < 1 / FAR_APART:
+        told = f"{1 / ratio:.1e} times smaller in {matrices[0].name} than in {matrices[-1].name}"
+        yield f"gradients vanish towards the input: {told}; a norm, residuals or another initializer may help"
+    elif ratio > FAR_APART:
+        told = f"{ratio:.1e} times larger in {matrices[0].name} than in {matrices[-1].name}"
+        yield f"gradients explode towards the input: {told}; clip_norm or another initializer may help"
+
+
+def _still_warnings(
+    model: Model, experiment: ExperimentSpec | None, parameters: tuple[ParameterReport, ...]
+) -> Iterator[str]:
+    """Tell which parameters a run has left as they were drawn. Only those without a gradient come into question."""
+    if experiment is None or experiment.training.initialize_from is not None or not (model.run_state or {}).get("step"):
+        return
+    frozen = frozen_names(model.spec, experiment.training.freeze)
+    specs = model.spec.parameter_specs()
+    for parameter in parameters:
+        name = parameter.name
+        if name in frozen or (parameter.gradient is not None and parameter.gradient.norm > 0):
+            continue
+        drawn = initializers.draw(specs[name].initializer, model.plan.seed, name, parameter.values.shape)
+        if np.array_equal(drawn.astype(model.dtype), model.parameters[name]):
+            yield f"{name}: never moved; no gradient has reached it"

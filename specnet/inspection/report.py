@@ -1,0 +1,179 @@
+"""A report on one or several runs: one HTML page that opens from disk and asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specnet.checkpoint import load
+from specnet.errors import SpecnetError
+from specnet.inspection import charts
+from specnet.inspection.classified import Classified, Sample, classify
+from specnet.inspection.diagram import draw, rows
+from specnet.inspection.inspect import CheckpointReport, experiment_of, history_of, inspect
+from specnet.inspection.statistics import Histogram, histogram
+from specnet.model import Model
+from specnet.paths import user_path
+from specnet.training.datafiles import Columns
+from specnet.training.saving import LAST
+
+_TOLD_APART = ("", "val_")
+PICTURE_SIDES = (8, 28)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All that a page says of one checkpoint."""
+
+    title: str
+    checkpoint: CheckpointReport
+    model: Model
+    history: dict[str, list[float]]
+    histograms: dict[str, tuple[Histogram, Histogram | None]]
+    classified: Classified | None
+
+
+def read_run(
+    path: str | os.PathLike[str], data: str | None = None, inputs: Columns = None, targets: Columns = None
+) -> RunReport:
+    """Look into a checkpoint, or into last.h5 of a run's folder; `data` is a file of labelled rows to judge it by.
+
+    Raises CheckpointError, DataError.
+    """
+    file = user_path(path)
+    if file.is_dir():
+        file = file / LAST
+    checkpoint = inspect(file)
+    model = load(file, mmap=True)
+    histograms = {
+        name: (histogram(value), histogram(model.gradients[name]) if model.has_gradients else None)
+        for name, value in model.parameters.items()
+    }
+    classified = None if data is None else classify(model, data, inputs, targets)
+    experiment = experiment_of(model)
+    title = model.plan.name if experiment is None else experiment.name
+    return RunReport(title, checkpoint, model, history_of(model), histograms, classified)
+
+
+def report(runs: Sequence[RunReport]) -> str:
+    """Write the page. Raises SpecnetError where jinja2 or matplotlib are missing."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - of an extra
+        from markupsafe import Markup as safe  # noqa: N813, PLC0415 - what is given to it has been made safe
+    except ImportError as error:
+        msg = "reports need jinja2, which is not installed; pip install 'specnet-nn[report]'"
+        raise SpecnetError(msg) from error
+    environment = Environment(
+        loader=PackageLoader("specnet.inspection", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    template = environment.get_template("report.html.jinja")
+    names = [run.title if len(runs) == 1 else f"{index}. {run.title}" for index, run in enumerate(runs, 1)]
+    pictures = [_Pictures(run, safe) for run in runs]
+    compared = _Pictures.curves_of(dict(zip(names, runs, strict=True)), safe) if len(runs) > 1 else []
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    page: str = template.render(
+        runs=list(zip(names, runs, pictures, strict=True)),
+        compared=compared,
+        css=safe(style),  # noqa: S704 - nothing of a user's is in it
+    )
+    return page
+
+
+class _Pictures:
+    """What the page shows of a run that is no text; everything in it is made safe here."""
+
+    def __init__(self, run: RunReport, safe: Any) -> None:
+        spec = run.model.spec
+        told = f"The network {spec.name}: {len(rows(spec))} layers; the table of parameters has their names and shapes"
+        self.diagram = safe(charts.svg_of(draw(spec), told))
+        self.curves = self.curves_of({run.title: run}, safe)
+        flow = _flow(run.checkpoint)
+        self.flow = safe(flow) if flow else ""
+        self.bars = {
+            name: [
+                safe(charts.bars(found, f"{what} of {name}"))
+                for found, what in zip(both, ("values", "gradients"), strict=True)
+                if found
+            ]
+            for name, both in run.histograms.items()
+        }
+        self.confusion = (
+            "" if run.classified is None else safe(charts.confusion(run.classified.counts, run.classified.labels))
+        )
+        worst = () if run.classified is None else run.classified.worst
+        self.samples = [safe(_picture(sample)) for sample in worst]
+        self.document = safe(_colored(spec.to_json()))
+        experiment = experiment_of(run.model)
+        self.experiment = "" if experiment is None else safe(_colored(experiment.to_json(), without="model"))
+
+    @staticmethod
+    def curves_of(runs: dict[str, RunReport], safe: Any) -> list[tuple[str, Any]]:
+        """Give title and picture of each metric's chart."""
+        return [(title, safe(chart)) for title, chart in _curves(runs)]
+
+
+def _curves(runs: dict[str, RunReport]) -> Iterator[tuple[str, str]]:
+    """Draw a chart for each metric, training and validation in one; of several runs, one line each and no more."""
+    metrics = dict.fromkeys(name.removeprefix("val_") for run in runs.values() for name in run.history)
+    for metric in metrics:
+        if metric == "epoch" or "." in metric:
+            continue
+        lines = {}
+        for title, run in runs.items():
+            history = run.history
+            for prefix in _TOLD_APART:
+                values = history.get(prefix + metric)
+                if values:
+                    what = {"": "training", "val_": "validation"}[prefix]
+                    name = what if len(runs) == 1 else f"{title}, {what}"
+                    lines[name] = (history.get("epoch", list(range(1, len(values) + 1))), values)
+        if any(value != values[0] for _, values in lines.values() for value in values):
+            title = metric.replace("_", " ").capitalize()
+            yield title, charts.curves(title, lines)
+
+
+def _flow(checkpoint: CheckpointReport) -> str:
+    weights = [p for p in checkpoint.parameters if len(p.values.shape) == 2]
+    if len(weights) < 2:
+        return ""
+    series = {"values": [p.values.norm / math.sqrt(p.values.size) for p in weights]}
+    if all(p.gradient is not None for p in weights):
+        series["gradients"] = [p.gradient.norm / math.sqrt(p.gradient.size) for p in weights if p.gradient is not None]
+    if all(p.update is not None for p in weights):
+        series["next step / values"] = [p.update or 0.0 for p in weights]
+    return charts.flow([p.name for p in weights], series)
+
+
+def _picture(sample: Sample) -> str:
+    """Draw inputs of 8 x 8 or 28 x 28 numbers; nothing for others."""
+    values = sample.inputs
+    for side in PICTURE_SIDES:
+        if values.size == side * side:
+            return charts.picture(values.reshape(side, side))
+    return ""
+
+
+def _colored(document: str, without: str | None = None) -> str:
+    from pygments import highlight  # noqa: PLC0415 - of an extra
+    from pygments.formatters import HtmlFormatter  # noqa: PLC0415
+    from pygments.lexers import JsonLexer  # noqa: PLC0415
+
+    if without is not None:
+        value = {key: entry for key, entry in json.loads(document).items() if key != without}
+        document = json.dumps(value, indent=2, ensure_ascii=False)
+    text: str = highlight(document, JsonLexer(), HtmlFormatter(nowrap=True))
+    return text
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
