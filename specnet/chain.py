@@ -49,11 +49,13 @@ class Chain:
             self._input_gradients = [None] * len(self.layers)
         outputs = self._outputs
         for index, forward in enumerate(self._forwards):
-            mine = index < self._last or self.keeps_last
-            y = forward(x, training, outputs[index] if mine else out)
-            if mine and outputs[index] is None:
-                outputs[index] = y
-            x = y
+            kept = outputs[index]
+            if kept is not None:  # as always from the second call on
+                x = forward(x, training, kept)
+            elif index < self._last or self.keeps_last:
+                x = outputs[index] = forward(x, training, None)
+            else:
+                x = forward(x, training, out)
         return x
 
     def backward(self, dy: Array, out: Array | None = None) -> Array | None:
@@ -82,11 +84,15 @@ class Chain:
         """Compute what `forward` does outside training; several threads may call it at once."""
         outputs = self._scratch_for(x)
         for index, predict in enumerate(self._predicts):
-            mine = index < self._last or self.keeps_last
-            y = predict(x, outputs[index] if mine else out)
-            if mine and outputs[index] is None and len(y) <= KEPT_ROWS:
-                outputs[index] = y
-            x = y
+            kept = outputs[index]
+            if kept is not None:
+                x = predict(x, kept)
+            elif index < self._last or self.keeps_last:
+                x = predict(x, None)
+                if len(x) <= KEPT_ROWS:
+                    outputs[index] = x
+            else:
+                x = predict(x, out)
         return x
 
     def _scratch_for(self, x: npt.NDArray[Any]) -> list[Array | None]:
