@@ -39,6 +39,7 @@ _VERBS = (
 for verb in _VERBS:
     app.command()(verb)
 app.command("import")(foreign.import_)
+app.command()(foreign.export)
 
 _FIRST_STEPS = """\
 specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
@@ -54,7 +55,8 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet trace DOC|CKPT --input X one forward and backward, every array on the way
   specnet report CKPT|DIR... -o F  a page with curves, histograms, pictures
   specnet gradcheck DOC            every gradient against a numerical one
-  specnet import FILE --out CKPT   a checkpoint that another program has rewritten
+  specnet import FILE --out CKPT   weights from .safetensors or .npz, a rewritten checkpoint
+  specnet export CKPT --out FILE   .onnx, .safetensors or .npz, read back and compared
   specnet schema model             the JSON Schema, for editors
 
 `specnet COMMAND --help` says more.\

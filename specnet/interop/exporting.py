@@ -1,0 +1,82 @@
+"""Models for other programs; what was written is read back and predicts a random batch before it counts as written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.checkpoint.durable import write_file
+from specnet.errors import SpecnetError
+from specnet.interop.named import from_npz, from_safetensors, to_npz, to_safetensors
+from specnet.interop.onnxfile import run_onnx, to_onnx
+from specnet.model import Model
+
+Array = npt.NDArray[Any]
+ROWS = 16
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+class Exported(NamedTuple):
+    """What was written: the kind of file, its size in bytes, and the largest difference of a prediction from it."""
+
+    kind: str
+    size: int
+    difference: float
+
+
+class _Kind(NamedTuple):
+    write: Callable[[Model], bytes]
+    predict: Callable[[bytes, Array], Array]
+
+
+def export(path: str | os.PathLike[str], model: Model, kind: str | None = None) -> Exported:
+    """Write a model as "onnx", "safetensors" or "npz", by default as the suffix says.
+
+    Raises SpecnetError for another kind, for what the kind cannot express, and where what was written predicts
+    anything else than the model, by more than 1e-5 of the largest output in float32, 1e-12 in float64. Then no file
+    has been written.
+    """
+    kind = kind or Path(path).suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        msg = f"{os.fspath(path)}: expected one of {', '.join(KINDS)}, got {kind!r:.20}"
+        raise SpecnetError(msg)
+    data = KINDS[kind].write(model)
+    x = _sample(model)
+    expected = model.predict(x)
+    difference = float(np.abs(KINDS[kind].predict(data, x) - expected).max())
+    allowed = TOLERANCE[model.dtype.name] * max(1.0, float(np.abs(expected).max()))
+    if not difference <= allowed:
+        msg = f"{os.fspath(path)}: not written: read back, it predicts what differs by {difference:.3g}"
+        raise SpecnetError(msg)
+    write_file(path, data, SpecnetError)
+    return Exported(kind, len(data), difference)
+
+
+def _sample(model: Model) -> Array:
+    rng = np.random.default_rng(0)
+    limit = model.plan.layers[0].input_limit
+    shape = (ROWS, *model.input_shape)
+    return rng.integers(0, limit, shape) if limit is not None else rng.normal(size=shape).astype(model.dtype)
+
+
+def _reading(read: Callable[[str, None], Model]) -> Callable[[bytes, Array], Array]:
+    def predict(data: bytes, x: Array) -> Array:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "exported"
+            path.write_bytes(data)
+            return read(os.fspath(path), None).predict(x)
+
+    return predict
+
+
+KINDS: dict[str, _Kind] = {
+    "onnx": _Kind(to_onnx, run_onnx),
+    "safetensors": _Kind(to_safetensors, _reading(from_safetensors)),
+    "npz": _Kind(to_npz, _reading(from_npz)),
+}
