@@ -186,6 +186,10 @@ class Model:
         """Whether a backward has run, or the loaded file held gradients."""
         return self._has_gradients
 
+    def forget_forward(self) -> None:
+        """Let no backward follow before another forward: something else has run through the layers since the last."""
+        self._batch = None
+
     def adopt_gradients(self) -> None:
         """Declare that the arrays behind `gradients` hold the gradients of a backward (of a loaded file, say)."""
         self._has_gradients = True

@@ -188,8 +188,8 @@ def test_formulas_say_what_the_layer_computes(entry, training):
     x = rng.normal(size=(7, 5))
     traced = inspection.trace(model, x, dy=rng.normal(size=model.predict(x).shape), training=training)
     for layer in traced.layers:
-        known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.layer.buffers}
-        for name, formula in layer.layer.formulas.items():
+        known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
+        for name, formula in layer.formulas.items():
             if name[1:] not in ("", "x") and name[1:] not in layer.parameters:
                 continue  # of a bias that is not there
             numbers = eval(formula, {"__builtins__": {}, **{n: getattr(np, n) for n in dir(np)}, **known})
@@ -350,3 +350,58 @@ def test_json_of_the_data_classes_is_plain(tmp_path):
     run = trained(tmp_path)
     text = json.dumps(asdict(inspection.inspect(run / "last.h5")))
     assert json.loads(text)["parameters"][0]["values"]["shape"] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1e200, 1e200], [1.7e308, -1.7e308], [3e17], [1, 1 + 2.2e-16], [0, 5e-324], [1e300, 1], [-5.0], [0.0], []],
+)
+def test_odd_numbers_are_described_without_a_fault(values):
+    array = np.array(values)
+    found = inspection.describe(array)
+    if values:
+        assert (found.low, found.high) == (min(values), max(values))
+        assert found.mean == pytest.approx(np.mean(array / 4) * 4, rel=1e-12, abs=1e-300)
+        assert found.norm >= max(map(abs, values)) * (1 - 1e-12) - 1e-160
+    assert sum(inspection.histogram(array).counts) == len(values)
+
+
+def test_a_metric_that_is_not_a_number_is_the_same_as_itself(tmp_path):
+    model = specnet.load(trained(tmp_path) / "last.h5")
+    model.run_state["history/val_loss"] = np.array([1.0, np.nan])
+    assert inspection.compare(model, copy.deepcopy(model)).equal
+
+
+def test_a_run_state_that_makes_no_sense_is_no_failure(tmp_path):
+    model = specnet.load(trained(tmp_path) / "last.h5")
+    for key, value in (("optimizer/steps", "abc"), ("experiment", "{"), ("history/val_loss", np.array([1.0]))):
+        odd = copy.deepcopy(model)
+        odd.run_state[key] = value
+        specnet.save(tmp_path / "odd.h5", odd)
+        inspection.inspect(tmp_path / "odd.h5")
+        inspection.compare(model, odd)
+        inspection.report([inspection.read_run(tmp_path / "odd.h5")])
+
+
+def test_a_next_step_that_is_not_finite_is_none(tmp_path):
+    model = specnet.load(trained(tmp_path) / "last.h5")
+    model.store.gradient_vector[...] = np.nan
+    specnet.save(tmp_path / "odd.h5", model)
+    assert {p.update for p in inspection.inspect(tmp_path / "odd.h5").parameters} == {None}
+
+
+def test_no_backward_follows_a_trace():
+    model = model_of({"type": "affine", "units": 2})
+    model.forward(np.ones((3, 5)))
+    inspection.trace(model, np.zeros((3, 5)))
+    with pytest.raises(specnet.SpecnetError, match="backward before forward"):
+        model.backward(np.ones((3, 2)))
+
+
+def test_a_trace_is_told_as_it_was():
+    model = model_of({"type": "batch_norm"}, dtype="float64")
+    traced = inspection.trace(model, [[1.0, 2, 3, 4, 5]])
+    told = inspection.explain(traced)
+    model.forward(np.random.default_rng(0).normal(size=(6, 5)), training=True)
+    assert inspection.explain(traced) == told
+    assert inspection.trace(model, np.empty((0, 5))).y.shape == (0, 5)

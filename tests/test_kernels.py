@@ -380,3 +380,38 @@ def test_the_hook_builds_and_does_without(tmp_path, root, monkeypatch):
         assert not data["pure_python"]
         assert data["tag"].startswith("cp311-abi3-")
         assert sorted(path.name for path in folder.iterdir()) == ["_compiled.abi3.so", "_compiled.c", "arithmetic.h"]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("rows", "offset"), [(4096, 10), (1_000_000, 5)])
+def test_sums_over_many_rows_keep_their_digits(rows, offset):
+    x = (np.random.default_rng(0).normal(size=(rows, 1)) + offset).astype(np.float32)
+    exact = x.astype(np.float64)
+    norm = specnet.layers.BatchNorm(np.ones(1, np.float32), np.zeros(1, np.float32))
+    y = norm.forward(x, training=True)
+    assert np.abs(y - (exact - exact.mean()) / np.sqrt(exact.var() + 1e-5)).max() < 2e-5
+    norm.backward(x)
+    assert norm.shift_grad[0] == pytest.approx(exact.sum(), rel=1e-5)
+
+
+@needs_kernels
+def test_arrays_that_overlap_are_not_taken():
+    x = np.arange(6, dtype=np.float32)
+    assert kernels.relu(x[:-1], x[1:]) is False
+    assert kernels.relu(x, x) is True
+    assert kernels.relu(np.ones((5, 3), np.float32), np.ones((3, 5), np.float32)) is False
+    assert x.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@needs_kernels
+def test_classes_that_another_thread_changes_touch_nothing_outside():
+    rows, width = 500_000, 4
+    whole = np.zeros((rows + 5000, width), np.float32)
+    x = np.zeros((rows, width), np.float32)
+    for delay in (0.001, 0.003, 0.006):
+        classes = np.zeros(rows, np.int64)
+        timer = threading.Timer(delay, classes.fill, [4000])
+        timer.start()
+        kernels.cross_entropy(x, classes, whole[:rows], 0.0)
+        timer.join()
+    assert not whole[rows:].any()

@@ -14,7 +14,7 @@ from specnet.checkpoint.durable import write_file
 from specnet.cli.documents import Json, is_hdf5, spec_of
 from specnet.cli.output import metrics_text, note, print_json, print_table
 from specnet.cli.progress import counting
-from specnet.errors import DataError, SpecnetError
+from specnet.errors import DataError, SpecnetError, printable
 from specnet.jsontext import parse_json
 from specnet.model import Model, build
 from specnet.paths import is_same_file, user_path
@@ -43,14 +43,20 @@ def inspect(
     if json:
         print_json(asdict(found) | {"origin": found.origin._asdict()})
     elif text:
-        typer.echo("\n".join(_stable_lines(found)))
+        _say(*_stable_lines(found))
     else:
         _show_checkpoint(found)
 
 
+def _say(*lines: str) -> None:
+    """Print lines that hold what a file says, without its control characters."""
+    for line in lines:
+        typer.echo(printable(line))
+
+
 def _show_checkpoint(found: CheckpointReport) -> None:
     written = f"written {found.origin.created} by specnet {found.origin.specnet_version}"
-    typer.echo(f'"{found.name}", {found.parameter_count:,} parameters of {found.dtype}, identity {found.identity[:12]}')
+    _say(f'"{found.name}", {found.parameter_count:,} parameters of {found.dtype}, identity {found.identity[:12]}')
     typer.echo(f"{found.size:,} bytes, {written}")
     if found.step is not None:
         typer.echo(f"step {found.step:,}, epoch {found.epoch} · {metrics_text(found.metrics)}")
@@ -124,16 +130,14 @@ def diff(
 
 
 def _show_comparison(found: Comparison, *, both: bool) -> None:
-    for line in found.structure:
-        typer.echo(line)
+    _say(*found.structure)
     if found.arrays:
         table = [
             [c.name, " x ".join(map(str, c.shape)) or "1", f"{c.differing:,}", f"{c.largest:.3g}", f"{c.relative:.2e}"]
             for c in found.arrays
         ]
         print_table(["Array", "Shape", "Differing", "Largest", "Relative"], table, numbers=[2, 3, 4])
-    for line in found.training:
-        typer.echo(line)
+    _say(*found.training)
     if not both:
         note("documents compared; arrays only between two checkpoints")
     elif found.arrays or found.structure or found.training:

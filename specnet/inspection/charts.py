@@ -6,12 +6,12 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from specnet.errors import SpecnetError
+from specnet.errors import SpecnetError, printable
 from specnet.inspection.statistics import Histogram
 
 INK, MUTED, SURFACE = "#1f2937", "#5b6472", "#f1f3f6"
@@ -63,14 +63,24 @@ def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Draw named lines, each as its x and y; the dashes differ as well as the colours."""
+class Line(NamedTuple):
+    """A line of a chart: its points, and the numbers of its colour and its dashes."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    color: int
+    dashes: int
+
+
+def curves(title: str, lines: Mapping[str, Line]) -> str:
+    """Draw named lines."""
     figure, axes = new_figure(5.6, 3.0)
-    for index, (name, (x, y)) in enumerate(lines.items()):
+    for name, (x, y, color, dashes) in lines.items():
         marker = "o" if len(x) == 1 else None
-        style = {"color": SERIES[index % len(SERIES)], "linestyle": _DASHES[index % len(_DASHES)], "marker": marker}
-        axes.plot(x, y, linewidth=1.6, label=_plain(name), **style)
-    positive = [v for _, y in lines.values() for v in y if np.isfinite(v)]
+        width = 1.6 if color < len(SERIES) else 3.2
+        style = {"color": SERIES[color % len(SERIES)], "linestyle": _DASHES[dashes], "marker": marker}
+        axes.plot(x, y, linewidth=width, label=_label(name), **style)
+    positive = [v for line in lines.values() for v in line.y if np.isfinite(v)]
     if positive and min(positive) > 0 and max(positive) > 30 * min(positive):
         axes.set_yscale("log")
     axes.set_xlabel("epoch", color=MUTED, fontsize=8)
@@ -79,7 +89,7 @@ def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float
     axes.set_axisbelow(True)
     if len(lines) > 1:
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
-    ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, (_, y) in lines.items() if len(y))
+    ends = ", ".join(f"{name} ends at {line.y[-1]:.4g}" for name, line in lines.items())
     return svg_of(figure, f"{title} by epoch: {ends}")
 
 
@@ -114,7 +124,7 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
-        ticks = [_plain(label) if len(label) <= 12 else f"{_plain(label)[:11]}…" for label in labels]
+        ticks = [_plain(label if len(label) <= 12 else f"{label[:11]}…") for label in labels]
         axes.set_xticks(range(len(labels)), ticks, rotation=0 if max(map(len, ticks)) < 3 else 40, ha="center")
         axes.set_yticks(range(len(labels)), ticks)
     axes.set_xlabel("predicted", color=MUTED, fontsize=9)
@@ -150,5 +160,10 @@ def picture(values: npt.NDArray[Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading dollars as mathematics, and a leading _ as no name."""
-    return text.replace("$", r"\$").lstrip("_")
+    """Keep matplotlib from reading dollars as mathematics; no control characters."""
+    return printable(text).replace("$", r"\$")
+
+
+def _label(text: str) -> str:
+    """Do the same for a legend, which leaves out what begins with _."""
+    return f"\u200b{_plain(text)}" if text.startswith("_") else _plain(text)

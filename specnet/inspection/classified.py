@@ -16,6 +16,7 @@ from specnet.training.prediction import file_rows
 from specnet.training.tally import EVALUATION_ROWS
 
 WORST = 12
+MOST_CLASSES = 512
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Classified:
-    """counts: (classes, classes), rows of a class (first axis) that were said to be another (second axis)."""
+    """How many of `rows` are right, which are the worst, and how often a class was taken for another.
+
+    counts: (classes, classes), rows of a class (first axis) that were said to be another (second axis); None above 512
+    classes.
+    """
 
     path: str
     labels: tuple[str, ...]
-    counts: npt.NDArray[np.int64]
+    rows: int
+    accuracy: float
+    counts: npt.NDArray[np.int64] | None
     worst: tuple[Sample, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the rows that are right."""
-        return float(np.trace(self.counts) / self.counts.sum())
 
 
 def classify(
@@ -66,8 +68,9 @@ def classify(
     classes = p.shape[1]
     labels = model.spec.labels or tuple(map(str, range(classes)))
     said = p.argmax(axis=1)
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (truth, said), 1)
+    counts = None
+    if classes <= MOST_CLASSES:
+        counts = np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, classes)
     own = p[np.arange(len(p)), truth]
     wrong = np.flatnonzero(said != truth)
     order = wrong[np.argsort(own[wrong], kind="stable")][:WORST]
@@ -77,4 +80,4 @@ def classify(
         )
         for i in order
     )
-    return Classified(os.fspath(path), tuple(labels), counts, worst)
+    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(said == truth)), counts, worst)

@@ -138,13 +138,25 @@ def _training(old: Model, new: Model) -> Iterator[str]:
             yield f"{key} was {_at(before, ())}, is {_at(after, ())}"
     before, after = (last_metrics(model) for model in (old, new))
     for name in dict.fromkeys([*after, *before]):
-        if "." not in name and before.get(name) != after.get(name):
+        if "." not in name and not _same(before.get(name), after.get(name)):
             yield f"{name} was {_number(before.get(name))}, is {_number(after.get(name))}"
     experiments = [state.get("experiment") for state in states]
-    if all(isinstance(text, str) for text in experiments):
-        read = [json.loads(str(text)) for text in experiments]
+    read = [_json(text) for text in experiments]
+    if None not in read:
         for _, told in differences(read[0], read[1], [("model",)]):
             yield f"experiment: {told}"
+
+
+def _same(old: float | None, new: float | None) -> bool:
+    return old == new or (old is not None and new is not None and old != old and new != new)  # noqa: PLR0124 - NaN
+
+
+def _json(text: object) -> Any:
+    """Read a run's experiment, which nobody has checked; None where it makes no sense."""
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _number(value: float | None) -> str:

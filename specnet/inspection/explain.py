@@ -41,7 +41,7 @@ def compact(array: npt.NDArray[Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    text = f"{value:.6g}"
+    text = str(value) if isinstance(value, int) else f"{value:.6g}"
     return "0" if text == "-0" else text
 
 
@@ -59,15 +59,15 @@ def _step(index: int, layer: LayerTrace, lines: Iterator[str], markdown: bool) -
 
 
 def _forward(layer: LayerTrace) -> Iterator[str]:
-    known = {"x": layer.x, **layer.parameters, **layer.layer.buffers}
-    yield from _filled("y", layer.layer.formulas.get("y"), known, layer.y)
+    known = {"x": layer.x, **layer.parameters, **layer.buffers}
+    yield from _filled("y", layer.formulas.get("y"), known, layer.y)
 
 
 def _backward(layer: LayerTrace) -> Iterator[str]:
     if layer.dy is None:
         return
-    known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.layer.buffers}
-    formulas = layer.layer.formulas
+    known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
+    formulas = layer.formulas
     for name, gradient in layer.gradients.items():
         yield from _filled(f"d{name}", formulas.get(f"d{name}"), known, gradient)
     if layer.dx is not None:

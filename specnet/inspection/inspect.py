@@ -137,16 +137,17 @@ class _Updates:
             optimizer.learning_rate = last_metrics(model).get("learning_rate", optimizer.learning_rate)
             with np.errstate(all="ignore"):
                 optimizer.step()
-        except (SpecnetError, KeyError):  # the state of another optimizer, or of none
+        except (SpecnetError, KeyError, TypeError, ValueError):  # the state of another optimizer, or of none
             return
         for name, value in model.parameters.items():
             np.subtract(value, before[name], value)
-            self.norms[name] = describe(value).norm
+            moved = describe(value)
+            self.norms[name] = math.nan if moved.not_finite else moved.norm
             value[...] = before[name]
 
     def of(self, name: str, values: ArrayStatistics) -> float | None:
         norm = self.norms.get(name)
-        return None if norm is None or not values.norm > 0 else norm / values.norm
+        return None if norm is None or math.isnan(norm) or not values.norm > 0 else norm / values.norm
 
 
 def _warnings(

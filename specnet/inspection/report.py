@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specnet.checkpoint import load
-from specnet.errors import SpecnetError
+from specnet.errors import SpecnetError, printable
 from specnet.inspection import charts
 from specnet.inspection.classified import Classified, Sample, classify
 from specnet.inspection.diagram import draw, rows
@@ -22,7 +22,6 @@ from specnet.paths import user_path
 from specnet.training.datafiles import Columns
 from specnet.training.saving import LAST
 
-_TOLD_APART = ("", "val_")
 PICTURE_SIDES = (8, 28)
 
 
@@ -76,14 +75,17 @@ def report(runs: Sequence[RunReport]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.finalize = lambda value: printable(value) if type(value) is str else value
     template = environment.get_template("report.html.jinja")
     names = [run.title if len(runs) == 1 else f"{index}. {run.title}" for index, run in enumerate(runs, 1)]
     pictures = [_Pictures(run, safe) for run in runs]
     compared = _Pictures.curves_of(dict(zip(names, runs, strict=True)), safe) if len(runs) > 1 else []
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    metrics = list(dict.fromkeys(name for run in runs for name in run.checkpoint.metrics if "." not in name))
     page: str = template.render(
         runs=list(zip(names, runs, pictures, strict=True)),
         compared=compared,
+        metrics=metrics,
         css=safe(style),  # noqa: S704 - nothing of a user's is in it
     )
     return page
@@ -107,9 +109,9 @@ class _Pictures:
             ]
             for name, both in run.histograms.items()
         }
-        self.confusion = (
-            "" if run.classified is None else safe(charts.confusion(run.classified.counts, run.classified.labels))
-        )
+        found = run.classified
+        counts = None if found is None else found.counts
+        self.confusion = "" if found is None or counts is None else safe(charts.confusion(counts, found.labels))
         worst = () if run.classified is None else run.classified.worst
         self.samples = [safe(_picture(sample)) for sample in worst]
         self.document = safe(_colored(spec.to_json()))
@@ -123,21 +125,23 @@ class _Pictures:
 
 
 def _curves(runs: dict[str, RunReport]) -> Iterator[tuple[str, str]]:
-    """Draw a chart for each metric, training and validation in one; of several runs, one line each and no more."""
+    """Draw a chart for each metric that changes: a colour for each run, training whole, validation dashed."""
     metrics = dict.fromkeys(name.removeprefix("val_") for run in runs.values() for name in run.history)
     for metric in metrics:
         if metric == "epoch" or "." in metric:
             continue
         lines = {}
-        for title, run in runs.items():
-            history = run.history
-            for prefix in _TOLD_APART:
-                values = history.get(prefix + metric)
+        for index, (title, run) in enumerate(runs.items()):
+            for dashes, (prefix, what) in enumerate((("", "training"), ("val_", "validation"))):
+                values = run.history.get(prefix + metric)
                 if values:
-                    what = {"": "training", "val_": "validation"}[prefix]
+                    epochs = run.history.get("epoch") or range(1, len(values) + 1)
+                    count = min(len(epochs), len(values))
                     name = what if len(runs) == 1 else f"{title}, {what}"
-                    lines[name] = (history.get("epoch", list(range(1, len(values) + 1))), values)
-        if any(value != values[0] for _, values in lines.values() for value in values):
+                    color = dashes if len(runs) == 1 else index
+                    lines[name] = charts.Line(epochs[:count], values[:count], color, dashes)
+        values = [value for line in lines.values() for value in line.y if math.isfinite(value)]
+        if any(value != values[0] for value in values) or any(len(line.y) == 1 for line in lines.values()):
             title = metric.replace("_", " ").capitalize()
             yield title, charts.curves(title, lines)
 

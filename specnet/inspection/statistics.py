@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 PIECE = 2**20
+HUGE = 1e150
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ def describe(array: npt.NDArray[Any]) -> ArrayStatistics:
     flat = array.reshape(-1)
     count = zeros = 0
     mean = spread = squares = 0.0
-    low, high = math.inf, -math.inf
+    low, high = bounds(flat)
+    # Squares of float64's largest numbers would overflow.
+    factor = max(abs(low), abs(high)) if max(abs(low), abs(high)) > HUGE else 1.0
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE].astype(np.float64)
         zeros += int(piece.size - np.count_nonzero(piece))
@@ -47,20 +50,31 @@ def describe(array: npt.NDArray[Any]) -> ArrayStatistics:
             piece = piece[np.isfinite(piece)]
         if not piece.size:
             continue
+        piece /= factor
         squares += float(piece @ piece)
-        low, high = min(low, float(piece.min())), max(high, float(piece.max()))
         # Means and spreads of two parts, put together (Chan, Golub and LeVeque 1979).
         own = float(piece.mean())
         piece -= own
         total = count + piece.size
-        spread += float(piece @ piece) + (own - mean) ** 2 * count * piece.size / total
+        spread += float(piece @ piece) + (own - mean) * (own - mean) * count * piece.size / total
         mean += (own - mean) * piece.size / total
         count = total
-    if not count:
-        low = high = 0.0
-    std = math.sqrt(spread / count) if count else 0.0
+    std = factor * math.sqrt(spread / count) if count else 0.0
     share = zeros / flat.size if flat.size else 0.0
-    return ArrayStatistics(array.shape, math.sqrt(squares), mean, std, low, high, share, flat.size - count)
+    norm = factor * math.sqrt(squares)
+    return ArrayStatistics(array.shape, norm, factor * mean, std, low, high, share, flat.size - count)
+
+
+def bounds(flat: npt.NDArray[Any]) -> tuple[float, float]:
+    """Give the least and the greatest finite element, twice 0 where there is none."""
+    low, high = math.inf, -math.inf
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
+        if not np.isfinite(piece).all():
+            piece = piece[np.isfinite(piece)]
+        if piece.size:
+            low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -74,13 +88,15 @@ class Histogram:
 
 def histogram(array: npt.NDArray[Any], bins: int = 40) -> Histogram:
     """Count an array's elements by size, between its least and its greatest."""
-    found = describe(array)
-    low, high = found.low, found.high
-    if not high > low:  # all the same
-        low, high = low - 0.5, high + 0.5
-    counts = np.zeros(bins, np.int64)
     flat = array.reshape(-1)
+    low, high = bounds(flat)
+    # Bins have to be wider than the gap between two numbers of this size.
+    least = 4 * bins * float(np.spacing(max(abs(low), abs(high))))
+    if not high / 2 - low / 2 > least:
+        low, high = low - max(0.5, least), high + max(0.5, least)
+    counts = np.zeros(bins, np.int64)
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE].astype(np.float64)
-        counts += np.histogram(piece[np.isfinite(piece)], bins, (low, high))[0]
+        share = (piece[np.isfinite(piece)] / 2 - low / 2) / (high / 2 - low / 2)  # halves cannot overflow
+        counts += np.bincount(np.clip((share * bins).astype(np.int64), 0, bins - 1), minlength=bins)
     return Histogram(low, high, tuple(counts.tolist()))

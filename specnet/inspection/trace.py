@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from specnet.checkpoint.durable import write_file
 from specnet.errors import SpecnetError
-from specnet.layer import Layer, as_floats
+from specnet.layer import as_floats
 from specnet.model import Model
 from specnet.training.losses import Loss
 
@@ -31,10 +32,11 @@ class LayerTrace:
 
     name: str
     type: str
-    layer: Layer
+    formulas: dict[str, str]
     x: AnyArray
     y: AnyArray
     parameters: dict[str, AnyArray]
+    buffers: dict[str, AnyArray]
     dy: AnyArray | None = None
     dx: AnyArray | None = None
     gradients: dict[str, AnyArray] = field(default_factory=dict)
@@ -43,7 +45,7 @@ class LayerTrace:
         """Count the outputs that are 0 for every row; None for another layer than a ReLU, or too few rows."""
         if self.type != "relu" or len(self.y) < FEWEST_ROWS:
             return None
-        return int(np.sum(~(self.y > 0).any(axis=0)))
+        return int(np.sum((self.y == 0).all(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def trace(
 ) -> Trace:
     """Run x, (batch, *input_shape), forward, and backward where `dy` or `targets` with a loss are given.
 
-    The layers of the model compute, so they cache what they always do; gradients and buffers are put back. A composite
-    is one step. Raises ShapeError for arrays that do not fit, SpecnetError for targets without a loss.
+    The layers of the model compute, so they cache what they always do; gradients and buffers are put back, and the
+    model waits for a forward. A composite is one step. Raises ShapeError for arrays that do not fit, SpecnetError for
+    targets without a loss.
     """
     if targets is not None and (loss is None or dy is not None):
         msg = "trace: targets need a loss, and take the place of dy"
@@ -85,6 +88,7 @@ def trace(
     try:
         return _trace(model, x, dy, targets, loss, training)
     finally:
+        model.forget_forward()
         model.store.gradient_vector[...] = gradients
         for name, buffer in buffers.items():
             model.buffers[name][...] = buffer
@@ -100,6 +104,7 @@ def _trace(
 ) -> Trace:
     given = np.asarray(x).astype(model.input_dtype)
     arrays, value = [given], given
+    kept = {layer.name: {name: buffer.copy() for name, buffer in layer.buffers.items()} for layer in model.layers}
     for layer in model.layers:
         value = layer.forward(value, training)
         arrays.append(value.copy())
@@ -112,10 +117,11 @@ def _trace(
         LayerTrace(
             layer.name,
             types[layer.name],
-            layer,
+            dict(layer.formulas),
             before,
             after,
             {name: parameter.copy() for name, parameter in layer.parameters.items()},
+            kept[layer.name],
             **back,
         )
         for layer, before, after, back in zip(model.layers, arrays, arrays[1:], backs, strict=False)
@@ -144,7 +150,7 @@ def _types(model: Model) -> Iterator[tuple[str, str]]:
 
 def _warnings(layers: tuple[LayerTrace, ...]) -> Iterator[str]:
     for layer in layers:
-        dead, units = layer.dead_units(), layer.y[0].size
+        dead, units = layer.dead_units(), math.prod(layer.y.shape[1:])
         if dead:
             yield f"{layer.name}: {dead} of {units} units are 0 for all {len(layer.y)} rows; dead, or not asked"
         for what, array in (("outputs", layer.y), ("gradient", layer.dx)):

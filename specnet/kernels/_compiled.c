@@ -36,7 +36,8 @@ static const double TAYLOR[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120,
 EXPONENTIAL(float, float32, uint32_t, 23, 127, 7, -87.0f, 0.693145752f, 1.42860677e-6f)
 EXPONENTIAL(double, float64, uint64_t, 52, 1023, 12, -708.0, 0.693147180369123816490, 1.90821492927058770002e-10)
 
-enum { WIDE = 64 };
+enum { WIDE = 64, PART = 128 };
+#define OWN(given) ((uint64_t)(given) < width ? (size_t)(given) : 0)
 
 #define REAL float
 #define NAMED(function) function##_float32
@@ -68,6 +69,17 @@ static void close_views(Py_buffer *views, int count) {
     while (count--) PyBuffer_Release(&views[count]);
 }
 
+/* Whether no array that is written overlaps another, but for being the very same. */
+static int apart(const Py_buffer *views, const char *modes, int count) {
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < count; j++) {
+            const char *a = views[i].buf, *b = views[j].buf;
+            const int overlap = a < b + views[j].len && b < a + views[i].len;
+            if (i != j && modes[i] == 'w' && overlap && (a != b || views[i].len != views[j].len)) return 0;
+        }
+    return 1;
+}
+
 /* Open arrays that all have one of the two types, lie densely in memory and are writable where `modes` has a w.
    Gives 'f' or 'd', or 0 with nothing open and no error set. A mode of i stands for int64. */
 static char open_views(PyObject *const *arrays, Py_ssize_t given, const char *modes, Py_buffer *views) {
@@ -91,10 +103,22 @@ static char open_views(PyObject *const *arrays, Py_ssize_t given, const char *mo
             return 0;
         }
     }
+    if (!apart(views, modes, count)) {
+        close_views(views, count);
+        return 0;
+    }
     return type;
 }
 
 static size_t length(const Py_buffer *view) { return (size_t)(view->len / view->itemsize); }
+
+static int same_shape(const Py_buffer *views, int count) {
+    for (int i = 1; i < count; i++)
+        if (views[i].ndim != views[0].ndim ||
+            memcmp(views[i].shape, views[0].shape, (size_t)views[0].ndim * sizeof(Py_ssize_t)))
+            return 0;
+    return 1;
+}
 
 static int same_length(const Py_buffer *views, int count) {
     for (int i = 1; i < count; i++)
@@ -155,7 +179,7 @@ static PyObject *relu(PyObject *self, PyObject *const *arrays, Py_ssize_t given)
     const char type = open_views(arrays, given, "rw", v);
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]);
-    const int fits = same_length(v, 2);
+    const int fits = same_shape(v, 2);
     if (fits) RUN(count, relu_float32(count, v[0].buf, v[1].buf), relu_float64(count, v[0].buf, v[1].buf));
     close_views(v, 2);
     return PyBool_FromLong(fits);
@@ -166,7 +190,7 @@ static PyObject *relu_backward(PyObject *self, PyObject *const *arrays, Py_ssize
     const char type = open_views(arrays, given, "rrw", v);
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]);
-    const int fits = same_length(v, 3);
+    const int fits = same_shape(v, 3);
     if (fits)
         RUN(count, relu_backward_float32(count, v[0].buf, v[1].buf, v[2].buf),
             relu_backward_float64(count, v[0].buf, v[1].buf, v[2].buf));
@@ -178,7 +202,7 @@ static PyObject *batch_norm(PyObject *self, PyObject *const *arrays, Py_ssize_t 
     Py_buffer v[MOST];
     const double epsilon = given == 9 ? PyFloat_AsDouble(arrays[8]) : -1;
     if (epsilon == -1 && PyErr_Occurred()) return NULL;
-    const char type = open_views(arrays, given, "rrrwwwww", v);
+    const char type = given == 9 ? open_views(arrays, given, "rrrwwwww", v) : 0;
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]), width = length(&v[1]), rows = width ? count / width : 0;
     const int fits = rows && rows * width == count && length(&v[2]) == width && length(&v[3]) == count &&
@@ -198,7 +222,7 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *const *arrays, Py
     const char type = open_views(arrays, given, "rrrrwww", v);
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]), width = length(&v[2]), rows = width ? count / width : 0;
-    const int fits = rows && rows * width == count && length(&v[1]) == count && length(&v[6]) == count &&
+    const int fits = rows > 1 && rows * width == count && length(&v[1]) == count && length(&v[6]) == count &&
                      same_length(v + 2, 4);
     if (fits)
         RUN(count,
@@ -214,7 +238,7 @@ static PyObject *cross_entropy(PyObject *self, PyObject *const *arrays, Py_ssize
     Py_buffer v[MOST];
     const double smoothing = given == 4 ? PyFloat_AsDouble(arrays[3]) : -1;
     if (smoothing == -1 && PyErr_Occurred()) return NULL;
-    const char type = open_views(arrays, given, "riw", v);
+    const char type = given == 4 ? open_views(arrays, given, "riw", v) : 0;
     if (!type) Py_RETURN_NONE;
     const size_t count = length(&v[0]), rows = length(&v[1]);
     const int64_t *classes = v[1].buf;

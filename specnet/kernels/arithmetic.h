@@ -32,30 +32,39 @@ EVERY_PROCESSOR static void NAMED(affine_row)(size_t height, size_t width, const
         for (size_t j = 0; j < width; j++) y[j] += x[0] * weight[j];
 }
 
-EVERY_PROCESSOR static void NAMED(relu)(size_t count, const REAL *restrict x, REAL *restrict y) {
+EVERY_PROCESSOR static void NAMED(relu)(size_t count, const REAL *x, REAL *y) {
     for (size_t i = 0; i < count; i++) y[i] = x[i] <= 0 ? (REAL)0 : x[i]; /* a NaN stays */
 }
 
-EVERY_PROCESSOR static void NAMED(relu_backward)(size_t count, const REAL *restrict x, const REAL *restrict dy,
-                                                 REAL *restrict dx) {
+EVERY_PROCESSOR static void NAMED(relu_backward)(size_t count, const REAL *x, const REAL *dy, REAL *dx) {
     for (size_t i = 0; i < count; i++) dx[i] = dy[i] * (x[i] > 0 ? (REAL)1 : (REAL)0);
 }
 
-/* Statistics of the batch, a feature a column: centred = x - mean, y = centred * inverse * scale + shift. */
+/* Statistics of the batch, a feature a column: centred = x - mean, y = centred * inverse * scale + shift. A sum over
+   many rows loses digits, so it is taken in parts of PART rows, in arrays that are written later, which are added up. */
 EVERY_PROCESSOR static void NAMED(batch_norm)(size_t rows, size_t width, REAL epsilon, const REAL *restrict x,
                                               const REAL *restrict scale, const REAL *restrict shift,
                                               REAL *restrict centred, REAL *restrict y, REAL *restrict mean,
                                               REAL *restrict variance, REAL *restrict inverse) {
+    REAL *part = inverse;
     for (size_t j = 0; j < width; j++) mean[j] = variance[j] = 0;
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < width; j++) mean[j] += x[i * width + j];
+    for (size_t start = 0; start < rows; start += PART) {
+        for (size_t j = 0; j < width; j++) part[j] = 0;
+        for (size_t i = start; i < rows && i < start + PART; i++)
+            for (size_t j = 0; j < width; j++) part[j] += x[i * width + j];
+        for (size_t j = 0; j < width; j++) mean[j] += part[j];
+    }
     for (size_t j = 0; j < width; j++) mean[j] /= (REAL)rows;
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < width; j++) {
-            const REAL value = x[i * width + j] - mean[j];
-            centred[i * width + j] = value;
-            variance[j] += value * value;
-        }
+    for (size_t start = 0; start < rows; start += PART) {
+        for (size_t j = 0; j < width; j++) part[j] = 0;
+        for (size_t i = start; i < rows && i < start + PART; i++)
+            for (size_t j = 0; j < width; j++) {
+                const REAL value = x[i * width + j] - mean[j];
+                centred[i * width + j] = value;
+                part[j] += value * value;
+            }
+        for (size_t j = 0; j < width; j++) variance[j] += part[j];
+    }
     for (size_t j = 0; j < width; j++) {
         variance[j] /= (REAL)rows;
         inverse[j] = 1 / ROOT(variance[j] + epsilon);
@@ -72,12 +81,20 @@ EVERY_PROCESSOR static void NAMED(batch_norm_backward)(size_t rows, size_t width
                                                        const REAL *restrict inverse, REAL *restrict scale_grad,
                                                        REAL *restrict shift_grad, REAL *restrict dx) {
     const REAL share = 1 / (REAL)rows;
+    REAL *part = dx, *other = dx + width; /* there are two rows at least */
     for (size_t j = 0; j < width; j++) scale_grad[j] = shift_grad[j] = 0;
-    for (size_t i = 0; i < rows; i++)
+    for (size_t start = 0; start < rows; start += PART) {
+        for (size_t j = 0; j < width; j++) part[j] = other[j] = 0;
+        for (size_t i = start; i < rows && i < start + PART; i++)
+            for (size_t j = 0; j < width; j++) {
+                part[j] += dy[i * width + j];
+                other[j] += dy[i * width + j] * centred[i * width + j];
+            }
         for (size_t j = 0; j < width; j++) {
-            shift_grad[j] += dy[i * width + j];
-            scale_grad[j] += dy[i * width + j] * centred[i * width + j];
+            shift_grad[j] += part[j];
+            scale_grad[j] += other[j];
         }
+    }
     for (size_t j = 0; j < width; j++) scale_grad[j] *= inverse[j];
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < width; j++) {
@@ -109,7 +126,8 @@ static inline REAL NAMED(greatest)(const REAL *row, size_t width) {
     return most;
 }
 
-/* The gradient is (softmax(x) - q) / rows, q = smoothing / width plus 1 - smoothing at the row's class. */
+/* The gradient is (softmax(x) - q) / rows, q = smoothing / width plus 1 - smoothing at the row's class. The classes have
+   been checked; OWN looks again, as another thread may write them meanwhile: no byte outside may be touched. */
 EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, const REAL *restrict x,
                                                    const int64_t *restrict classes, REAL *restrict gradient,
                                                    double smoothing) {
@@ -120,8 +138,12 @@ EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, co
         REAL *z = gradient + i * width;
         const REAL most = NAMED(greatest)(x + i * width, width);
         for (size_t j = 0; j < width; j++) z[j] = x[i * width + j] - most;
-        expected += (double)z[classes[i]] * (1 - smoothing);
-        if (smoothing > 0) expected += (double)NAMED(sum)(z, width) * smoothing / (double)width;
+        if (smoothing < 1) expected += (double)z[OWN(classes[i])] * (1 - smoothing);
+        if (smoothing > 0) {
+            double sum = 0;
+            for (size_t j = 0; j < width; j++) sum += (double)z[j];
+            expected += sum * smoothing / (double)width;
+        }
     }
     for (size_t i = 0; i < rows * width; i++) gradient[i] = EXP(gradient[i]);
     for (size_t i = 0; i < rows; i++) {
@@ -129,7 +151,7 @@ EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, co
         const REAL sum = NAMED(sum)(e, width), scale = share / sum;
         logs += (double)LOG(sum);
         for (size_t j = 0; j < width; j++) e[j] = e[j] * scale - even;
-        e[classes[i]] -= sure;
+        e[OWN(classes[i])] -= sure;
     }
     return (logs - expected) / (double)rows;
 }
