@@ -1,8 +1,10 @@
 """inspect, diff, trace, report and summary --out, as processes."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -155,6 +157,9 @@ def test_summary_draws(folder, tmp_path):
             "affine_1: expected an array of shape (batch, 2), got (1, 3)",
         ),
         (["trace", "two.json", "--input", "[[1, 2"], "--input:1:"),
+        (["trace", "two.json", "--input", "[[1, NaN]]"], "--input:1:6: [0][1]"),
+        (["trace", "two.json", "--input", "[[1, 2]]", "--dy", "[[1e400, 0, 0]]"], "--dy:1:3: [0][0]"),
+        (["trace", "run", "--input", "[[1e39, 0, 0, 0]]"], "expected numbers that float32 holds"),
         (["trace", "two.json", "--input", "[[1, true]]", "--dy", "7"], "--dy: expected a JSON array"),
         (["trace", "two.json", "--input", "[[1, 2]]", "--dy", "[[1, 1]]"], "expected a gradient of shape (1, 3)"),
         (["trace", "two.json", "--input", "[[1, 2]]", "--target", "[0]"], "name one: --loss softmax_cross_entropy"),
@@ -175,3 +180,30 @@ def test_wrong_input_is_told_in_a_line(folder, arguments, told):
     assert told in err
     assert len(err.splitlines()) == 1
     assert not (folder / "r.html").exists()
+
+
+def test_a_folder_stands_for_its_last_checkpoint(folder):
+    assert run("inspect", "run", cwd=folder)[0] == run("inspect", "run/last.h5", cwd=folder)[0]
+    assert run("diff", "run", "run/last.h5", cwd=folder)[0] == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trace", "two.json", "--input", "[[1, 2]]", "--loss", "huber"],
+        ["trace", "two.json", "--input", "[[1, 2]]", "--as", "markdown"],
+        ["trace", "two.json", "--input", "[[1, 2]]", "--dy", "[[1]]", "--target", "[0]"],
+        ["report", "run", "--targets", "y"],
+    ],
+)
+def test_options_without_effect_are_wrong_usage(folder, arguments):
+    assert run(*arguments, cwd=folder, code=2)[0] == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_in_a_line(folder):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "specnet", "inspect", "run"]
+        made = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder, check=False)
+    assert made.returncode == 1
+    assert made.stderr == "specnet: cannot print: No space left on device\n"

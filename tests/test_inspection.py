@@ -405,3 +405,49 @@ def test_a_trace_is_told_as_it_was():
     model.forward(np.random.default_rng(0).normal(size=(6, 5)), training=True)
     assert inspection.explain(traced) == told
     assert inspection.trace(model, np.empty((0, 5))).y.shape == (0, 5)
+
+
+def test_a_layer_that_moves_to_another_list_is_told():
+    relu, tanh = {"type": "relu", "name": "r"}, {"type": "tanh", "name": "t"}
+    one, other = (
+        specnet.ModelSpec(input_shape=(4,), layers=[{"type": "residual", "layers": a, "shortcut": b}])
+        for a, b in (([relu], [tanh]), ([relu, tanh], []))
+    )
+    assert inspection.compare(one, other).structure == ('layer residual_1.t: list was "shortcut", is "layers"',)
+    one, other = (
+        specnet.ModelSpec(input_shape=(4,), layers=[{"type": "concat", "branches": branches}])
+        for branches in ([[relu, tanh], []], [[], [relu, tanh]])
+    )
+    assert len(inspection.compare(one, other).structure) == 2
+
+
+def test_arrays_of_other_shapes_are_named():
+    old, new = (model_of({"type": "affine", "units": units}) for units in (3, 4))
+    assert "affine_1.weight: shape was (5, 3), is (5, 4)" in inspection.compare(old, new).structure
+
+
+def test_formulas_of_inputs_with_more_axes_are_those_that_hold():
+    entries = [{"type": "affine", "units": 3}, {"type": "prelu"}, {"type": "batch_norm"}]
+    model = model_of(*entries, input_shape=(2, 5), dtype="float64")
+    rng = np.random.default_rng(0)
+    for training in (False, True):
+        traced = inspection.trace(model, rng.normal(size=(4, 2, 5)), dy=rng.normal(size=(4, 2, 3)), training=training)
+        for layer in traced.layers:
+            known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
+            told = {"y": layer.y, "dx": layer.dx} | {f"d{n}": g for n, g in layer.gradients.items()}
+            for name, formula in layer.formulas.items():
+                numbers = eval(formula, {"__builtins__": {}, **{n: getattr(np, n) for n in dir(np)}, **known})
+                assert np.allclose(numbers, told[name]), formula
+
+
+def test_the_next_step_follows_the_schedule(tmp_path):
+    run = trained(tmp_path, optimizer={"type": "sgd", "learning_rate": 1.0}, schedule={"type": "linear"}, epochs=4)
+    model = specnet.load(run / "last.h5")
+    model.run_state |= {"step": 10, "epoch": 2, "batch": 0}  # half of the way
+    specnet.save(tmp_path / "half.h5", model)
+    found = inspection.inspect(tmp_path / "half.h5").parameters[0]
+    moved = np.linalg.norm(model.gradients[found.name]) / np.linalg.norm(model.parameters[found.name])
+    assert 0.4 * moved < found.update < 0.6 * moved
+    model.run_state |= {"step": 1, "epoch": 0, "batch": 1}
+    specnet.save(tmp_path / "early.h5", model)
+    assert inspection.inspect(tmp_path / "early.h5").parameters[0].update is None

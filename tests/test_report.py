@@ -74,6 +74,11 @@ def test_a_users_text_stays_text(pictures):
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", re.sub(r'xmlns[^=]*="[^"]*"', "", page))
 
 
+def test_no_mark_stands_twice(pictures):
+    marks = re.findall(r' id="([^"]+)"', page_of(pictures, runs=2))
+    assert len(marks) == len(set(marks)) > 50
+
+
 def test_the_confusion_matrix_counts_rows(pictures):
     found = inspection.read_run(pictures / "run", str(pictures / "d.npz")).classified
     model = specnet.load(pictures / "run/last.h5")

@@ -128,7 +128,7 @@ def summary(
             msg = f"{out}: is the model itself; draw it into another file"
             raise SpecnetError(msg)
         save_diagram(spec, out)
-        note(f"{out}: {len(spec.layers)} layers")
+        note(f"{out}: {sum(1 for _ in spec.walk())} layers")
         return
     rows: list[dict[str, Any]] = []
     for name, layer, plan in spec.walk():

@@ -18,7 +18,9 @@ from specnet.errors import DataError, SpecnetError, printable
 from specnet.jsontext import parse_json
 from specnet.model import Model, build
 from specnet.paths import is_same_file, user_path
+from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
+from specnet.training.saving import LAST
 
 if TYPE_CHECKING:
     from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison, Trace
@@ -39,7 +41,7 @@ def inspect(
     from specnet.inspection import inspect as look  # noqa: PLC0415
 
     with counting("looking") as progress:
-        found = look(path, progress)
+        found = look(_file(path), progress)
     if json:
         print_json(asdict(found) | {"origin": found.origin._asdict()})
     elif text:
@@ -59,7 +61,7 @@ def _show_checkpoint(found: CheckpointReport) -> None:
     _say(f'"{found.name}", {found.parameter_count:,} parameters of {found.dtype}, identity {found.identity[:12]}')
     typer.echo(f"{found.size:,} bytes, {written}")
     if found.step is not None:
-        typer.echo(f"step {found.step:,}, epoch {found.epoch} · {metrics_text(found.metrics)}")
+        typer.echo(" · ".join(filter(None, [f"step {found.step:,}, epoch {found.epoch}", metrics_text(found.metrics)])))
     typer.echo("")
     columns = ["Parameter", "Shape", "Norm", "Mean", "Std", "Least", "Greatest", "Zeros", "Gradient", "Step / values"]
     table = [
@@ -114,7 +116,8 @@ def diff(
     from specnet.inspection import compare  # noqa: PLC0415
 
     try:
-        sides = [load(path, mmap=True) if is_hdf5(path) else spec_of(path) for path in (old, new)]
+        files = [_file(path) for path in (old, new)]
+        sides = [load(path, mmap=True) if is_hdf5(path) else spec_of(path) for path in files]
         found = compare(sides[0], sides[1], tolerance)
     except SpecnetError as error:
         from specnet.cli.output import report_errors  # noqa: PLC0415
@@ -158,16 +161,19 @@ def trace(
         str | None, typer.Option("--target", metavar="JSON", help="Targets as JSON, '[3]'; runs loss and backward.")
     ] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="The loss, where no run in the file tells it.")] = None,
+    inputs: Annotated[str | None, typer.Option("--inputs", help="Array or columns of a data file, a,b,c.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that are taken from a data file.")] = 8,
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE", help="Write every array to an HDF5 file.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Formulas, with these very numbers filled in.")] = False,
-    as_: Annotated[Literal["text", "markdown"], typer.Option("--as", help="Form of --explain.")] = "text",
+    as_: Annotated[
+        Literal["text", "markdown"] | None, typer.Option("--as", help="Form of --explain; text by default.")
+    ] = None,
 ) -> None:
     """Run one forward, and a backward where --target or --dy is given; print every array on the way.
 
-    Example: specnet trace two_layer.model.json --input '[[1, 2]]' --dy '[[1, 1, 1]]' --explain
+    Example: specnet trace two_layer.model.json --input '[[1, 2]]' --dy '[[1, 1]]' --explain
     """
     from specnet.inspection import explain as explained  # noqa: PLC0415
     from specnet.inspection import save_trace  # noqa: PLC0415
@@ -179,13 +185,25 @@ def trace(
     if save is not None and any(is_same_file(save, source) for source in (path, input_)):
         msg = f"{save}: would be written over; save the trace to another file"
         raise DataError(msg)
+    for option, given, needed, there in (
+        ("--loss", loss, "--target", target),
+        ("--as", as_, "--explain", explain or None),
+    ):
+        if given is not None and there is None:
+            msg = f"{option} is for {needed}"
+            raise typer.BadParameter(msg)
+    path = _file(path)
     model = load(path) if is_hdf5(path) else build(spec_of(path))
     is_json = input_.lstrip().startswith("[")
-    x = _json_array("--input", input_) if is_json else file_rows(model, input_).inputs[:rows]
+    x = _json_array("--input", input_) if is_json else file_rows(model, input_, _columns(inputs)).inputs[:rows]
     chosen = _loss_of(model, path, loss) if target is not None else None
     targets, given = (
         None if text is None else _json_array(name, text) for name, text in (("--target", target), ("--dy", dy))
     )
+    if chosen is not None and model.spec.layers[-1].type in chosen.doubled_by:
+        msg = f"{chosen.name} does what the last layer, {model.spec.layers[-1].name}, does already; name another loss"
+        raise SpecnetError(msg)
+    _require_fitting(model, "--input", x)
     traced = run(model, x, dy=given, targets=targets, loss=chosen)
     if save is not None:
         save_trace(save, traced)
@@ -196,12 +214,37 @@ def trace(
         note(f"{save}: the arrays of {len(traced.layers)} layers")
 
 
+def _columns(names: str | None) -> Columns:
+    return tuple(names.split(",")) if names is not None and "," in names else names
+
+
+def _file(path: str) -> str:
+    """Take a run's folder for the last checkpoint in it."""
+    return str(Path(path) / LAST) if user_path(path).is_dir() else path
+
+
 def _json_array(option: str, text: str) -> Any:
-    value = parse_json(text, option).value
-    if not isinstance(value, list):
+    found = parse_json(text, option)
+    if found.findings:
+        raise found.error()
+    if not isinstance(found.value, list):
         msg = f"{option}: expected a JSON array, got {text!r:.40}"
         raise DataError(msg)
-    return value
+    return found.value
+
+
+def _require_fitting(model: Model, option: str, values: Any) -> None:
+    """Refuse numbers that the model's dtype cannot hold."""
+    import numpy as np  # noqa: PLC0415 - needed here only
+
+    if model.dtype == np.float32:
+        try:
+            most = float(np.abs(np.asarray(values, np.float64)).max(initial=0))
+        except (ValueError, TypeError):  # told by the model, with the shape that it expects
+            return
+        if most > float(np.finfo(np.float32).max):
+            msg = f"{option}: expected numbers that float32 holds, got one of size {most:g}"
+            raise DataError(msg)
 
 
 def _loss_of(model: Model, path: str, name: str | None) -> Loss:
@@ -231,7 +274,7 @@ def _plain_text(traced: Trace) -> str:
     lines: list[str] = []
 
     def show(name: str, array: Any) -> None:
-        text = np.array2string(array, threshold=100, precision=6, suppress_small=True)
+        text = np.array2string(array, threshold=100, precision=6)
         head = f"  {name} {array.shape}" if array.size > 100 else f"  {name}"
         first, *rest = text.splitlines()
         lines.extend([f"{head} = {first}", *(" " * (len(head) + 3) + line for line in rest)])
@@ -281,12 +324,17 @@ def report(
     if Path(out).suffix.lower() not in (".html", ".htm"):
         msg = f"{out}: expected a file name that ends in .html"
         raise SpecnetError(msg)
-    columns = tuple(inputs.split(",")) if inputs is not None and "," in inputs else inputs
+    if data is None and (inputs is not None or targets is not None):
+        msg = "--inputs and --targets are for --data"
+        raise typer.BadParameter(msg)
+    columns = _columns(inputs)
     found = []
     for run in runs:
         if sys.stderr.isatty():
             note(f"{run} …")
         found.append(read_run(run, data, columns, targets))
+        if data is not None and found[-1].classified is None:
+            note(f"{data}: left out, as {run} tells no classes")
     page = write(found).encode()
     write_file(user_path(out), page, SpecnetError)
     note(f"{out}: {len(page):,} bytes; open it in a browser")

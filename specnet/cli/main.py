@@ -85,10 +85,17 @@ def _root(
 def run() -> None:
     """Run the command; exit with 0 done, 1 wrong input, 2 wrong usage."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SpecnetError as error:
         report_errors(error)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # of standard output: files have errors of their own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"specnet: cannot print: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

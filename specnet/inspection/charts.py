@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
         axes.spines[side].set_visible(False)
     for side in ("bottom", "left"):
         axes.spines[side].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=8)
+    axes.tick_params(which="both", colors=MUTED, labelsize=8)
     return figure, axes
 
 
@@ -53,10 +52,12 @@ def svg_of(figure: Any, label: str = "", *, standalone: bool = False) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for color, name in _NAMES.items():
         text = text.replace(color, f"var(--{name})")
-    # One picture's marks may not be taken for another's.
-    salt = hashlib.sha256(text.encode()).hexdigest()[:8]
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(label)}" ', 1)
+
+
+def with_ids(svg: str, prefix: str) -> str:
+    """Put a prefix before a picture's marks, so that on one page they are not taken for another picture's."""
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def _attribute(text: str) -> str:

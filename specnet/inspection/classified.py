@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import DataError
+from specnet.inspection.inspect import experiment_of
 from specnet.model import Model
 from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
@@ -51,7 +52,10 @@ def classify(
     model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None
 ) -> Classified | None:
     """Predict the classes of a file's rows; None for a model that tells no classes. Raises DataError."""
-    rows = file_rows(model, path, inputs, "y" if targets is None else targets)
+    if targets is None:
+        experiment = experiment_of(model)
+        targets = (experiment.data.train.targets if experiment is not None else None) or "y"
+    rows = file_rows(model, path, inputs, targets)
     if rows.loss is None or rows.targets is None or not rows.loss.has_classes():
         return None
     p = rows.loss.probabilities(model.predict(rows.inputs, batch_size=EVALUATION_ROWS))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from specnet.differences import differences
 from specnet.inspection.inspect import last_metrics
 from specnet.inspection.statistics import PIECE
+from specnet.layertree import CompositeSpec
 from specnet.model import Model
 from specnet.spec import ModelSpec
 
@@ -64,6 +65,7 @@ def compare(old: Model | ModelSpec, new: Model | ModelSpec, tolerance: float = 0
     pairs = list(_pairs(old, new))
     changes = (_change(name, a, b) for name, a, b in pairs)
     changed = tuple(change for change in changes if change.differing and not change.relative <= tolerance)
+    structure += tuple(_reshaped(old, new))
     return Comparison(structure, changed, len(pairs), tuple(_training(old, new)))
 
 
@@ -92,11 +94,15 @@ def _structure(old: ModelSpec, new: ModelSpec) -> Iterator[str]:
 
 
 def _layers(spec: ModelSpec) -> dict[str, dict[str, Any]]:
-    """Map full names to what the document says of each layer, but for the layers in it."""
-    found = {}
+    """Map full names to what the document says of each layer, and in which list of its composite it stands."""
+    found: dict[str, dict[str, Any]] = {}
+    place: dict[str, str] = {}
     for name, layer, _ in spec.walk():
-        inside = ("layers", "shortcut", "branches")
-        found[name] = {k: v for k, v in layer.model_dump(mode="json").items() if k not in (*inside, "name")}
+        lists = layer.lists() if isinstance(layer, CompositeSpec) else []
+        place |= {f"{name}.{child.name}": ".".join(map(str, path)) for path, layers in lists for child in layers}
+        left_out = {"name", *(path[0] for path, _ in lists)}
+        said = {key: value for key, value in layer.model_dump(mode="json").items() if key not in left_out}
+        found[name] = said | ({"list": place[name]} if name in place else {})
     return found
 
 
@@ -105,6 +111,12 @@ def _at(value: Any, path: tuple[Any, ...]) -> str:
         value = value.get(key) if isinstance(value, Mapping) else value[key]
     text = json.dumps(value, ensure_ascii=False)
     return "nothing" if value is None else text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _reshaped(old: Model, new: Model) -> Iterator[str]:
+    for name, array in new.parameters.items():
+        if name in old.parameters and old.parameters[name].shape != array.shape:
+            yield f"{name}: shape was {old.parameters[name].shape}, is {array.shape}"
 
 
 def _pairs(old: Model, new: Model) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:

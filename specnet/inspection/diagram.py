@@ -17,6 +17,7 @@ from specnet.layer import batch_of, size_of
 from specnet.layertree import CompositeSpec
 from specnet.spec import ModelSpec
 
+LONGEST = 20
 MOST_BOXES = 40
 """A longer network is drawn with its first and its last layers, and says how many are between."""
 
@@ -108,6 +109,8 @@ def draw(spec: ModelSpec) -> Any:
     """Draw a network as a matplotlib figure. Raises SpecnetError where matplotlib is missing."""
     boxes = list(_boxes(spec))
     figure, axes = new_figure(5.2, 0.52 * len(boxes) + 0.15)
+    figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, 5.2)
     axes.set_ylim(-len(boxes), 0.15)
@@ -141,7 +144,13 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
                 yield 0, "", f"{len(all_rows) - 2 * half} more layers"
             continue
         count = f", {row.parameters:,} parameters" if row.parameters else ""
-        yield min(row.depth, 8), f"{row.name} ({row.type})", f"{row.shape}{count}"
+        own = row.name.rpartition(".")[2]
+        shape = row.shape if len(row.shape) <= LONGEST else f"{row.shape[: LONGEST - 2]}…)"
+        yield (
+            min(row.depth, 6),
+            f"{own if len(own) <= LONGEST else own[: LONGEST - 1] + '…'} ({row.type})",
+            shape + count,
+        )
 
 
 def save_diagram(spec: ModelSpec, path: str | os.PathLike[str]) -> None:

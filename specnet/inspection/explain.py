@@ -89,4 +89,6 @@ def _filled(name: str, formula: str | None, known: Mapping[str, npt.NDArray[Any]
             yield f"{margin} = {numbers}"
         yield f"{margin} = {compact(np.asarray(result))}"
     else:
+        if name == "y":
+            yield f"x = {compact(known['x'])}"
         yield f"{name} = {compact(np.asarray(result))}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,10 @@ class _Updates:
         try:
             optimizer = optimizer_of(experiment.training, model)
             optimizer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-            optimizer.learning_rate = last_metrics(model).get("learning_rate", optimizer.learning_rate)
+            rate = _next_rate(experiment, state, optimizer.learning_rate)
+            if rate is None:
+                return
+            optimizer.learning_rate = rate
             with np.errstate(all="ignore"):
                 optimizer.step()
         except (SpecnetError, KeyError, TypeError, ValueError):  # the state of another optimizer, or of none
@@ -148,6 +152,16 @@ class _Updates:
     def of(self, name: str, values: ArrayStatistics) -> float | None:
         norm = self.norms.get(name)
         return None if norm is None or math.isnan(norm) or not values.norm > 0 else norm / values.norm
+
+
+def _next_rate(experiment: ExperimentSpec, state: Mapping[str, Any], full: float) -> float | None:
+    """Give the learning rate of the next step; None where too little is known, before the first epoch has ended."""
+    schedule, epoch = experiment.training.schedule, state["epoch"]
+    if schedule.is_constant:
+        return full
+    if not epoch:
+        return None
+    return schedule.rate(full, state["step"], (state["step"] - state["batch"]) // epoch, experiment.training.epochs)
 
 
 def _warnings(
@@ -169,7 +183,10 @@ def _depth_warnings(parameters: tuple[ParameterReport, ...]) -> Iterator[str]:
     """Compare the gradients of the first and the last matrix."""
     matrices = [p for p in parameters if len(p.values.shape) == 2 and p.gradient is not None]
     sizes = [p.gradient.norm / math.sqrt(p.gradient.size) for p in matrices if p.gradient is not None]
-    if len(sizes) < 3 or not all(size > 0 for size in (sizes[0], sizes[-1])):
+    if len(sizes) < 3 or not sizes[-1] > 0:
+        return
+    if sizes[0] == 0:
+        yield f"gradients vanish towards the input: that of {matrices[0].name} is 0; a norm or residuals may help"
         return
     ratio = sizes[0] / sizes[-1]
     if ratio < 1 / FAR_APART:

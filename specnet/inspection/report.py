@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specnet.checkpoint import load
-from specnet.errors import SpecnetError, printable
+from specnet.errors import DataError, SpecnetError, printable
 from specnet.inspection import charts
 from specnet.inspection.classified import Classified, Sample, classify
 from specnet.inspection.diagram import draw, rows
@@ -53,7 +54,11 @@ def read_run(
         name: (histogram(value), histogram(model.gradients[name]) if model.has_gradients else None)
         for name, value in model.parameters.items()
     }
-    classified = None if data is None else classify(model, data, inputs, targets)
+    try:
+        classified = None if data is None else classify(model, data, inputs, targets)
+    except DataError as error:
+        msg = f"{os.fspath(path)}: {error}"
+        raise DataError(msg) from None
     experiment = experiment_of(model)
     title = model.plan.name if experiment is None else experiment.name
     return RunReport(title, checkpoint, model, history_of(model), histograms, classified)
@@ -78,8 +83,13 @@ def report(runs: Sequence[RunReport]) -> str:
     environment.finalize = lambda value: printable(value) if type(value) is str else value
     template = environment.get_template("report.html.jinja")
     names = [run.title if len(runs) == 1 else f"{index}. {run.title}" for index, run in enumerate(runs, 1)]
-    pictures = [_Pictures(run, safe) for run in runs]
-    compared = _Pictures.curves_of(dict(zip(names, runs, strict=True)), safe) if len(runs) > 1 else []
+    numbers = itertools.count()
+
+    def drawn(svg: str) -> Any:
+        return safe(charts.with_ids(svg, f"p{next(numbers)}"))  # noqa: S704 - matplotlib has escaped it
+
+    pictures = [_Pictures(run, drawn, safe) for run in runs]
+    compared = _Pictures.curves_of(dict(zip(names, runs, strict=True)), drawn) if len(runs) > 1 else []
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     metrics = list(dict.fromkeys(name for run in runs for name in run.checkpoint.metrics if "." not in name))
     page: str = template.render(
@@ -94,13 +104,13 @@ def report(runs: Sequence[RunReport]) -> str:
 class _Pictures:
     """What the page shows of a run that is no text; everything in it is made safe here."""
 
-    def __init__(self, run: RunReport, safe: Any) -> None:
+    def __init__(self, run: RunReport, drawn: Callable[[str], Any], safe: Callable[[str], Any]) -> None:
         spec = run.model.spec
         told = f"The network {spec.name}: {len(rows(spec))} layers; the table of parameters has their names and shapes"
-        self.diagram = safe(charts.svg_of(draw(spec), told))
-        self.curves = self.curves_of({run.title: run}, safe)
+        self.diagram = drawn(charts.svg_of(draw(spec), told))
+        self.curves = self.curves_of({run.title: run}, drawn)
         flow = _flow(run.checkpoint)
-        self.flow = safe(flow) if flow else ""
+        self.flow = drawn(flow) if flow else ""
         self.bars = {
             name: [
                 safe(charts.bars(found, f"{what} of {name}"))
@@ -111,7 +121,7 @@ class _Pictures:
         }
         found = run.classified
         counts = None if found is None else found.counts
-        self.confusion = "" if found is None or counts is None else safe(charts.confusion(counts, found.labels))
+        self.confusion = "" if found is None or counts is None else drawn(charts.confusion(counts, found.labels))
         worst = () if run.classified is None else run.classified.worst
         self.samples = [safe(_picture(sample)) for sample in worst]
         self.document = safe(_colored(spec.to_json()))
@@ -119,9 +129,9 @@ class _Pictures:
         self.experiment = "" if experiment is None else safe(_colored(experiment.to_json(), without="model"))
 
     @staticmethod
-    def curves_of(runs: dict[str, RunReport], safe: Any) -> list[tuple[str, Any]]:
+    def curves_of(runs: dict[str, RunReport], drawn: Callable[[str], Any]) -> list[tuple[str, Any]]:
         """Give title and picture of each metric's chart."""
-        return [(title, safe(chart)) for title, chart in _curves(runs)]
+        return [(title, drawn(chart)) for title, chart in _curves(runs)]
 
 
 def _curves(runs: dict[str, RunReport]) -> Iterator[tuple[str, str]]:

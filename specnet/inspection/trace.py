@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from specnet.checkpoint.durable import write_file
 from specnet.errors import SpecnetError
-from specnet.layer import as_floats
+from specnet.layer import Layer, as_floats
 from specnet.model import Model
 from specnet.training.losses import Loss
 
@@ -117,7 +117,7 @@ def _trace(
         LayerTrace(
             layer.name,
             types[layer.name],
-            dict(layer.formulas),
+            _formulas(layer, before),
             before,
             after,
             {name: parameter.copy() for name, parameter in layer.parameters.items()},
@@ -144,6 +144,12 @@ def _backward(model: Model, dy: AnyArray | None) -> list[dict[str, Any]]:
     return found[::-1]
 
 
+def _formulas(layer: Layer, x: AnyArray) -> dict[str, str]:
+    """Give a layer's formulas that hold for x: those that sum over the rows are of batches of vectors."""
+    over_rows = ("axis=0", "x.T")
+    return {k: f for k, f in layer.formulas.items() if x.ndim == 2 or not any(sign in f for sign in over_rows)}
+
+
 def _types(model: Model) -> Iterator[tuple[str, str]]:
     return ((spec.name, spec.type) for spec in model.spec.layers)
 
@@ -153,9 +159,9 @@ def _warnings(layers: tuple[LayerTrace, ...]) -> Iterator[str]:
         dead, units = layer.dead_units(), math.prod(layer.y.shape[1:])
         if dead:
             yield f"{layer.name}: {dead} of {units} units are 0 for all {len(layer.y)} rows; dead, or not asked"
-        for what, array in (("outputs", layer.y), ("gradient", layer.dx)):
+        for what, array in (("outputs are", layer.y), ("gradient is", layer.dx)):
             if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
-                yield f"{layer.name}: its {what} are not finite"
+                yield f"{layer.name}: its {what} not finite"
 
 
 def save_trace(path: str | os.PathLike[str], traced: Trace) -> None:
