@@ -144,13 +144,12 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
                 yield 0, "", f"{len(all_rows) - 2 * half} more layers"
             continue
         count = f", {row.parameters:,} parameters" if row.parameters else ""
-        own = row.name.rpartition(".")[2]
-        shape = row.shape if len(row.shape) <= LONGEST else f"{row.shape[: LONGEST - 2]}…)"
-        yield (
-            min(row.depth, 6),
-            f"{own if len(own) <= LONGEST else own[: LONGEST - 1] + '…'} ({row.type})",
-            shape + count,
-        )
+        name = _short(row.name.rpartition(".")[2])
+        yield min(row.depth, 6), f"{name} ({row.type})", _short(row.shape) + count
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def save_diagram(spec: ModelSpec, path: str | os.PathLike[str]) -> None:
