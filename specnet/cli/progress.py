@@ -23,7 +23,10 @@ SHOWN_EVERY = 0.1
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show on a terminal how much of something is done; gives what is told the part and the whole."""
     console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    with Progress(transient=True, console=console) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

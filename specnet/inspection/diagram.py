@@ -121,7 +121,7 @@ def draw(spec: ModelSpec) -> Any:
             axes.add_patch(_rounded((x, y), 5.0 - 0.25 * depth, 0.66, style))
             axes.text(x + 0.12, y + 0.33, left, va="center", fontsize=9, color=INK, parse_math=False)
         axes.text(4.98, y + 0.33, right, va="center", ha="right", fontsize=8, color=MUTED, parse_math=False)
-        if index < len(boxes) - 1:
+        if index < len(boxes) - 1 and boxes[index + 1][0] == 0:  # indentation says what is inside
             axes.annotate(
                 "", (2.6, y - 0.36), (2.6, y), arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.8}
             )

@@ -19,7 +19,7 @@ from specnet.plan import LayerPlan
 
 OLDEST = (13, 7)
 """Operator set and file version of ONNX 1.8: what old runtimes read; newer ones only where a layer needs them."""
-_FILE_VERSIONS = {13: 7, 17: 8, 18: 8, 20: 9}
+_FILE_VERSIONS = {13: 7, 14: 7, 17: 8, 18: 8, 20: 9}
 
 
 def to_onnx(model: Model) -> bytes:
@@ -147,6 +147,7 @@ def _affine(graph: _Graph, layer: _Layer, x: str) -> str:
 def _batch_norm(graph: _Graph, layer: _Layer, x: str) -> str:
     names = ("scale", "shift", "running_mean", "running_var")
     if layer.rank == 2:
+        graph.need(14)  # before, the operator said nothing of training, and onnx's own evaluator took it for that
         arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
         return graph.node("BatchNormalization", [x, *arrays], epsilon=layer.fields["epsilon"])
     scale, shift, mean, variance = (layer[name] for name in names)  # ONNX normalizes the second axis, not the last
