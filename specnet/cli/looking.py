@@ -12,7 +12,7 @@ import typer
 from specnet.checkpoint import load
 from specnet.checkpoint.durable import write_file
 from specnet.cli.documents import Json, is_hdf5, spec_of
-from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.cli.output import metrics_text, note, print_json, print_table, report_errors
 from specnet.cli.progress import counting
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.jsontext import parse_json
@@ -20,7 +20,7 @@ from specnet.model import Model, build
 from specnet.paths import is_same_file, user_path
 from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
-from specnet.training.saving import LAST
+from specnet.training.saving import checkpoint_of
 
 if TYPE_CHECKING:
     from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison, Trace
@@ -41,7 +41,7 @@ def inspect(
     from specnet.inspection import inspect as look  # noqa: PLC0415
 
     with counting("looking") as progress:
-        found = look(_file(path), progress)
+        found = look(str(checkpoint_of(path)), progress)
     if json:
         print_json(asdict(found) | {"origin": found.origin._asdict()})
     elif text:
@@ -66,24 +66,25 @@ def _show_checkpoint(found: CheckpointReport) -> None:
     columns = ["Parameter", "Shape", "Norm", "Mean", "Std", "Least", "Greatest", "Zeros", "Gradient", "Step / values"]
     table = [
         [
-            p.name,
-            _shape(p.values),
-            *(f"{v:.4g}" for v in (p.values.norm, p.values.mean, p.values.std, p.values.low, p.values.high)),
-            f"{p.values.zeros:.1%}",
+            *_cells(p.name, p.values),
             "" if p.gradient is None else f"{p.gradient.norm:.4g} ± {p.gradient.std:.2g}",
             "" if p.update is None else f"{p.update:.2g}",
         ]
         for p in found.parameters
     ]
-    table += [[n, _shape(b), *(f"{v:.4g}" for v in (b.norm, b.mean, b.std, b.low, b.high)), f"{b.zeros:.1%}", "", ""]
-              for n, b in found.buffers.items()]  # fmt: skip
+    table += [[*_cells(name, buffer), "", ""] for name, buffer in found.buffers.items()]
     print_table(columns, table, numbers=range(2, 10))
     for warning in found.warnings:
         note(f"warning: {warning}")
 
 
-def _shape(found: ArrayStatistics) -> str:
-    return " x ".join(map(str, found.shape)) or "1"
+def _cells(name: str, found: ArrayStatistics) -> list[str]:
+    numbers = (found.norm, found.mean, found.std, found.low, found.high)
+    return [name, _shape(found.shape), *(f"{number:.4g}" for number in numbers), f"{found.zeros:.1%}"]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "1"
 
 
 def _stable_lines(found: CheckpointReport) -> list[str]:
@@ -116,12 +117,10 @@ def diff(
     from specnet.inspection import compare  # noqa: PLC0415
 
     try:
-        files = [_file(path) for path in (old, new)]
+        files = [str(checkpoint_of(path)) for path in (old, new)]
         sides = [load(path, mmap=True) if is_hdf5(path) else spec_of(path) for path in files]
         found = compare(sides[0], sides[1], tolerance)
     except SpecnetError as error:
-        from specnet.cli.output import report_errors  # noqa: PLC0415
-
         report_errors(error)
         raise typer.Exit(2) from None
     if json:
@@ -136,8 +135,7 @@ def _show_comparison(found: Comparison, *, both: bool) -> None:
     _say(*found.structure)
     if found.arrays:
         table = [
-            [c.name, " x ".join(map(str, c.shape)) or "1", f"{c.differing:,}", f"{c.largest:.3g}", f"{c.relative:.2e}"]
-            for c in found.arrays
+            [c.name, _shape(c.shape), f"{c.differing:,}", f"{c.largest:.3g}", f"{c.relative:.2e}"] for c in found.arrays
         ]
         print_table(["Array", "Shape", "Differing", "Largest", "Relative"], table, numbers=[2, 3, 4])
     _say(*found.training)
@@ -192,7 +190,7 @@ def trace(
         if given is not None and there is None:
             msg = f"{option} is for {needed}"
             raise typer.BadParameter(msg)
-    path = _file(path)
+    path = str(checkpoint_of(path))
     model = load(path) if is_hdf5(path) else build(spec_of(path))
     is_json = input_.lstrip().startswith("[")
     x = _json_array("--input", input_) if is_json else file_rows(model, input_, _columns(inputs)).inputs[:rows]
@@ -200,9 +198,6 @@ def trace(
     targets, given = (
         None if text is None else _json_array(name, text) for name, text in (("--target", target), ("--dy", dy))
     )
-    if chosen is not None and model.spec.layers[-1].type in chosen.doubled_by:
-        msg = f"{chosen.name} does what the last layer, {model.spec.layers[-1].name}, does already; name another loss"
-        raise SpecnetError(msg)
     _require_fitting(model, "--input", x)
     traced = run(model, x, dy=given, targets=targets, loss=chosen)
     if save is not None:
@@ -216,11 +211,6 @@ def trace(
 
 def _columns(names: str | None) -> Columns:
     return tuple(names.split(",")) if names is not None and "," in names else names
-
-
-def _file(path: str) -> str:
-    """Take a run's folder for the last checkpoint in it."""
-    return str(Path(path) / LAST) if user_path(path).is_dir() else path
 
 
 def _json_array(option: str, text: str) -> Any:
@@ -264,6 +254,10 @@ def _loss_of(model: Model, path: str, name: str | None) -> Loss:
     except ValidationError:
         msg = f"--loss: unknown loss {name!r:.40}; there are {', '.join(LOSSES)}"
         raise SpecnetError(msg) from None
+    last = model.spec.layers[-1]
+    if last.type in built.doubled_by:
+        msg = f"{built.name} does what the last layer, {last.name}, does already; name another loss"
+        raise SpecnetError(msg)
     return built
 
 

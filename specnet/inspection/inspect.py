@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ import numpy as np
 from specnet import initializers
 from specnet.checkpoint import load
 from specnet.checkpoint.read import Origin, origin
-from specnet.errors import SpecError, SpecnetError
+from specnet.errors import DataError, SpecnetError
 from specnet.inspection.statistics import ArrayStatistics, describe
 from specnet.model import Model
 from specnet.paths import user_path
 from specnet.training.consistency import frozen_names
 from specnet.training.experiment import ExperimentSpec
+from specnet.training.prediction import run_experiment
 from specnet.training.runs import optimizer_of
+from specnet.training.saving import below
 
 FAR_APART = 1e4
 LARGE_STEP = 0.1
@@ -69,20 +71,28 @@ def inspect(path: str | os.PathLike[str], progress: Progress | None = None) -> C
 
     Raises CheckpointError.
     """
+    return look_into(path, progress)[1]
+
+
+def look_into(
+    path: str | os.PathLike[str], progress: Progress | None = None
+) -> tuple[Model, CheckpointReport, ExperimentSpec | None]:
+    """Do the same, and give the mapped model and its run's experiment as well."""
     model = load(path, mmap=True)
     experiment = experiment_of(model)
-    reports = []
-    updates = _Updates(model, experiment)
-    done, total = 0, model.parameter_count
+    steps = _next_steps(model, experiment)
+    parameters: list[ParameterReport] = []
+    done = 0
     for name, value in model.parameters.items():
+        values = describe(value)
         gradient = describe(model.gradients[name]) if model.has_gradients else None
-        reports.append((name, describe(value), gradient))
+        update = steps[name] / values.norm if name in steps and values.norm > 0 else None
+        parameters.append(ParameterReport(name, values, gradient, update))
         done += value.size
         if progress is not None:
-            progress(done, total)
-    parameters = tuple(ParameterReport(n, values, g, updates.of(n, values)) for n, values, g in reports)
+            progress(done, model.parameter_count)
     state = model.run_state or {}
-    return CheckpointReport(
+    found = CheckpointReport(
         path=os.fspath(path),
         size=user_path(path).stat().st_size,
         origin=origin(path),
@@ -93,25 +103,24 @@ def inspect(path: str | os.PathLike[str], progress: Progress | None = None) -> C
         step=state.get("step"),
         epoch=state.get("epoch"),
         metrics=last_metrics(model),
-        parameters=parameters,
+        parameters=tuple(parameters),
         buffers={name: describe(buffer) for name, buffer in model.buffers.items()},
         warnings=tuple(_warnings(model, experiment, parameters)),
     )
+    return model, found, experiment
 
 
 def experiment_of(model: Model) -> ExperimentSpec | None:
     """Give the experiment whose run saved a model, None where there is none, or none that can be read."""
-    text = (model.run_state or {}).get("experiment")
     try:
-        return ExperimentSpec.from_text(text) if isinstance(text, str) else None
-    except SpecError:
+        return run_experiment(model)
+    except DataError:
         return None
 
 
 def history_of(model: Model) -> dict[str, list[float]]:
     """Give the metrics of each finished epoch of the run that saved a model."""
-    state = model.run_state or {}
-    history = {key.removeprefix("history/"): value for key, value in state.items() if key.startswith("history/")}
+    history = below(model.run_state or {}, "history/")
     return {
         name: value.tolist() for name, value in history.items() if isinstance(value, np.ndarray) and value.ndim == 1
     }
@@ -122,36 +131,31 @@ def last_metrics(model: Model) -> dict[str, float]:
     return {name: values[-1] for name, values in history_of(model).items() if values and name != "epoch"}
 
 
-class _Updates:
-    """What the optimizer of the model's run would do next, parameter by parameter."""
-
-    def __init__(self, model: Model, experiment: ExperimentSpec | None) -> None:
-        self.norms: dict[str, float] = {}
-        state = model.run_state or {}
-        prefix = "optimizer/"
-        if experiment is None or not model.has_gradients:
-            return
-        before = {name: value.copy() for name, value in model.parameters.items()}
-        try:
-            optimizer = optimizer_of(experiment.training, model)
-            optimizer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-            rate = _next_rate(experiment, state, optimizer.learning_rate)
-            if rate is None:
-                return
-            optimizer.learning_rate = rate
-            with np.errstate(all="ignore"):
-                optimizer.step()
-        except (SpecnetError, KeyError, TypeError, ValueError):  # the state of another optimizer, or of none
-            return
-        for name, value in model.parameters.items():
-            np.subtract(value, before[name], value)
-            moved = describe(value)
-            self.norms[name] = math.nan if moved.not_finite else moved.norm
-            value[...] = before[name]
-
-    def of(self, name: str, values: ArrayStatistics) -> float | None:
-        norm = self.norms.get(name)
-        return None if norm is None or math.isnan(norm) or not values.norm > 0 else norm / values.norm
+def _next_steps(model: Model, experiment: ExperimentSpec | None) -> dict[str, float]:
+    """Give the norm of what the optimizer of the model's run would add next to each parameter, where it is finite."""
+    state = model.run_state or {}
+    if experiment is None or not model.has_gradients:
+        return {}
+    before = {name: value.copy() for name, value in model.parameters.items()}
+    try:
+        optimizer = optimizer_of(experiment.training, model)
+        optimizer.restore(below(state, "optimizer/"))
+        rate = _next_rate(experiment, state, optimizer.learning_rate)
+        if rate is None:
+            return {}
+        optimizer.learning_rate = rate
+        with np.errstate(all="ignore"):
+            optimizer.step()
+    except (SpecnetError, KeyError, TypeError, ValueError):  # the state of another optimizer, or of none
+        return {}
+    norms = {}
+    for name, value in model.parameters.items():
+        np.subtract(value, before[name], value)
+        moved = describe(value)
+        if not moved.not_finite:
+            norms[name] = moved.norm
+        value[...] = before[name]
+    return norms
 
 
 def _next_rate(experiment: ExperimentSpec, state: Mapping[str, Any], full: float) -> float | None:
@@ -164,9 +168,7 @@ def _next_rate(experiment: ExperimentSpec, state: Mapping[str, Any], full: float
     return schedule.rate(full, state["step"], (state["step"] - state["batch"]) // epoch, experiment.training.epochs)
 
 
-def _warnings(
-    model: Model, experiment: ExperimentSpec | None, parameters: tuple[ParameterReport, ...]
-) -> Iterator[str]:
+def _warnings(model: Model, experiment: ExperimentSpec | None, parameters: Sequence[ParameterReport]) -> Iterator[str]:
     for parameter in parameters:
         for what, found in (("", parameter.values), ("the gradient of ", parameter.gradient)):
             if found is not None and found.not_finite:
@@ -179,7 +181,7 @@ def _warnings(
     yield from _still_warnings(model, experiment, parameters)
 
 
-def _depth_warnings(parameters: tuple[ParameterReport, ...]) -> Iterator[str]:
+def _depth_warnings(parameters: Sequence[ParameterReport]) -> Iterator[str]:
     """Compare the gradients of the first and the last matrix."""
     matrices = [p for p in parameters if len(p.values.shape) == 2 and p.gradient is not None]
     sizes = [p.gradient.norm / math.sqrt(p.gradient.size) for p in matrices if p.gradient is not None]
@@ -198,7 +200,7 @@ def _depth_warnings(parameters: tuple[ParameterReport, ...]) -> Iterator[str]:
 
 
 def _still_warnings(
-    model: Model, experiment: ExperimentSpec | None, parameters: tuple[ParameterReport, ...]
+    model: Model, experiment: ExperimentSpec | None, parameters: Sequence[ParameterReport]
 ) -> Iterator[str]:
     """Tell which parameters a run has left as they were drawn. Only those without a gradient come into question."""
     if experiment is None or experiment.training.initialize_from is not None or not (model.run_state or {}).get("step"):

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specnet.checkpoint import load
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.inspection import charts
 from specnet.inspection.classified import Classified, Sample, classify
 from specnet.inspection.diagram import draw, rows
-from specnet.inspection.inspect import CheckpointReport, experiment_of, history_of, inspect
+from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
 from specnet.model import Model
-from specnet.paths import user_path
 from specnet.training.datafiles import Columns
-from specnet.training.saving import LAST
+from specnet.training.experiment import ExperimentSpec
+from specnet.training.saving import checkpoint_of
 
 PICTURE_SIDES = (8, 28)
 
@@ -33,6 +32,7 @@ class RunReport:
     title: str
     checkpoint: CheckpointReport
     model: Model
+    experiment: ExperimentSpec | None
     history: dict[str, list[float]]
     histograms: dict[str, tuple[Histogram, Histogram | None]]
     classified: Classified | None
@@ -45,11 +45,7 @@ def read_run(
 
     Raises CheckpointError, DataError.
     """
-    file = user_path(path)
-    if file.is_dir():
-        file = file / LAST
-    checkpoint = inspect(file)
-    model = load(file, mmap=True)
+    model, checkpoint, experiment = look_into(checkpoint_of(path))
     histograms = {
         name: (histogram(value), histogram(model.gradients[name]) if model.has_gradients else None)
         for name, value in model.parameters.items()
@@ -59,9 +55,8 @@ def read_run(
     except DataError as error:
         msg = f"{os.fspath(path)}: {error}"
         raise DataError(msg) from None
-    experiment = experiment_of(model)
     title = model.plan.name if experiment is None else experiment.name
-    return RunReport(title, checkpoint, model, history_of(model), histograms, classified)
+    return RunReport(title, checkpoint, model, experiment, history_of(model), histograms, classified)
 
 
 def report(runs: Sequence[RunReport]) -> str:
@@ -89,7 +84,8 @@ def report(runs: Sequence[RunReport]) -> str:
         return safe(charts.with_ids(svg, f"p{next(numbers)}"))  # noqa: S704 - matplotlib has escaped it
 
     pictures = [_Pictures(run, drawn, safe) for run in runs]
-    compared = _Pictures.curves_of(dict(zip(names, runs, strict=True)), drawn) if len(runs) > 1 else []
+    together = dict(zip(names, runs, strict=True)) if len(runs) > 1 else {}
+    compared = [(title, drawn(chart)) for title, chart in _curves(together)]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     metrics = list(dict.fromkeys(name for run in runs for name in run.checkpoint.metrics if "." not in name))
     page: str = template.render(
@@ -108,7 +104,7 @@ class _Pictures:
         spec = run.model.spec
         told = f"The network {spec.name}: {len(rows(spec))} layers; the table of parameters has their names and shapes"
         self.diagram = drawn(charts.svg_of(draw(spec), told))
-        self.curves = self.curves_of({run.title: run}, drawn)
+        self.curves = [(title, drawn(chart)) for title, chart in _curves({run.title: run})]
         flow = _flow(run.checkpoint)
         self.flow = drawn(flow) if flow else ""
         self.bars = {
@@ -125,13 +121,8 @@ class _Pictures:
         worst = () if run.classified is None else run.classified.worst
         self.samples = [safe(_picture(sample)) for sample in worst]
         self.document = safe(_colored(spec.to_json()))
-        experiment = experiment_of(run.model)
-        self.experiment = "" if experiment is None else safe(_colored(experiment.to_json(), without="model"))
-
-    @staticmethod
-    def curves_of(runs: dict[str, RunReport], drawn: Callable[[str], Any]) -> list[tuple[str, Any]]:
-        """Give title and picture of each metric's chart."""
-        return [(title, drawn(chart)) for title, chart in _curves(runs)]
+        written = run.experiment
+        self.experiment = "" if written is None else safe(_colored(written.to_json(), without="model"))
 
 
 def _curves(runs: dict[str, RunReport]) -> Iterator[tuple[str, str]]:

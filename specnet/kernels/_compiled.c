@@ -126,11 +126,11 @@ static int same_length(const Py_buffer *views, int count) {
     return 1;
 }
 
-/* Run CALL_FLOAT32 or CALL_FLOAT64, and let other threads run where it takes long. */
-#define RUN(SIZE, CALL_FLOAT32, CALL_FLOAT64)                                                                         \
+/* Call a function of the arithmetic in its version for the type; let other threads run where it takes long. */
+#define RUN(SIZE, CALL, ...)                                                                                          \
     do {                                                                                                              \
         PyThreadState *state = (SIZE) >= RELEASED ? PyEval_SaveThread() : NULL;                                       \
-        if (type == 'f') CALL_FLOAT32; else CALL_FLOAT64;                                                             \
+        if (type == 'f') CALL##_float32(__VA_ARGS__); else CALL##_float64(__VA_ARGS__);                               \
         if (state) PyEval_RestoreThread(state);                                                                       \
     } while (0)
 
@@ -141,8 +141,7 @@ static PyObject *adam(PyObject *self, PyObject *const *arrays, Py_ssize_t given)
     const size_t count = length(&v[0]);
     const int fits = same_length(v, 4) && length(&v[4]) == 5;
     if (fits)
-        RUN(count, adam_float32(count, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf),
-            adam_float64(count, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf));
+        RUN(count, adam, count, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf);
     close_views(v, 5);
     return PyBool_FromLong(fits);
 }
@@ -154,8 +153,7 @@ static PyObject *add_bias(PyObject *self, PyObject *const *arrays, Py_ssize_t gi
     const size_t count = length(&v[0]), width = length(&v[1]);
     const int fits = width && count % width == 0;
     if (fits)
-        RUN(count, add_bias_float32(count / width, width, v[0].buf, v[1].buf),
-            add_bias_float64(count / width, width, v[0].buf, v[1].buf));
+        RUN(count, add_bias, count / width, width, v[0].buf, v[1].buf);
     close_views(v, 2);
     return PyBool_FromLong(fits);
 }
@@ -168,8 +166,7 @@ static PyObject *affine_row(PyObject *self, PyObject *const *arrays, Py_ssize_t 
     const int fits = height && width && length(&v[1]) == height * width && length(&v[1]) <= FEW_WEIGHTS &&
                      length(&v[3]) == width;
     if (fits)
-        RUN(length(&v[1]), affine_row_float32(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf),
-            affine_row_float64(height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf));
+        RUN(length(&v[1]), affine_row, height, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf);
     close_views(v, 4);
     return PyBool_FromLong(fits);
 }
@@ -180,7 +177,7 @@ static PyObject *relu(PyObject *self, PyObject *const *arrays, Py_ssize_t given)
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]);
     const int fits = same_shape(v, 2);
-    if (fits) RUN(count, relu_float32(count, v[0].buf, v[1].buf), relu_float64(count, v[0].buf, v[1].buf));
+    if (fits) RUN(count, relu, count, v[0].buf, v[1].buf);
     close_views(v, 2);
     return PyBool_FromLong(fits);
 }
@@ -192,27 +189,24 @@ static PyObject *relu_backward(PyObject *self, PyObject *const *arrays, Py_ssize
     const size_t count = length(&v[0]);
     const int fits = same_shape(v, 3);
     if (fits)
-        RUN(count, relu_backward_float32(count, v[0].buf, v[1].buf, v[2].buf),
-            relu_backward_float64(count, v[0].buf, v[1].buf, v[2].buf));
+        RUN(count, relu_backward, count, v[0].buf, v[1].buf, v[2].buf);
     close_views(v, 3);
     return PyBool_FromLong(fits);
 }
 
 static PyObject *batch_norm(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
     Py_buffer v[MOST];
-    const double epsilon = given == 9 ? PyFloat_AsDouble(arrays[8]) : -1;
+    if (given != 9) Py_RETURN_FALSE;
+    const double epsilon = PyFloat_AsDouble(arrays[8]);
     if (epsilon == -1 && PyErr_Occurred()) return NULL;
-    const char type = given == 9 ? open_views(arrays, given, "rrrwwwww", v) : 0;
+    const char type = open_views(arrays, given, "rrrwwwww", v);
     if (!type) Py_RETURN_FALSE;
     const size_t count = length(&v[0]), width = length(&v[1]), rows = width ? count / width : 0;
     const int fits = rows && rows * width == count && length(&v[2]) == width && length(&v[3]) == count &&
                      length(&v[4]) == count && same_length(v + 5, 3) && length(&v[5]) == width;
     if (fits)
-        RUN(count,
-            batch_norm_float32(rows, width, (float)epsilon, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
-                               v[6].buf, v[7].buf),
-            batch_norm_float64(rows, width, epsilon, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
-                               v[6].buf, v[7].buf));
+        RUN(count, batch_norm, rows, width, epsilon, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                               v[6].buf, v[7].buf);
     close_views(v, 8);
     return PyBool_FromLong(fits);
 }
@@ -225,20 +219,18 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *const *arrays, Py
     const int fits = rows > 1 && rows * width == count && length(&v[1]) == count && length(&v[6]) == count &&
                      same_length(v + 2, 4);
     if (fits)
-        RUN(count,
-            batch_norm_backward_float32(rows, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
-                                        v[6].buf),
-            batch_norm_backward_float64(rows, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
-                                        v[6].buf));
+        RUN(count, batch_norm_backward, rows, width, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf,
+                                        v[6].buf);
     close_views(v, 7);
     return PyBool_FromLong(fits);
 }
 
 static PyObject *cross_entropy(PyObject *self, PyObject *const *arrays, Py_ssize_t given) {
     Py_buffer v[MOST];
-    const double smoothing = given == 4 ? PyFloat_AsDouble(arrays[3]) : -1;
+    if (given != 4) Py_RETURN_NONE;
+    const double smoothing = PyFloat_AsDouble(arrays[3]);
     if (smoothing == -1 && PyErr_Occurred()) return NULL;
-    const char type = given == 4 ? open_views(arrays, given, "riw", v) : 0;
+    const char type = open_views(arrays, given, "riw", v);
     if (!type) Py_RETURN_NONE;
     const size_t count = length(&v[0]), rows = length(&v[1]);
     const int64_t *classes = v[1].buf;
@@ -247,8 +239,7 @@ static PyObject *cross_entropy(PyObject *self, PyObject *const *arrays, Py_ssize
     for (size_t i = 0; i < rows && fits; i++) fits = (uint64_t)classes[i] < width;
     double loss = 0;
     if (fits)
-        RUN(count, loss = cross_entropy_float32(rows, width, v[0].buf, classes, v[2].buf, smoothing),
-            loss = cross_entropy_float64(rows, width, v[0].buf, classes, v[2].buf, smoothing));
+        RUN(count, loss = cross_entropy, rows, width, v[0].buf, classes, v[2].buf, smoothing);
     close_views(v, 3);
     if (!fits) Py_RETURN_NONE;
     return PyFloat_FromDouble(loss);
@@ -256,7 +247,8 @@ static PyObject *cross_entropy(PyObject *self, PyObject *const *arrays, Py_ssize
 
 #define METHOD(NAME) {#NAME, (PyCFunction)(void (*)(void))NAME, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {METHOD(adam), METHOD(add_bias), METHOD(affine_row), METHOD(relu), METHOD(relu_backward),
-                                METHOD(batch_norm), METHOD(batch_norm_backward), METHOD(cross_entropy), {NULL, NULL, 0, NULL}};
+                                METHOD(batch_norm), METHOD(batch_norm_backward), METHOD(cross_entropy),
+                                {NULL, NULL, 0, NULL}};
 static int set_version(PyObject *module) { return PyModule_AddIntConstant(module, "VERSION", 2); }
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, set_version}, {0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL, 0, methods, slots, NULL, NULL, NULL};

@@ -81,7 +81,7 @@ class FileRows(NamedTuple):
 
 def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None) -> FileRows:
     """Read rows as `predict_file` does, targets too where they are named. Raises DataError."""
-    experiment = _experiment(model)
+    experiment = run_experiment(model)
     raw = _read(model, experiment, user_path(path), inputs, targets)
     x = fit_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     loss = None if experiment is None else experiment.training.loss.build()
@@ -147,7 +147,8 @@ def _far_out(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]
     )
 
 
-def _experiment(model: Model) -> ExperimentSpec | None:
+def run_experiment(model: Model) -> ExperimentSpec | None:
+    """Give the experiment whose run saved a model, None where there is none. Raises DataError for one that lies."""
     text = (model.run_state or {}).get("experiment")
     if not isinstance(text, str):
         return None

@@ -15,6 +15,7 @@ from specnet.checkpoint import save
 from specnet.checkpoint.durable import write_file
 from specnet.differences import differences
 from specnet.errors import CheckpointError, CheckpointMismatchError, SpecError
+from specnet.paths import user_path
 from specnet.plan import NOTES
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.loop import Event, History, Run
@@ -174,8 +175,8 @@ class Saving:
                 msg = f"batch is {run.batch}, an epoch has {run.batches}"
                 raise ValueError(msg)  # noqa: TRY301 - told as the others are
             if not anew:
-                run.tally.restore(_below(state, "sums/"))
-            run.optimizer.restore(_below(state, "optimizer/"))
+                run.tally.restore(below(state, "sums/"))
+            run.optimizer.restore(below(state, "optimizer/"))
         except ValueError as error:
             msg = f"{source}: the state of its run makes no sense: {error}"
             raise CheckpointMismatchError(msg) from None
@@ -183,10 +184,10 @@ class Saving:
             self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
         then = written.training.early_stopping
         if self.early is not None and then is not None and then.monitored == self.early.spec.monitored:
-            self.early.restore(_below(state, "early/"))
+            self.early.restore(below(state, "early/"))
         elif self.early is not None:
             self.early.best_epoch = run.epoch  # patience begins now
-        run.history = {name: values.tolist() for name, values in _below(state, "history/").items()}
+        run.history = {name: values.tolist() for name, values in below(state, "history/").items()}
         self.saved_step = run.step
         return tuple(found.values())
 
@@ -203,6 +204,12 @@ def _older(folder: Path) -> list[Path]:
     """List the kept checkpoints of a run, the oldest first."""
     numbered = ((_OLDER.fullmatch(path.name), path) for path in folder.glob("step-*.h5"))
     return [path for _, path in sorted((int(found[1]), path) for found, path in numbered if found)]
+
+
+def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """Take a run's folder for the last checkpoint in it; another path is a checkpoint's itself."""
+    file = user_path(path)
+    return file / LAST if file.is_dir() else file
 
 
 def run_files(folder: Path) -> list[Path]:
@@ -248,7 +255,8 @@ def write_history(path: Path, history: History) -> None:
     write_file(path, ("\n".join(lines) + "\n").encode(), CheckpointError)
 
 
-def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Give the part of a run's state whose names begin with a prefix, "optimizer/" say, by their rest."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -264,10 +272,10 @@ def _faults(state: Mapping[str, Any]) -> Iterator[str]:
             f"{key} {state[key]}" for key in ("step", "epoch", "best/epoch", "early/epoch") if key in state
         )
         yield f"its counts do not fit together: {told}"
-    sums = [value for value in _below(state, "sums/").values() if not isinstance(value, str)]
+    sums = [value for value in below(state, "sums/").values() if not isinstance(value, str)]
     if not all(np.isfinite(value).all() for value in sums):
         yield "its sums are not finite"
-    history = _below(state, "history/")
+    history = below(state, "history/")
     if bool(history) != bool(state["epoch"]) or (history and "epoch" not in history):
         yield "its history is of another run"
     for key, value in history.items():
