@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,52 +10,63 @@ from specnet.checkpoint import load, save
 from specnet.cli.documents import is_hdf5, spec_of
 from specnet.cli.output import note
 from specnet.errors import SpecnetError
-from specnet.model import Model
 from specnet.paths import is_same_file
 
 
 def import_(
     path: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="A .safetensors or .npz file, or a rewritten checkpoint."),
+        typer.Argument(
+            metavar="FILE",
+            help="A .keras, .h5, .onnx, .safetensors, .npz or .caffemodel.h5 file, or a rewritten checkpoint.",
+        ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="The checkpoint to write.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="DOC", help="The document, where the file holds none.")
+        str | None,
+        typer.Option("--model", "-m", metavar="DOC", help="The document, where the file holds weights alone."),
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help="Which of its layers is which; repeatable.")
     ] = None,
 ) -> None:
-    """Read a file of another program, and write it as a checkpoint.
+    """Read a file of another program, and write it as a checkpoint. No pickle is opened, no code of a file is run.
 
-    Example: specnet import network.safetensors --model network.model.json --out network.h5
+    Example: specnet import network.keras --out network.h5
     """
+    from specnet.interop.importing import import_model  # noqa: PLC0415 - needed here only
+
     if is_same_file(out, path) or (model is not None and is_same_file(out, model)):
         msg = f"{out}: would be written over; choose another file for the checkpoint"
         raise SpecnetError(msg)
-    read = _read(path, model)
-    save(out, read)
-    checked = ", every digest checked" if is_hdf5(path) else ""
-    note(f"{out}: {read.parameter_count:,} parameters{checked}")
+    names = dict(_pair(text) for text in map_ or ())
+    if len(set(names.values())) != len(names):
+        msg = "two of the file's layers are mapped to one"
+        raise typer.BadParameter(msg, param_hint="--map")
+    found = import_model(path, None if model is None else spec_of(model), names)
+    save(out, found.model)
+    note(f"{out}: {found.model.parameter_count:,} parameters in {len(found.model.spec.layers)} layers")
+    for told in found.notes:
+        note(f"  {told}")
+    if found.optimizer is not None:
+        note("  the optimizer's state is not in it: a checkpoint keeps one with its experiment; in Python it is there")
 
 
-def _read(path: str, document: str | None) -> Model:
-    from specnet.interop.named import from_npz, from_safetensors  # noqa: PLC0415 - needed here only
-    from specnet.interop.rewritten import import_rewritten  # noqa: PLC0415
-
-    readers = {".npz": from_npz, ".safetensors": from_safetensors}
-    suffix = Path(path).suffix.lower()
-    if suffix in readers:
-        return readers[suffix](path, None if document is None else spec_of(document))
-    if document is not None:
-        msg = f"{path}: --model is for {', '.join(readers)}; a checkpoint holds its document"
-        raise SpecnetError(msg)
-    return import_rewritten(path)
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.rpartition("=")
+    if not (theirs and equals and ours):
+        msg = f"expected THEIRS=OURS, as encoder.fc1=hidden, got {text!r}"
+        raise typer.BadParameter(msg, param_hint="--map")
+    return theirs, ours
 
 
 def export(
     path: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="The file to write: .onnx, .safetensors or .npz.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The file to write: .onnx, .keras, .safetensors, .npz; .h5 is Keras's.")
+    ],
     to: Annotated[
-        Literal["onnx", "safetensors", "npz"] | None,
+        Literal["onnx", "keras", "safetensors", "npz"] | None,
         typer.Option("--to", help="The kind, if the name does not say."),
     ] = None,
 ) -> None:

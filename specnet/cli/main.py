@@ -55,8 +55,8 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet trace DOC|CKPT --input X one forward and backward, every array on the way
   specnet report CKPT|DIR... -o F  a page with curves, histograms, pictures
   specnet gradcheck DOC            every gradient against a numerical one
-  specnet import FILE --out CKPT   weights from .safetensors or .npz, a rewritten checkpoint
-  specnet export CKPT --out FILE   .onnx, .safetensors or .npz, read back and compared
+  specnet import FILE --out CKPT   .keras, .h5, .onnx, .safetensors, .npz, Caffe's snapshots
+  specnet export CKPT --out FILE   .onnx, .keras, .safetensors or .npz, read back, compared
   specnet schema model             the JSON Schema, for editors
 
 `specnet COMMAND --help` says more.\

@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from specnet.checkpoint.durable import write_file
 from specnet.errors import SpecnetError
+from specnet.interop.imported import Imported
+from specnet.interop.keras_write import to_keras, to_keras_h5
+from specnet.interop.kerasfile import from_keras, from_keras_h5
 from specnet.interop.named import from_npz, from_safetensors, to_npz, to_safetensors
 from specnet.interop.onnxfile import run_onnx, to_onnx
 from specnet.model import Model
@@ -36,13 +39,16 @@ class _Kind(NamedTuple):
 
 
 def export(path: str | os.PathLike[str], model: Model, kind: str | None = None) -> Exported:
-    """Write a model as "onnx", "safetensors" or "npz", by default as the suffix says.
+    """Write a model as "onnx", "keras", "safetensors", "npz" or "h5", Keras's legacy format; as the suffix says.
 
     Raises SpecnetError for another kind, for what the kind cannot express, and where what was written predicts
     anything else than the model, by more than 1e-5 of the largest output in float32, 1e-12 in float64. Then no file
     has been written.
     """
-    kind = kind or Path(path).suffix.lower().removeprefix(".")
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    kind = kind or suffix
+    if kind == "keras" and suffix in ("h5", "hdf5"):
+        kind = "h5"
     if kind not in KINDS:
         msg = f"{os.fspath(path)}: expected one of {', '.join(KINDS)}, got {kind!r:.20}"
         raise SpecnetError(msg)
@@ -65,18 +71,20 @@ def _sample(model: Model) -> Array:
     return rng.integers(0, limit, shape) if limit is not None else rng.normal(size=shape).astype(model.dtype)
 
 
-def _reading(read: Callable[[str, None], Model]) -> Callable[[bytes, Array], Array]:
+def _reading(read: Callable[[str], Imported]) -> Callable[[bytes, Array], Array]:
     def predict(data: bytes, x: Array) -> Array:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "exported"
             path.write_bytes(data)
-            return read(os.fspath(path), None).predict(x)
+            return read(os.fspath(path)).model.predict(x)
 
     return predict
 
 
 KINDS: dict[str, _Kind] = {
     "onnx": _Kind(to_onnx, run_onnx),
+    "keras": _Kind(to_keras, _reading(from_keras)),
     "safetensors": _Kind(to_safetensors, _reading(from_safetensors)),
     "npz": _Kind(to_npz, _reading(from_npz)),
+    "h5": _Kind(to_keras_h5, _reading(from_keras_h5)),
 }

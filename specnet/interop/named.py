@@ -6,27 +6,23 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet.checkpoint import format as layout
-from specnet.errors import CheckpointUnsupportedError, SpecError, SpecnetError
+from specnet.errors import SpecnetError
+from specnet.interop.imported import MODEL_KEY, Arrays, Imported, arrays_of, document_of, filled, refused
 from specnet.model import Model, assemble
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
 
-Arrays = dict[str, npt.NDArray[Any]]
-MODEL_KEY = "specnet.model"
 DIGEST_KEY = "specnet.sha256"
 LARGEST_HEADER = 100_000_000
-
-
-def arrays_of(model: Model) -> Arrays:
-    """Give all parameters and buffers by their full names."""
-    return {**model.parameters, **model.buffers}
+TORCH_NAMES = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}
+"""What torch calls a parameter or buffer, where it calls it otherwise."""
 
 
 def to_npz(model: Model) -> bytes:
@@ -37,30 +33,47 @@ def to_npz(model: Model) -> bytes:
     return buffer.getvalue()
 
 
-def from_npz(path: str | os.PathLike[str], spec: ModelSpec | None) -> Model:
-    """Read a model from an .npz file; the document in it, or `spec`. Raises CheckpointUnsupportedError."""
+def from_npz(
+    path: str | os.PathLike[str], spec: ModelSpec | None = None, names: Mapping[str, str] | None = None
+) -> Imported:
+    """Read a model from an .npz file; its document is the one in the file, or `spec`.
+
+    Arrays have full names, "hidden.weight"; `names` maps a module of the file to a layer. Raises CheckpointError.
+    """
     name = os.fspath(path)
     try:
         with zipfile.ZipFile(user_path(path)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > 1000 * user_path(path).stat().st_size:
-            msg = f"{name}: unpacks to {unpacked:,} bytes, more than 1,000 times its size"
-            raise CheckpointUnsupportedError(msg)
-        with np.load(user_path(path), allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, SpecnetError):
-            raise
-        msg = f"{name}: cannot be read as .npz: {getattr(error, 'strerror', None) or error}"
-        raise CheckpointUnsupportedError(msg) from error
+        arrays = {}
+        bomb = unpacked > 1000 * user_path(path).stat().st_size
+        if not bomb:
+            with np.load(user_path(path), allow_pickle=False) as file:
+                arrays = dict(file)
+    except Exception as error:
+        raise refused(name, f"cannot be read as .npz: {_told(error)}") from error
+    if bomb:
+        raise refused(name, f"unpacks to {unpacked:,} bytes, more than 1,000 times its size")
     document = arrays.pop(MODEL_KEY, None)
-    return filled(name, spec or _document(name, None if document is None else str(document)), arrays)
+    spec = spec or document_of(name, None if document is None else str(document))
+    notes: list[str] = []
+    renamed = {_renamed(key, names or {}): array for key, array in arrays.items()}
+    return Imported(filled(name, spec, renamed, notes), tuple(notes))
+
+
+def _told(error: Exception) -> str:
+    told = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return told.splitlines()[0][:200]
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    module, dot, short = key.rpartition(".")
+    return f"{names.get(module, module)}{dot}{short}"
 
 
 def _torch_name(layers: Mapping[str, int], full: str) -> str:
     """Give a parameter's name in an nn.Sequential: the index of its layer, and what torch calls it."""
     layer, _, short = full.rpartition(".")
-    short = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}.get(short, short)
+    short = TORCH_NAMES.get(short, short)
     return f"{layers[layer]}.{short}" if layer in layers else f"{layer}.{short}"
 
 
@@ -96,99 +109,82 @@ def _matrices(spec: ModelSpec) -> set[str]:
     return {f"{name}.weight" for name, layer, _ in spec.walk() if layer.type == "affine"}
 
 
-def from_safetensors(path: str | os.PathLike[str], spec: ModelSpec | None) -> Model:
-    """Read a model from a safetensors file: one of ours, or torch's state dict of an nn.Sequential with `spec` given.
+def from_safetensors(
+    path: str | os.PathLike[str], spec: ModelSpec | None = None, names: Mapping[str, str] | None = None
+) -> Imported:
+    """Read a model from a safetensors file: one of ours, or torch's state dict, with `spec` given.
 
-    Modules of other names than "0", "1" are taken in the order of their names, numbers counted as numbers: as many as
-    the model has layers with arrays. Raises CheckpointUnsupportedError.
+    A module becomes the layer that `names` says; else the one of its name, or, where the modules are called "0", "1",
+    ..., the one of its index; else modules are taken in the order of their names, numbers counted as numbers: as many
+    as the model has layers with arrays. Raises CheckpointError.
     """
     name = os.fspath(path)
+    metadata, arrays = _read_safetensors(name, path)
+    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(arrays):
+        raise refused(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
+    spec = spec or document_of(name, metadata.get(MODEL_KEY))
+    expected = list(arrays_of(assemble(spec.plan())))
+    modules = _modules(name, spec, expected, sorted(arrays, key=_numbered), names or {})
+    matrices = _matrices(spec)
+    taken = {}
+    for full in expected:
+        layer, _, short = full.rpartition(".")
+        key = f"{modules[layer]}.{TORCH_NAMES.get(short, short)}".lstrip(".")
+        if key in arrays:
+            taken[full] = arrays.pop(key)
+            if full in matrices:
+                taken[full] = taken[full].T
+    notes: list[str] = []
+    return Imported(filled(name, spec, {**taken, **arrays}, notes), tuple(notes))
+
+
+def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
     try:
         data = user_path(path).read_bytes()
         length = int.from_bytes(data[:8], "little")
-        if len(data) < 8 or length > min(LARGEST_HEADER, len(data) - 8):
-            msg = "its header is longer than the file"
-            raise ValueError(msg)  # noqa: TRY301 - told as the others are
-        header = json.loads(data[8 : 8 + length])
-        metadata = header.pop("__metadata__", {})
-        arrays = dict(_safetensors().load(data))
+        whole = len(data) >= 8 and length <= min(LARGEST_HEADER, len(data) - 8)
+        if whole:
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+            return metadata, dict(_safetensors().load(data))
+    except SpecnetError:
+        raise
     except Exception as error:
-        if isinstance(error, SpecnetError):
-            raise
-        msg = f"{name}: cannot be read as safetensors: {getattr(error, 'strerror', None) or error}"
-        raise CheckpointUnsupportedError(msg) from error
-    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(arrays):
-        msg = f"{name}: its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged"
-        raise CheckpointUnsupportedError(msg)
-    spec = spec or _document(name, metadata.get(MODEL_KEY))
-    model = assemble(spec.plan())
-    numbers = {layer.name: index for index, layer in enumerate(spec.layers)}
-    matrices = _matrices(spec)
-    expected = {full: _torch_name(numbers, full) for full in arrays_of(model)}
-    ordered = {key: arrays[key] for key in sorted(header, key=_numbered) if key in arrays}
-    if not {key for full, key in expected.items() if not full.endswith(".count")} <= ordered.keys():
-        expected = _in_order(name, expected, ordered)
-    taken = {}
-    for full, key in expected.items():
-        if key in ordered:
-            taken[full] = ordered.pop(key)
-            if full in matrices:
-                taken[full] = taken[full].T
-    return filled(name, spec, {**taken, **ordered})
+        raise refused(name, f"cannot be read as safetensors: {_told(error)}") from error
+    raise refused(name, "cannot be read as safetensors: its header is longer than the file")
 
 
-def _in_order(name: str, expected: Mapping[str, str], arrays: Arrays) -> dict[str, str]:
-    """Give the file's name of each array where the modules have other names than an nn.Sequential: in their order."""
-    layers: dict[str, list[str]] = {}
-    for full in expected:
-        layers.setdefault(full.rpartition(".")[0], []).append(full)
-    modules = list(dict.fromkeys(key.rpartition(".")[0] for key in arrays))
+def _modules(
+    name: str, spec: ModelSpec, expected: Sequence[str], keys: Sequence[str], names: Mapping[str, str]
+) -> dict[str, str]:
+    """Find the module of each layer with arrays."""
+    layers = list(dict.fromkeys(full.rpartition(".")[0] for full in expected))
+    modules = list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
+    numbers = {layer.name: str(index) for index, layer in enumerate(spec.layers)}
+    found = {ours: theirs for theirs, ours in names.items()}
+    for theirs, ours in names.items():
+        if theirs not in modules or ours not in layers:
+            told = f"--map {theirs}={ours}: the file has {', '.join(modules)}; the model {', '.join(layers)}"
+            raise refused(name, told[:400])
+    for layer in layers:
+        candidates = (found.get(layer), layer, numbers.get(layer))
+        module = next((c for c in candidates if c in modules), None)
+        if module is not None:
+            found[layer] = module
+    if found.keys() >= set(layers):
+        return found
+    if names:
+        missing = ", ".join(layer for layer in layers if layer not in found)
+        raise refused(name, f"has no module for {missing}; the file has {', '.join(modules)}"[:400])
     if len(modules) != len(layers):
-        told = f"{len(modules)} modules with arrays, the model has {len(layers)} layers with arrays"
-        msg = f"{name}: holds {told}: {', '.join(layers)}"
-        raise CheckpointUnsupportedError(msg)
-    return {
-        full: f"{module}.{expected[full].rpartition('.')[2]}".lstrip(".")
-        for module, fulls in zip(modules, layers.values(), strict=True)
-        for full in fulls
-    }
+        told = f"{len(modules)} modules with arrays ({', '.join(modules)}), the model has {len(layers)}"
+        raise refused(name, f"holds {told}: {', '.join(layers)}; --map THEIRS=OURS says which is which"[:500])
+    return dict(zip(layers, modules, strict=True))
 
 
 def _numbered(key: str) -> list[tuple[int, str]]:
     """Sort names as people count: layers.2 before layers.10, weight before bias."""
     parts = key.replace("bias", "~bias").split(".")
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def filled(name: str, spec: ModelSpec, arrays: Arrays) -> Model:
-    """Make a model of arrays by full name. Raises CheckpointUnsupportedError where they do not fit."""
-    model = assemble(spec.plan())
-    for full, target in arrays_of(model).items():
-        found = arrays.pop(full, None)
-        if found is None:
-            if full.endswith(".count"):  # others do not keep it
-                continue
-            msg = f"{name}: {full} is missing"
-            raise CheckpointUnsupportedError(msg)
-        if found.shape != target.shape or found.dtype.kind not in "iuf":
-            told = f"{found.dtype} of shape {found.shape}"
-            msg = f"{name}: {full}: expected {target.dtype} of shape {target.shape}, got {told}"
-            raise CheckpointUnsupportedError(msg)
-        target[...] = found
-    if arrays:
-        msg = f"{name}: {next(iter(arrays))!r:.80} is no part of the model; {len(arrays)} arrays are left over"
-        raise CheckpointUnsupportedError(msg)
-    return model
-
-
-def _document(name: str, text: str | None) -> ModelSpec:
-    if text is None:
-        msg = f"{name}: holds no model document; name one: --model FILE"
-        raise CheckpointUnsupportedError(msg)
-    try:
-        return ModelSpec.from_text(text, f"{name}:{MODEL_KEY}")
-    except SpecError as error:
-        raise CheckpointUnsupportedError("; ".join(error.lines())) from None
 
 
 def _digest(arrays: Arrays) -> str:

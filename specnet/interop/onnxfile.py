@@ -27,25 +27,10 @@ def to_onnx(model: Model) -> bytes:
 
     Raises SpecnetError for a layer that ONNX has nothing for, by name, and where the onnx package is missing.
     """
-    try:
-        import onnx  # noqa: PLC0415 - of an extra
-    except ImportError as error:
-        msg = "ONNX files are written by onnx, which is not installed; pip install 'specnet-nn[onnx]'"
-        raise SpecnetError(msg) from error
-    graph = _Graph(model, onnx)
-    last = graph.chain(model.spec.layers, model.plan.layers, "input", "")
-    graph.node("Identity", [last], output="output")
-    types = onnx.TensorProto
-    kinds = {"float32": types.FLOAT, "float64": types.DOUBLE, "int64": types.INT64}
-    value = onnx.helper.make_tensor_value_info
+    onnx = onnx_package()
+    graph = _graph(model, onnx)
     made = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            model.plan.name or "model",
-            [value("input", kinds[model.input_dtype.name], ["batch", *model.input_shape])],
-            [value("output", kinds[model.dtype.name], ["batch", *model.output_shape])],
-            graph.arrays,
-        ),
+        graph.made(),
         opset_imports=[onnx.helper.make_opsetid("", graph.operators)],
         ir_version=_FILE_VERSIONS[graph.operators],
         producer_name="specnet",
@@ -58,6 +43,28 @@ def to_onnx(model: Model) -> bytes:
     return written
 
 
+def onnx_package() -> Any:
+    """Import onnx. Raises SpecnetError where it is missing."""
+    try:
+        import onnx  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        msg = "ONNX files are read and written by onnx, which is not installed; pip install 'specnet-nn[onnx]'"
+        raise SpecnetError(msg) from error
+    return onnx
+
+
+def graph_of(model: Model) -> Any:
+    """Give the graph that `to_onnx` writes."""
+    return _graph(model, onnx_package()).made()
+
+
+def _graph(model: Model, onnx: Any) -> _Graph:
+    graph = _Graph(model, onnx)
+    last = graph.chain(model.spec.layers, model.plan.layers, "input", "")
+    graph.node("Identity", [last], output="output")
+    return graph
+
+
 class _Graph:
     """Nodes and arrays of a graph in the making; `operators` is the operator set that they need."""
 
@@ -67,6 +74,19 @@ class _Graph:
         self.operators = OLDEST[0]
         self.nodes: list[Any] = []
         self.arrays: list[Any] = []
+
+    def made(self) -> Any:
+        """Give the graph as ONNX has it."""
+        types, model = self.onnx.TensorProto, self.model
+        kinds = {"float32": types.FLOAT, "float64": types.DOUBLE, "int64": types.INT64}
+        value = self.onnx.helper.make_tensor_value_info
+        return self.onnx.helper.make_graph(
+            self.nodes,
+            model.plan.name or "model",
+            [value("input", kinds[model.input_dtype.name], ["batch", *model.input_shape])],
+            [value("output", kinds[model.dtype.name], ["batch", *model.output_shape])],
+            self.arrays,
+        )
 
     def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """Add a node; give the name of its output."""
@@ -146,27 +166,45 @@ def _affine(graph: _Graph, layer: _Layer, x: str) -> str:
 
 def _batch_norm(graph: _Graph, layer: _Layer, x: str) -> str:
     names = ("scale", "shift", "running_mean", "running_var")
-    if layer.rank == 2:
-        graph.need(14)  # before, the operator said nothing of training, and onnx's own evaluator took it for that
-        arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
-        return graph.node("BatchNormalization", [x, *arrays], epsilon=layer.fields["epsilon"])
-    scale, shift, mean, variance = (layer[name] for name in names)  # ONNX normalizes the second axis, not the last
-    deviation = np.sqrt(variance + layer.fields["epsilon"]).astype(scale.dtype)
-    x = graph.node("Sub", [x, graph.array(f"{layer.name}.running_mean", mean)])
-    x = graph.node("Mul", [x, graph.array(f"{layer.name}.scale", scale / deviation)])
-    return graph.node("Add", [x, graph.array(f"{layer.name}.shift", shift)])
+    graph.need(14)  # before, the operator said nothing of training, and onnx's own evaluator took it for that
+    arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
+    momentum = 1 - layer.fields["momentum"]
+    if layer.rank > 2:  # ONNX normalizes the axis behind the batch's: the last is made to be that
+        rows = graph.array(f"{layer.name}.rows", np.array([-1, layer.plan.input_shape[-1]]))
+        x = graph.node("Reshape", [x, rows])
+    epsilon = layer.fields["epsilon"]
+    if _is_double(graph):  # an attribute is a float32: epsilon is added before
+        arrays[3] = graph.node("Add", [arrays[3], graph.number(epsilon)])
+        epsilon = 0.0
+    x = graph.node("BatchNormalization", [x, *arrays], epsilon=epsilon, momentum=momentum)
+    if layer.rank > 2:
+        shape = graph.array(f"{layer.name}.shape", np.array([-1, *layer.plan.input_shape]))
+        x = graph.node("Reshape", [x, shape])
+    return x
 
 
 def _layer_norm(graph: _Graph, layer: _Layer, x: str) -> str:
-    graph.need(17)
-    arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("scale", "shift")]
-    return graph.node("LayerNormalization", [x, *arrays], axis=-1, epsilon=layer.fields["epsilon"])
+    if not _is_double(graph):
+        graph.need(17)
+        arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("scale", "shift")]
+        return graph.node("LayerNormalization", [x, *arrays], axis=-1, epsilon=layer.fields["epsilon"])
+    x = graph.node("Sub", [x, _mean(graph, x)])  # an attribute is a float32, and epsilon is not one
+    y = _over_root(graph, layer, x)
+    return graph.node("Add", [y, graph.array(f"{layer.name}.shift", layer["shift"])])
 
 
 def _rms_norm(graph: _Graph, layer: _Layer, x: str) -> str:
+    return _over_root(graph, layer, x)
+
+
+def _mean(graph: _Graph, x: str) -> str:
     graph.need(18)
-    last = graph.array(f"axis_{len(graph.arrays)}", np.array([-1]))
-    mean = graph.node("ReduceMean", [graph.node("Mul", [x, x]), last])
+    return graph.node("ReduceMean", [x, graph.array(f"axis_{len(graph.arrays)}", np.array([-1]))])
+
+
+def _over_root(graph: _Graph, layer: _Layer, x: str) -> str:
+    """Divide by the root of mean(x^2) + epsilon, and scale."""
+    mean = _mean(graph, graph.node("Mul", [x, x]))
     root = graph.node("Sqrt", [graph.node("Add", [mean, graph.number(layer.fields["epsilon"])])])
     return graph.node("Mul", [graph.node("Div", [x, root]), graph.array(f"{layer.name}.scale", layer["scale"])])
 

@@ -11,6 +11,7 @@ import pytest
 
 import specnet
 from specnet.interop.exporting import export
+from specnet.interop.importing import import_model
 from specnet.interop.named import from_npz, from_safetensors
 from tests.support import LAYERS, arrays_of, model_of, same_arrays
 from tests.test_cli import run
@@ -97,7 +98,7 @@ def test_named_arrays_come_back_bit_for_bit(tmp_path, entry, dtype, kind):
     model = filled({"type": "affine", "units": 5}, entry, {"type": "affine", "units": 2}, dtype=dtype)
     path = tmp_path / f"m.{kind}"
     assert export(path, model).difference == 0
-    read = {"npz": from_npz, "safetensors": from_safetensors}[kind](path, None)
+    read = import_model(path).model
     assert read.spec == model.spec
     assert same_arrays(arrays_of(read), arrays_of(model))
 
@@ -136,7 +137,7 @@ def test_a_state_dict_of_torch_comes_in(tmp_path):
     safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
     layers = [{"type": "affine", "units": 4}, {"type": "tanh"}] * 11 + [{"type": "batch_norm"}]
     spec = specnet.ModelSpec(input_shape=(5,), layers=layers)
-    model = from_safetensors(tmp_path / "t.safetensors", spec)
+    model = from_safetensors(tmp_path / "t.safetensors", spec).model
     x = np.random.default_rng(1).normal(size=(8, 5)).astype("f4")
     with torch.no_grad():
         assert np.allclose(network(torch.tensor(x)).numpy(), model.predict(x), rtol=1e-5, atol=1e-6)
@@ -160,10 +161,10 @@ def test_the_commands(tmp_path):
     assert run("diff", "m.h5", "back.h5", cwd=tmp_path)[0] == ""
     for arguments, told in (
         (("export", "model.json", "--out", "x.npz"), "expected a checkpoint"),
-        (("export", "m.h5", "--out", "x.txt"), "expected one of onnx, safetensors, npz"),
+        (("export", "m.h5", "--out", "x.txt"), "expected one of onnx, keras, safetensors, npz"),
         (("export", "m.h5", "--out", "m.h5", "--to", "npz"), "is the checkpoint itself"),
         (("import", "m.npz", "--out", "m.npz"), "would be written over"),
-        (("import", "m.h5", "--model", "model.json", "--out", "x.h5"), "a checkpoint holds its document"),
+        (("import", "m.h5", "--model", "model.json", "--out", "x.h5"), "are for weights alone"),
     ):
         assert told in run(*arguments, cwd=tmp_path, code=1)[1]
 
@@ -228,10 +229,12 @@ def test_another_number_of_modules_is_told(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     safetensors.save_file({"fc.weight": np.ones((4, 5), "f4"), "fc.bias": np.ones(4, "f4")}, tmp_path / "t.safetensors")
     spec = model_of(*NET, dtype="float32").spec
-    with pytest.raises(specnet.CheckpointError, match="1 modules with arrays, the model has 3 layers with arrays"):
+    with pytest.raises(
+        specnet.CheckpointError, match=r"holds 1 modules with arrays \(fc\), the model has 3: affine_1, batch_norm_1"
+    ):
         from_safetensors(tmp_path / "t.safetensors", spec)
     one = specnet.ModelSpec(input_shape=(5,), layers=[{"type": "affine", "units": 4}])
-    assert from_safetensors(tmp_path / "t.safetensors", one).parameters["affine_1.weight"].shape == (5, 4)
+    assert from_safetensors(tmp_path / "t.safetensors", one).model.parameters["affine_1.weight"].shape == (5, 4)
 
 
 def test_the_same_model_makes_the_same_file(tmp_path):

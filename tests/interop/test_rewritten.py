@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.interop.rewritten import import_rewritten
+from specnet.interop.rewritten import from_rewritten
 from tests.support import arrays_of, model_of, same_arrays
 from tests.test_cli import run
 
@@ -41,14 +41,15 @@ def test_a_rewritten_checkpoint_is_imported(tmp_path, model, how):
     rewritten(tmp_path / "m.h5", tmp_path / "other.h5", **how)
     with pytest.raises(specnet.CheckpointUnsupportedError, match="`specnet import FILE --out CKPT` reads it"):
         specnet.load(tmp_path / "other.h5")
-    found = import_rewritten(tmp_path / "other.h5")
+    found = from_rewritten(tmp_path / "other.h5").model
     assert same_arrays(arrays_of(found), arrays_of(model))
     assert found.spec == model.spec
     assert {k: np.asarray(v).tolist() for k, v in found.run_state.items()} == {
         k: np.asarray(v).tolist() for k, v in model.run_state.items()
     }
     _, err = run("import", tmp_path / "other.h5", "--out", tmp_path / "again.h5")
-    assert "24 parameters, every digest checked" in err
+    assert "24 parameters in 2 layers" in err
+    assert "every digest was checked" in err
     assert same_arrays(arrays_of(specnet.load(tmp_path / "again.h5")), arrays_of(model))
 
 
@@ -59,7 +60,7 @@ def test_h5repack(tmp_path, model):
     subprocess.run(["h5repack", "-f", "GZIP=5", tmp_path / "m.h5", tmp_path / "packed.h5"], check=True)
     with pytest.raises(specnet.CheckpointError):
         specnet.load(tmp_path / "packed.h5")
-    assert same_arrays(arrays_of(import_rewritten(tmp_path / "packed.h5")), arrays_of(model))
+    assert same_arrays(arrays_of(from_rewritten(tmp_path / "packed.h5").model), arrays_of(model))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_h5repack(tmp_path, model):
         (lambda f: f["layers/affine_1/parameters/bias"].__setitem__(0, 9), "bias do not match their sha256"),
         (lambda f: f.__delitem__("layers/affine_1/parameters/bias"), "layers/affine_1/parameters/bias, it is missing"),
         (lambda f: f.__delitem__("model_spec"), "model document, is missing"),
-        (lambda f: f.attrs.__setitem__("format", "other"), "format is not specnet-checkpoint"),
+        (lambda f: f.attrs.__setitem__("format", "other"), "neither Keras's, nor Caffe's, nor a specnet checkpoint"),
         (lambda f: f.attrs.__setitem__("format_version", 2), "format_version is not 1"),
         (lambda f: f["layers/affine_1/parameters/bias"].attrs.__delitem__("sha256"), "bias do not match"),
     ],

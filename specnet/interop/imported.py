@@ -1,0 +1,115 @@
+"""What every importer gives, and how arrays by name become a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import CheckpointUnsupportedError, SpecError
+from specnet.model import Model, assemble
+from specnet.spec import ModelSpec
+from specnet.training.optimizer import Optimizer
+
+Arrays = dict[str, npt.NDArray[Any]]
+MODEL_KEY = "specnet.model"
+"""Under this name a file for others carries the model document."""
+
+
+class Imported(NamedTuple):
+    """A model from elsewhere; notes of what was changed, or left behind; the model's optimizer, with its state.
+
+    `optimizer` is None where the file has none, or one that specnet does not know.
+    """
+
+    model: Model
+    notes: tuple[str, ...] = ()
+    optimizer: Optimizer | None = None
+
+
+def arrays_of(model: Model) -> Arrays:
+    """Give all parameters and buffers by their full names."""
+    return {**model.parameters, **model.buffers}
+
+
+def filled(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | None = None) -> Model:
+    """Make a model of arrays by full name; a note says where digits are lost.
+
+    Raises CheckpointUnsupportedError where names, shapes or types do not fit.
+    """
+    rounded = []
+    model = assemble(spec.plan())
+    standardizing = [layer for layer, entry, _ in spec.walk() if entry.type == "standardize" and not entry.unfitted]
+    preset = {f"{layer}.{short}" for layer in standardizing for short in ("mean", "std")}
+    for full, target in arrays_of(model).items():
+        found = arrays.pop(full, None)
+        if found is None:
+            if full in preset or full.endswith(".count"):  # others do not keep it
+                continue
+            raise refused(name, f"{full} is missing")
+        if found.shape != target.shape or found.dtype.kind not in "iuf":
+            told = f"{found.dtype} of shape {found.shape}"
+            raise refused(name, f"{full}: expected {target.dtype} of shape {target.shape}, got {told}")
+        target[...] = found
+        if found.dtype.kind == "f" and found.dtype.itemsize > target.dtype.itemsize and not (target == found).all():
+            rounded.append(full)
+    if rounded and notes is not None:
+        notes.append(f"{len(rounded)} arrays were rounded to {model.dtype}, {rounded[0]} first")
+    if arrays:
+        left = f"{next(iter(arrays))!r:.80} is no part of the model; {len(arrays)} arrays are left over"
+        raise refused(name, left)
+    return model
+
+
+def document_of(name: str, text: str | bytes | None, place: str = MODEL_KEY) -> ModelSpec:
+    """Read the document that a file of ours carries. Raises CheckpointUnsupportedError."""
+    if text is None:
+        raise refused(name, "holds no model document; name one: --model FILE")
+    try:
+        return ModelSpec.from_text(text, f"{name}:{place}")
+    except SpecError as error:
+        raise CheckpointUnsupportedError("; ".join(error.lines())) from None
+
+
+def spec_of_layers(
+    file: str, input_shape: Sequence[int], layers: Sequence[Mapping[str, Any]], **more: Any
+) -> ModelSpec:
+    """Make the document of what was found in a foreign file. Raises CheckpointUnsupportedError."""
+    try:
+        return ModelSpec(input_shape=tuple(input_shape), layers=list(layers), **more)  # type: ignore[arg-type]
+    except SpecError as error:
+        told = "; ".join(line.removeprefix(": ") for line in error.lines())
+        raise refused(file, f"makes no valid model: {told}") from None
+
+
+def refused(name: str, why: str) -> CheckpointUnsupportedError:
+    """Make the error of a file that is not taken."""
+    return CheckpointUnsupportedError(f"{name}: {why}")
+
+
+def as_meant(value: float) -> float:
+    """Give a setting that has been a float32 as the decimal it was: 0.30000001192092896 as 0.3."""
+    return float(str(np.float32(value))) if np.float32(value) == value else value
+
+
+class Names:
+    """Names for layers that come from elsewhere: theirs where the document allows it, no name twice."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self.changed: dict[str, str] = {}
+
+    def __call__(self, wanted: str) -> str:
+        """Give a name that nobody else has, as near to the wanted one as a document allows."""
+        plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in wanted)[:200] or "layer"
+        plain = plain if plain[0].isalpha() or plain[0] == "_" else f"_{plain}"
+        name, number = plain, 1
+        while name in self._taken:
+            number += 1
+            name = f"{plain}_{number}"
+        self._taken.add(name)
+        if name != wanted:
+            self.changed[wanted] = name
+        return name

@@ -1,0 +1,93 @@
+"""Files of other programs become models: which reader a file is for, by its suffix, and inside HDF5 by its content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from specnet.checkpoint import format as layout
+from specnet.errors import SpecnetError
+from specnet.interop.apart import read_hdf5
+from specnet.interop.imported import Imported, refused
+from specnet.spec import ModelSpec
+
+Names = Mapping[str, str]
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
+
+
+def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, names: Names | None = None) -> Imported:
+    """Read a model from a file of Keras, ONNX, torch (safetensors), Caffe or numpy, or a rewritten checkpoint.
+
+    `spec` is the document of a file that holds none (weights alone); `names` maps the file's names of layers to ours.
+    No pickle is opened and no code in a file is run. Raises CheckpointError, with what to do, for what is not taken.
+    """
+    suffix = Path(path).suffix.lower()
+    name = os.fspath(path)
+    if suffix in _PICKLES:
+        raise refused(name, "is a pickle by its name, and opening one runs its code; save it as .safetensors or .onnx")
+    reader = READERS.get(suffix, _from_hdf5)
+    return reader(path, spec, names)
+
+
+def _from_npz(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    from specnet.interop.named import from_npz  # noqa: PLC0415 - each reader is imported where its file comes
+
+    return from_npz(path, spec, names)
+
+
+def _from_safetensors(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    from specnet.interop.named import from_safetensors  # noqa: PLC0415
+
+    return from_safetensors(path, spec, names)
+
+
+def _from_onnx(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    from specnet.interop.onnx_read import from_onnx  # noqa: PLC0415
+
+    _alone(path, spec, names)
+    return from_onnx(path)
+
+
+def _from_keras(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    from specnet.interop.kerasfile import from_keras  # noqa: PLC0415
+
+    _alone(path, spec, names)
+    return from_keras(path)
+
+
+def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    """Read an HDF5 file: a whole model, or weights alone."""
+    from specnet.interop.kerasfile import LAYER_GROUPS, from_keras_h5  # noqa: PLC0415
+    from specnet.interop.rewritten import from_rewritten  # noqa: PLC0415
+    from specnet.interop.weights import from_caffe, from_keras_weights  # noqa: PLC0415
+
+    name, content = os.fspath(path), read_hdf5(path)
+    root = content.attributes["/"]
+    whole = from_keras_h5 if "model_config" in root else from_rewritten if root.get("format") == layout.FORMAT else None
+    if whole is not None:
+        _alone(path, spec, names)
+        return whole(path, content)
+    is_keras = bool({"layer_names", "layer_names0"} & root.keys())
+    is_keras |= any(
+        path.startswith(f"/{g}/") and path.endswith("/vars") for g in LAYER_GROUPS for path in content.attributes
+    )
+    if not is_keras and "/data" not in content.attributes:
+        raise refused(name, "is HDF5, but neither Keras's, nor Caffe's, nor a specnet checkpoint")
+    if spec is None:
+        raise refused(name, "holds weights and no architecture; name a document of the same layers: --model FILE")
+    return (from_keras_weights if is_keras else from_caffe)(path, content, spec, names)
+
+
+def _alone(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> None:
+    if spec is not None or names:
+        msg = f"{os.fspath(path)}: --model and --map are for weights alone; this file holds its architecture"
+        raise SpecnetError(msg)
+
+
+READERS: dict[str, Callable[[str | os.PathLike[str], ModelSpec | None, Names | None], Imported]] = {
+    ".keras": _from_keras,
+    ".npz": _from_npz,
+    ".onnx": _from_onnx,
+    ".safetensors": _from_safetensors,
+}

@@ -1,0 +1,222 @@
+"""scikit-learn: its multi-layer perceptrons become models, and models its estimators.
+
+`SpecClassifier` and `SpecRegressor` follow scikit-learn's rules for estimators (its `check_estimator` passes), so that
+pipelines, grid searches and cross-validation take them. They need the extra `sklearn`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import SpecnetError
+from specnet.interop.imported import Arrays, Imported, filled, refused, spec_of_layers
+from specnet.model import Model, build
+from specnet.spec import ModelSpec, load_spec
+from specnet.training.fitting import fit
+from specnet.training.losses import LOSSES
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+except ImportError as error:
+    MISSING = "scikit-learn of at least 1.6 is not installed; pip install 'specnet-nn[sklearn]'"
+    raise SpecnetError(MISSING) from error
+
+_ACTIVATIONS = {"logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "softmax": "softmax"}
+
+
+def from_sklearn(estimator: Any) -> Imported:
+    """Make a model of a fitted MLPClassifier or MLPRegressor: it predicts what predict_proba, or predict, gives.
+
+    Of a binary classifier, that is the probability of the second class. Raises CheckpointUnsupportedError for anything
+    else, SpecnetError for an estimator that has not been fitted.
+    """
+    name = type(estimator).__name__
+    if name not in ("MLPClassifier", "MLPRegressor"):
+        raise refused(name, "expected a fitted MLPClassifier or MLPRegressor of scikit-learn")
+    if not hasattr(estimator, "coefs_"):
+        msg = f"{name} has not been fitted; call fit(X, y) before"
+        raise SpecnetError(msg)
+    layers: list[dict[str, Any]] = []
+    arrays: Arrays = {}
+    activations = [estimator.activation] * (len(estimator.coefs_) - 1) + [estimator.out_activation_]
+    for number, (weight, bias, activation) in enumerate(
+        zip(estimator.coefs_, estimator.intercepts_, activations, strict=True), 1
+    ):
+        layers.append({"type": "affine", "name": f"affine_{number}", "units": weight.shape[1]})
+        arrays |= {f"affine_{number}.weight": weight, f"affine_{number}.bias": bias}
+        if activation != "identity":
+            layers.append({"type": _ACTIVATIONS[activation]})
+    classes = getattr(estimator, "classes_", None)
+    labels = [str(label) for label in classes] if classes is not None else []
+    if estimator.out_activation_ == "logistic" and estimator.n_outputs_ > 1:  # each output is a yes or no of its own
+        labels = []
+    notes: list[str] = []
+    dtype = "float32" if estimator.coefs_[0].dtype == np.float32 else "float64"
+    spec = spec_of_layers(name, estimator.coefs_[0].shape[:1], layers, dtype=dtype, labels=labels)
+    return Imported(filled(name, spec, arrays, notes), tuple(notes))
+
+
+class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What both estimators share: their settings, and how a network is made and trained."""
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        hidden_units: Sequence[int] = (32,),
+        activation: str | Mapping[str, Any] = "relu",
+        loss: str | Mapping[str, Any] | None = None,
+        optimizer: str | Mapping[str, Any] = "adam",
+        learning_rate: float | None = None,
+        epochs: int = 100,
+        batch_size: int = 32,
+        validation_fraction: float | None = None,
+        training: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.model = model
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.training = training
+        self.random_state = random_state
+
+    def _network(self, x: npt.NDArray[Any], width: int, seed: int) -> Model:
+        """Build the document that was given, or layers of the hidden sizes."""
+        if self.model is not None:
+            return build(_spec_of(self.model), seed)
+        layers: list[dict[str, Any]] = []
+        for units in self.hidden_units:
+            activation = {"type": self.activation} if isinstance(self.activation, str) else dict(self.activation)
+            layers += [{"type": "affine", "units": int(units)}, activation]
+        layers.append({"type": "affine", "units": width})
+        dtype = "float32" if x.dtype == np.float32 else "float64"
+        return build(ModelSpec(input_shape=x.shape[1:], layers=layers, dtype=dtype), seed)  # type: ignore[arg-type]
+
+    def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], width: int, loss: str | Mapping[str, Any]) -> Self:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        model = self._network(x, width, seed)
+        optimizer: Any = {"type": self.optimizer} if isinstance(self.optimizer, str) else dict(self.optimizer)
+        if self.learning_rate is not None:
+            optimizer["learning_rate"] = self.learning_rate
+        settings = {"seed": seed, **(self.training or {})}
+        history = fit(
+            model,
+            x,
+            y,
+            loss=loss,
+            optimizer=optimizer,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            validation=self.validation_fraction,
+            **settings,
+        )
+        self.model_ = model
+        self.history_ = history
+        self.n_iter_ = len(history["loss"])
+        return self
+
+    def _outputs(self, x: Any) -> npt.NDArray[Any]:
+        check_is_fitted(self)
+        return self.model_.predict(validate_data(self, x, reset=False, **_as_numbers()))
+
+
+def _as_numbers() -> dict[str, Any]:
+    return {"dtype": [np.float64, np.float32]}
+
+
+def _spec_of(model: Any) -> ModelSpec:
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, Mapping):
+        return ModelSpec(**model)
+    if isinstance(model, (str, os.PathLike)):
+        return load_spec(model)
+    msg = f"model: expected a ModelSpec, a document or the path of one, got {type(model).__name__}"
+    raise SpecnetError(msg)
+
+
+class SpecClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
+    """A classifier whose network is a model document, or layers of `hidden_units`, trained as `specnet.fit` trains.
+
+    `model`: a ModelSpec, a document as a mapping, or its path; it gives logits, one a class. `loss`, `optimizer` and
+    `training` are as in an experiment document; `learning_rate` replaces the optimizer's. After `fit`: `classes_`,
+    `model_` (a specnet Model, to be saved), `history_`, `n_iter_` (epochs).
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
+        """Train on X, (rows, features), and y, (rows,), labels of any kind. Raises ValueError; SpecnetError is one."""
+        x, y = validate_data(self, X, y, **_as_numbers())
+        check_classification_targets(y)
+        self.classes_, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            msg = "SpecClassifier needs samples of at least 2 classes, got 1 class"
+            raise ValueError(msg)
+        if self._loss_type() == "binary_cross_entropy":
+            if len(self.classes_) > 2:
+                msg = f"binary_cross_entropy is for 2 classes, got {len(self.classes_)}; use softmax_cross_entropy"
+                raise ValueError(msg)
+            return self._train(x, indices.reshape(-1, 1).astype(np.float64), 1, self._loss())
+        return self._train(x, indices, len(self.classes_), self._loss())
+
+    def _loss(self) -> str | Mapping[str, Any]:
+        return self.loss or "softmax_cross_entropy"
+
+    def _loss_type(self) -> str:
+        loss = self._loss()
+        return loss if isinstance(loss, str) else str(loss.get("type"))
+
+    def predict_proba(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+        """Give the probability of each class, (rows, classes), in the order of `classes_`."""
+        outputs = self._outputs(X)
+        probabilities = LOSSES[self._loss_type()]().build().probabilities(outputs)
+        if probabilities.shape[1] == 1:  # the second class's alone
+            return np.concatenate([1 - probabilities, probabilities], axis=1)
+        return probabilities
+
+    def predict_log_proba(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+        """Give the logarithm of the probabilities."""
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+        """Give the most probable class of each row, (rows,)."""
+        indices = self.predict_proba(X).argmax(axis=1)
+        found: npt.NDArray[Any] = self.classes_[indices]
+        return found
+
+
+class SpecRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
+    """A regressor whose network is a model document, or layers of `hidden_units`, trained as `specnet.fit` trains.
+
+    Settings and attributes are those of SpecClassifier, but for `classes_`; the default loss is the mean squared error.
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Train on X, (rows, features), and y, (rows,) or (rows, targets). Raises ValueError; SpecnetError is one."""
+        x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **_as_numbers())
+        self._flat = y.ndim == 1
+        targets = y.reshape(len(y), -1).astype(np.float64, copy=False)
+        return self._train(x, targets, targets.shape[1], self.loss or "mean_squared_error")
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+        """Give the outputs, (rows,), or (rows, targets) where y was so."""
+        outputs = self._outputs(X)
+        return outputs.reshape(len(outputs)) if self._flat else outputs
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,140 @@
+"""HDF5 files of weights alone, for a document that is given.
+
+Keras  .weights.h5   /layers/<key>/vars/<n>: found by the layers' names, else by their order within a class
+Keras 2              save_weights: /<layer>, named by the root's layer_names: by name, else by order
+Caffe  .caffemodel.h5  /data/<layer>/<n> and, where it has been asked for, /diff/<layer>/<n>, the gradients: by name
+
+Caffe keeps a weight as (out, in), unless its layer says `transpose`, which the file does not tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from specnet.errors import SpecnetError
+from specnet.interop.apart import Hdf5Content
+from specnet.interop.imported import Arrays, Imported, filled, refused
+from specnet.interop.keras_config import KerasLayer
+from specnet.interop.keras_layers import Variable
+from specnet.interop.keras_write import KerasForm, forms_of
+from specnet.interop.kerasfile import arrays_by_key, by_class, legacy_groups, take
+from specnet.spec import ModelSpec
+
+Names = Mapping[str, str]
+
+
+def from_keras_weights(
+    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
+) -> Imported:
+    """Fill a document's model from Keras's .weights.h5, or a weights file of Keras 2. Raises CheckpointError."""
+    name, names = os.fspath(path), names or {}
+    try:
+        layers = tuple(_keras_layers(forms_of(spec)))
+    except SpecnetError as error:
+        raise refused(name, f"--model: {error}") from None
+    if "layer_names" in content.attributes["/"] or "layer_names0" in content.attributes["/"]:
+        arrays = _keras2(name, content, layers, names)
+    else:
+        arrays = arrays_by_key(
+            name, content, layers, "", lambda layers, group: _keys(name, content, layers, group, names)
+        )
+    notes: list[str] = []
+    if "/optimizer/vars" in content.attributes:
+        notes.append("the optimizer's state is left behind: a file of weights does not say of which optimizer it is")
+    return Imported(filled(name, spec, arrays, notes), tuple(notes))
+
+
+def _keras_layers(forms: Sequence[KerasForm]) -> Iterator[KerasLayer]:
+    for form in forms:
+        if form.inner or form.written.variables:
+            variables = tuple(
+                Variable(target and f"{form.full}.{target}", target not in ("running_mean", "running_var", ""))
+                for target in form.written.variables
+            )
+            yield KerasLayer(form.written.class_name, form.name, variables, tuple(_keras_layers(form.inner)))
+
+
+def _keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: str, names: Names) -> list[str]:
+    """Find each layer's group: as --map says, by the name that Keras has written beside it, or by order."""
+    called = {}
+    for path, attributes in content.attributes.items():
+        if path.startswith(f"{group}/") and path.endswith("/vars") and path.count("/") == group.count("/") + 2:
+            key = path.removesuffix("/vars")
+            called[str(attributes.get("name"))] = key
+    if names:
+        ours = {mine: theirs for theirs, mine in names.items()}
+        wanted = [ours.get(layer.name, layer.name) for layer in layers]
+        keys = {key.rpartition("/")[2]: key for key in called.values()}
+        missing = [theirs for theirs in wanted if theirs not in called and theirs not in keys]
+        if missing:
+            raise refused(name, f"has no layer {missing[0]!r:.80}; there are {', '.join([*called])}"[:400])
+        return [called.get(theirs) or keys[theirs] for theirs in wanted]
+    if all(layer.name in called for layer in layers):
+        return [called[layer.name] for layer in layers]
+    return by_class(layers, group)
+
+
+def _keras2(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: Names) -> Arrays:
+    stored = [(names.get(layer, layer), arrays) for layer, arrays in legacy_groups(name, content, "") if arrays]
+    if len(stored) != len(layers):
+        told = f"{len(stored)} layers with arrays, the model {len(layers)}: {', '.join(layer.name for layer in layers)}"
+        raise refused(name, f"holds {told}"[:400])
+    by_name = dict(stored)
+    found: Arrays = {}
+    known = all(layer.name in by_name for layer in layers)
+    for layer, (_, arrays) in zip(layers, stored, strict=True):
+        take(name, layer, by_name[layer.name] if known else arrays, found)
+    return found
+
+
+def from_caffe(
+    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
+) -> Imported:
+    """Fill a document's model, and its gradients where the file has them, from a Caffe snapshot in HDF5.
+
+    `names` maps Caffe's layers to ours, where they are called otherwise. Raises CheckpointError.
+    """
+    name, names = os.fspath(path), names or {}
+    values = _caffe(name, content, "/data", spec, names)
+    notes: list[str] = []
+    gradients = _caffe(name, content, "/diff", spec, names) if "/diff" in content.attributes else {}
+    model = filled(name, spec, values, notes)
+    for full, target in model.store.gradients.items() if gradients else ():
+        if full not in gradients or gradients[full].shape != target.shape:
+            raise refused(name, f"/diff: the gradient of {full} is missing, or has another shape")
+        target[...] = gradients[full]
+    if gradients:
+        model.adopt_gradients()
+        notes.append("its gradients were taken, too")
+    return Imported(model, tuple(notes))
+
+
+def _caffe(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: Names) -> Arrays:
+    types = {full: layer.type for full, layer, _ in spec.walk()}
+    expected = {full.rpartition(".")[0] for full in spec.parameter_specs()}
+    arrays: Arrays = {}
+    for path in sorted(content.arrays):
+        if not path.startswith(f"{group}/"):
+            continue
+        layer, _, index = path.removeprefix(f"{group}/").rpartition("/")
+        ours = names.get(layer, layer)
+        if ours not in expected:
+            there = f"the model has {', '.join(sorted(expected))}; --map {layer}=NAME says which it is"
+            raise refused(name, f"{group}/{layer}: no layer with arrays is called {ours!r:.80}; {there}"[:400])
+        kinds = {"affine": ("weight", "bias"), "prelu": ("slope",)}.get(types[ours], ())
+        if not index.isdecimal() or int(index[:4]) >= len(kinds):
+            raise refused(name, f"{path}: a layer of type {types[ours]!r} has no such array in Caffe")
+        arrays[f"{ours}.{kinds[int(index)]}"] = _plain(content.arrays[path], kinds[int(index)])
+    return arrays
+
+
+def _plain(array: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+    """Drop the leading axes of one that old versions wrote, and turn a weight."""
+    rank = 2 if kind == "weight" else 1
+    if array.ndim > rank and all(size == 1 for size in array.shape[:-rank]):
+        array = array.reshape(array.shape[-rank:])
+    return array.T if kind == "weight" else array

@@ -1,0 +1,124 @@
+"""Files that Keras 2, Keras 3, torch and its ONNX exporters wrote (golden/foreign/make.py), read without them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet.interop.importing import import_model
+from tests.test_cli import run
+
+FOLDER = Path(__file__).parents[1] / "golden" / "foreign"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
+KERAS = {
+    "name": "golden",
+    "input_shape": [6],
+    "layers": [
+        {"type": "standardize", "name": "normalization"},
+        {"type": "affine", "name": "hidden", "units": 5, "weight_init": "he_normal"},
+        {"type": "relu", "name": "hidden_relu"},
+        {"type": "batch_norm", "name": "norm", "momentum": 0.01, "epsilon": 0.001},
+        {"type": "leaky_relu", "name": "leaky_re_lu", "negative_slope": 0.3},
+        {"type": "layer_norm", "name": "layer_normalization", "epsilon": 0.001},
+        {"type": "dropout", "name": "dropout", "rate": 0.25},
+        {
+            "type": "sequential",
+            "name": "block",
+            "layers": [
+                {"type": "affine", "name": "dense", "units": 4, "weight_init": "glorot_uniform"},
+                {"type": "elu", "name": "dense_elu"},
+                {"type": "batch_norm", "name": "batch_normalization", "momentum": 0.01, "epsilon": 0.001},
+            ],
+        },
+        {"type": "reshape", "name": "reshape", "shape": [2, 2]},
+        {"type": "prelu", "name": "p_re_lu"},
+        {"type": "flatten", "name": "flatten"},
+        {"type": "softplus", "name": "activation"},
+        {"type": "affine", "name": "dense_1", "units": 3, "bias": False},
+        {"type": "softmax", "name": "dense_1_softmax"},
+    ],
+}
+TORCH = {
+    "input_shape": [6],
+    "layers": [
+        {"type": "affine", "units": 8},
+        {"type": "gelu"},
+        {
+            "type": "residual",
+            "layers": [{"type": "affine", "units": 4}, {"type": "silu"}, {"type": "affine", "units": 8}],
+        },
+        {"type": "layer_norm"},
+        {"type": "batch_norm"},
+        {"type": "mish"},
+        {"type": "affine", "units": 3},
+    ],
+}
+
+
+def needs(file):
+    if file.endswith(".onnx"):
+        pytest.importorskip("onnx", reason="onnx is not installed")
+    if file.endswith(".safetensors"):
+        pytest.importorskip("safetensors", reason="safetensors is not installed")
+
+
+@pytest.mark.parametrize("file", EXPECTED)
+def test_the_model_predicts_what_the_library_did(file):
+    needs(file)
+    documents = {"keras2-weights.h5": KERAS, "keras2.weights.h5": KERAS, "keras3.weights.h5": KERAS}
+    document = {**documents, "torch.safetensors": TORCH}.get(file)
+    found = import_model(FOLDER / file, document and specnet.ModelSpec(**document))
+    assert np.abs(found.model.predict(INPUTS) - EXPECTED[file]["outputs"]).max() < 5e-7
+
+
+@pytest.mark.parametrize("file", ["keras2.h5", "keras2.keras", "keras3.h5", "keras3.keras"])
+def test_whole_models_of_keras_bring_names_settings_and_the_optimizer(file):
+    found = import_model(FOLDER / file)
+    expected = json.loads(specnet.ModelSpec(**KERAS).to_json())
+    got = json.loads(found.model.spec.to_json())
+    for document in (expected, got):  # Keras numbers layers by what else the process has made
+        for layer in document["layers"]:
+            layer["name"] = layer["name"].replace("dense_2", "dense").replace("dense_3", "dense_1")
+    assert [layer["type"] for layer in got["layers"]] == [layer["type"] for layer in expected["layers"]]
+    assert got["layers"][1:8] == expected["layers"][1:8]
+    assert found.notes == ("norm: has no scale in Keras; it is trained from now on, from 1",)
+    optimizer = found.optimizer
+    assert (type(optimizer).__name__, optimizer.steps, round(optimizer.learning_rate, 9)) == ("Adam", 12, 0.01)
+    assert optimizer.epsilon == 1e-7
+    state = optimizer.state
+    assert np.abs(state["first_moment/hidden.weight"]).max() > 0
+    assert (state["second_moment/hidden.weight"] >= 0).all()
+    assert (state["first_moment/norm.scale"] == 0).all()  # which Keras does not train
+    optimizer.model.forward(INPUTS, training=True)
+    optimizer.model.backward(np.ones((4, 3)))
+    optimizer.step()
+
+
+def test_the_commands_way(tmp_path):
+    _, err = run("import", FOLDER / "keras3.keras", "--out", "k.h5", cwd=tmp_path)
+    assert "k.h5: 101 parameters in 14 layers" in err
+    assert "norm: has no scale in Keras" in err
+    assert "the optimizer's state is not in it" in err
+    np.save(tmp_path / "x.npy", INPUTS)
+    run("predict", "k.h5", "--data", "x.npy", "--out", "y.npy", cwd=tmp_path)
+    assert np.abs(np.load(tmp_path / "y.npy") - EXPECTED["keras3.keras"]["outputs"]).max() < 5e-7
+    _, err = run("import", FOLDER / "keras3.weights.h5", "--out", "w.h5", cwd=tmp_path, code=1)
+    assert "holds weights and no architecture; name a document of the same layers: --model FILE" in err
+    (tmp_path / "m.json").write_text(json.dumps(KERAS))
+    run("import", FOLDER / "keras3.weights.h5", "--model", "m.json", "--out", "w.h5", cwd=tmp_path)
+    assert specnet.load(tmp_path / "w.h5").parameter_count == 101
+
+
+def test_names_are_mapped(tmp_path):
+    document = json.loads(json.dumps(KERAS).replace('"hidden"', '"first"').replace('"norm"', '"second"'))
+    spec = specnet.ModelSpec(**document)
+    by_order = import_model(FOLDER / "keras3.weights.h5", spec)
+    names = {"hidden": "first", "norm": "second"}
+    by_name = import_model(FOLDER / "keras3.weights.h5", spec, names)
+    for name, array in by_order.model.parameters.items():
+        assert (by_name.model.parameters[name] == array).all()
+    with pytest.raises(specnet.CheckpointError, match="has no layer 'nobody'"):
+        import_model(FOLDER / "keras3.weights.h5", spec, {"nobody": "first"})

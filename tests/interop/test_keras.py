@@ -1,0 +1,225 @@
+"""Keras 3 itself (on JAX) reads what is exported and writes what is imported."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import specnet
+from specnet.interop.exporting import export
+from specnet.interop.importing import import_model
+from tests.interop.nets import blocks, random_model, same_floats
+from tests.support import model_of
+from tests.test_cli import run
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Keras and JAX themselves
+X = np.random.default_rng(1).normal(size=(7, 5))
+
+
+def keras_or_skip():
+    pytest.importorskip("jax", reason="jax, which Keras runs on here, is not installed")
+    return pytest.importorskip("keras", minversion="3.9", reason="Keras 3 is not installed")
+
+
+def loaded(path):
+    return keras_or_skip().saving.load_model(path)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(layers=blocks(branching=False), seed=st.integers(0, 99), dtype=st.sampled_from(["float32", "float64"]))
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_random_networks_go_to_keras_and_come_back(tmp_path_factory, suffix, layers, seed, dtype):
+    model = random_model(layers, seed, dtype)
+    path = tmp_path_factory.mktemp("k") / f"m.{suffix}"
+    export(path, model, "keras")
+    x = X.astype(dtype)
+    expected = model.predict(x)  # Keras computes in float32 unless its own settings say otherwise
+    assert np.abs(np.asarray(loaded(path)(x)) - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    back = import_model(path).model
+    assert same_floats(back, model)
+    if suffix == "keras":
+        assert back.spec == model.spec
+
+
+def test_a_model_of_keras_comes_in_and_its_optimizer_goes_on(tmp_path):
+    keras = keras_or_skip()
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 6)).astype("f4"), rng.normal(size=(32, 2)).astype("f4")
+    optimizers = keras.optimizers
+    for optimizer, allowed in (
+        (optimizers.Adam(0.01), 2e-5),  # epsilon stands elsewhere
+        (optimizers.AdamW(0.01, weight_decay=0.1), 2e-5),
+        (optimizers.SGD(0.01), 1e-7),
+        (optimizers.SGD(0.01, momentum=0.9), 1e-6),
+        (optimizers.SGD(0.01, momentum=0.9, nesterov=True), 1e-6),
+        (optimizers.RMSprop(0.01), 1e-3),
+        (optimizers.Adagrad(0.01), 1e-6),
+        (optimizers.Lion(0.001), 1e-6),
+    ):
+        layers = keras.layers
+        theirs = keras.Sequential([layers.Input((6,)), layers.Dense(8, "tanh"), layers.Dense(2)])
+        theirs.compile(optimizer, "mse")
+        theirs.fit(x, y, batch_size=32, epochs=5, verbose=0)
+        theirs.save(tmp_path / "k.keras")
+        found = import_model(tmp_path / "k.keras")
+        theirs.fit(x, y, batch_size=32, epochs=1, verbose=0)
+        outputs = found.model.forward(x, training=True)
+        found.model.backward(2 * (outputs - y) / y.size)
+        found.optimizer.step()
+        assert found.optimizer.steps == 6
+        for mine, their in zip(found.model.parameters.values(), theirs.trainable_variables, strict=True):
+            assert np.abs(mine - np.asarray(their)).max() <= allowed, type(optimizer).__name__
+
+
+def test_what_an_optimizer_has_no_counterpart_for_is_told(tmp_path):
+    keras = keras_or_skip()
+    optimizers, layers = keras.optimizers, keras.layers
+    schedule = optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    for optimizer, told in (
+        (optimizers.Nadam(), "the optimizer (Nadam) is left behind"),
+        (optimizers.Adam(amsgrad=True), "ours has no amsgrad"),
+        (optimizers.RMSprop(momentum=0.5), "ours has no momentum"),
+        (optimizers.SGD(schedule), "its learning rate follows a schedule"),
+        (optimizers.Adam(clipnorm=1.0), "the optimizer's clipnorm is left behind"),
+    ):
+        model = keras.Sequential([layers.Input((3,)), layers.Dense(2, kernel_regularizer="l2")])
+        model.compile(optimizer, "mse")
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+        model.save(tmp_path / "k.keras")
+        notes = import_model(tmp_path / "k.keras").notes
+        assert any(told in note for note in notes), notes
+        assert any("kernel_regularizer is left behind" in note for note in notes)
+
+
+def test_every_way_of_writing_an_activation_and_a_shape(tmp_path):
+    keras = keras_or_skip()
+    layers = keras.layers
+    mean = layers.Normalization(mean=[1.0, 2, 3, 4, 5], variance=[4.0, 1, 1, 9, 1])
+    frozen = layers.Dense(4, activation="relu")
+    frozen.trainable = False
+    model = keras.Sequential(
+        [
+            layers.Input((5,), name="in"),
+            mean,
+            layers.Dense(6, activation=layers.LeakyReLU(negative_slope=0.4), name="1 odd name"),
+            layers.Dense(6, activation=keras.activations.mish),
+            layers.BatchNormalization(center=False),
+            frozen,
+            layers.Activation("gelu"),
+            layers.ReLU(negative_slope=0.25),
+            layers.LayerNormalization(scale=False),
+            layers.RMSNormalization(),
+            layers.Reshape((-1, 2)),
+            layers.Softmax(),
+            layers.Flatten(),
+            layers.Dense(1, activation="linear"),
+        ]
+    )
+    for variable in model.variables:
+        low, high = (0.5, 2) if "variance" in variable.path else (-1, 1)
+        if "float" in str(variable.dtype):
+            variable.assign(np.random.default_rng(3).uniform(low, high, variable.shape))
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"k.{suffix}")
+        found = import_model(tmp_path / f"k.{suffix}")
+        x = X.astype("f4")
+        assert np.abs(np.asarray(model(x)) - found.model.predict(x)).max() < 1e-6
+        assert "1 odd name is called _1_odd_name here" in found.notes
+        assert any("is not trained in Keras" in note for note in found.notes)
+        assert [layer.type for layer in found.model.spec.layers][:4] == [
+            "standardize",
+            "affine",
+            "leaky_relu",
+            "affine",
+        ]
+
+
+def test_embeddings(tmp_path):
+    keras = keras_or_skip()
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((4,), dtype="int32"), layers.Embedding(9, 3), layers.Flatten(), layers.Dense(2)]
+    )
+    model.save(tmp_path / "k.keras")
+    tokens = np.arange(8).reshape(2, 4)
+    found = import_model(tmp_path / "k.keras").model
+    assert np.abs(np.asarray(model(tokens)) - found.predict(tokens)).max() < 1e-6
+    export(tmp_path / "back.keras", found)
+    assert np.abs(np.asarray(loaded(tmp_path / "back.keras")(tokens)) - found.predict(tokens)).max() < 1e-6
+
+
+def test_all_that_is_not_known_is_told_at_once(tmp_path):
+    keras = keras_or_skip()
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((8,)),
+            layers.Dense(4, activation="softsign", name="odd"),
+            layers.Lambda(lambda x: x * 2, name="code"),
+            layers.ReLU(max_value=6, name="six"),
+            layers.Reshape((2, 2)),
+            layers.Permute((2, 1), name="turn"),
+        ]
+    )
+    model.save(tmp_path / "k.keras")
+    _, err = run("import", "k.keras", "--out", "m.h5", cwd=tmp_path, code=1)
+    assert err.count("\n") == 1
+    for told in (
+        "odd (Dense): activation='softsign'",
+        "code (Lambda): the layer's type",
+        "six (ReLU): max_value=6",
+        "turn (Permute): the layer's type",
+        "export the model to ONNX instead",
+    ):
+        assert told in err
+    assert not (tmp_path / "m.h5").exists()
+    inputs = keras.Input((3,))
+    functional = keras.Model(inputs, layers.Dense(2)(inputs))
+    functional.save(tmp_path / "f.keras")
+    with pytest.raises(specnet.CheckpointError, match="is a 'Functional' model, expected a Sequential one"):
+        import_model(tmp_path / "f.keras")
+
+
+def test_what_keras_cannot_express_is_refused_by_name(tmp_path):
+    for entry, told in (
+        ({"type": "residual", "name": "block", "layers": [{"type": "tanh"}]}, "block: a Keras Sequential has no layer"),
+        ({"type": "gelu", "approximate": "tanh"}, 'gelu_1: Keras has no layer for gelu with approximate "tanh"'),
+        ({"type": "softplus", "beta": 2.0}, "softplus_1: Keras has no softplus of beta 2"),
+    ):
+        for name in ("m.keras", "m.h5"):
+            with pytest.raises(specnet.SpecnetError, match=told):
+                export(tmp_path / name, model_of(entry))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_that_was_edited_decides(tmp_path):
+    """The document inside is taken only where the file's own config says the same."""
+    import json
+    import zipfile
+
+    model = random_model([{"type": "affine", "units": 5}, {"type": "relu"}, {"type": "affine", "units": 2}], 1)
+    export(tmp_path / "m.keras", model)
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][2] |= {"class_name": "Activation"}
+    config["config"]["layers"][2]["config"] = {"name": "relu_1", "activation": "tanh"}
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "e.keras", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    found = import_model(tmp_path / "e.keras")
+    assert found.model.spec.layers[1].type == "tanh"
+    assert "its specnet document is of another network than its config, which was taken" in found.notes
+
+
+def test_the_same_model_makes_the_same_bytes(tmp_path):
+    model = random_model([{"type": "affine", "units": 5}, {"type": "batch_norm"}], 1)
+    for suffix in ("keras", "h5"):
+        for name in "ab":
+            export(tmp_path / f"{name}.{suffix}", model)
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

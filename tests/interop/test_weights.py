@@ -1,0 +1,157 @@
+"""Weights alone, for a document: Caffe's snapshots, Keras's weights, state dicts, with and without a map of names."""
+
+import h5py
+import numpy as np
+import pytest
+
+import specnet
+from specnet.interop.importing import import_model
+from tests.interop.nets import random_model
+from tests.test_cli import run
+
+LAYERS = [
+    {"type": "affine", "name": "ip1", "units": 4},
+    {"type": "prelu", "name": "act"},
+    {"type": "affine", "name": "ip2", "units": 3, "bias": False},
+]
+
+
+@pytest.fixture
+def model():
+    model = random_model(LAYERS, 1)
+    model.backward(model.forward(np.random.default_rng(2).normal(size=(6, 5)), training=True))
+    return model
+
+
+def write_caffe(path, model, names=None, *, diff=True, old=False):
+    """Write a snapshot as Caffe's Net::ToHDF5 does: (out, in) weights under /data, gradients under /diff."""
+    kinds = {"weight": 0, "bias": 1, "slope": 0}
+    with h5py.File(path, "w") as file:
+        for group, arrays in [("data", model.parameters), *([("diff", model.gradients)] if diff else [])]:
+            for full, array in arrays.items():
+                layer, _, short = full.rpartition(".")
+                value = array.T if short == "weight" else array
+                value = value[np.newaxis, np.newaxis] if old and short == "weight" else value
+                file[f"{group}/{(names or {}).get(layer, layer)}/{kinds[short]}"] = value
+            file.create_group(f"{group}/relu_without_blobs")
+
+
+def test_a_caffe_snapshot_brings_weights_and_gradients(tmp_path, model):
+    for old in (False, True):
+        write_caffe(tmp_path / "net.caffemodel.h5", model, old=old)
+        found = import_model(tmp_path / "net.caffemodel.h5", model.spec)
+        assert found.notes == ("its gradients were taken, too",)
+        for name in model.parameters:
+            assert (found.model.parameters[name] == model.parameters[name]).all()
+            assert (found.model.gradients[name] == model.gradients[name]).all()
+    write_caffe(tmp_path / "plain.caffemodel.h5", model, diff=False)
+    assert not import_model(tmp_path / "plain.caffemodel.h5", model.spec).model.has_gradients
+
+
+def test_caffes_names_are_mapped(tmp_path, model):
+    write_caffe(tmp_path / "net.caffemodel.h5", model, {"ip1": "encoder/fc1"})
+    (tmp_path / "m.json").write_text(model.spec.to_json())
+    arguments = ("import", "net.caffemodel.h5", "--model", "m.json", "--out", "m.h5")
+    _, err = run(*arguments, cwd=tmp_path, code=1)
+    assert "/data/encoder/fc1: no layer with arrays is called 'encoder/fc1'" in err
+    assert "--map encoder/fc1=NAME says which it is" in err
+    run(*arguments, "--map", "encoder/fc1=ip1", cwd=tmp_path)
+    read = specnet.load(tmp_path / "m.h5")
+    assert (read.gradients["ip1.weight"] == model.gradients["ip1.weight"]).all()
+    _, err = run(*arguments, "--map", "ip1", cwd=tmp_path, code=2)
+    assert "expected THEIRS=OURS" in err
+    _, err = run(*arguments, "--map", "a=ip1", "--map", "b=ip1", cwd=tmp_path, code=2)
+    assert "mapped to one" in err
+
+
+def test_what_does_not_fit_a_snapshot_is_told(tmp_path, model):
+    path = tmp_path / "net.caffemodel.h5"
+    for change, told in (
+        (lambda f: f.__delitem__("data/ip1/1"), r"ip1\.bias is missing"),
+        (lambda f: f.__delitem__("diff/ip1/1"), r"/diff: the gradient of ip1\.bias is missing"),
+        (lambda f: f.create_dataset("data/act/1", data=np.ones(3)), "/data/act/1: a layer of type 'prelu'"),
+        (lambda f: f.__setitem__("data/ip1/2", np.ones(3)), "has no such array in Caffe"),
+    ):
+        write_caffe(path, model)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(specnet.CheckpointError, match=told):
+            import_model(path, model.spec)
+    with pytest.raises(specnet.CheckpointError, match="name a document of the same layers: --model FILE"):
+        import_model(path)
+
+
+def test_state_dicts_are_mapped(tmp_path, model):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    ours = {"z": "ip1", "y": "act", "x": "ip2"}  # whose alphabet is the wrong order
+    torch_names = {"slope": "weight"}
+    arrays = {}
+    for theirs, mine in ours.items():
+        for full, array in model.parameters.items():
+            layer, _, short = full.rpartition(".")
+            if layer == mine:
+                value = array.T if array.ndim == 2 else array
+                arrays[f"net.{theirs}.{torch_names.get(short, short)}"] = np.ascontiguousarray(value)
+    safetensors.save_file(arrays, tmp_path / "t.safetensors")
+    with pytest.raises(specnet.CheckpointError):
+        import_model(tmp_path / "t.safetensors", model.spec)
+    names = {f"net.{theirs}": mine for theirs, mine in ours.items()}
+    found = import_model(tmp_path / "t.safetensors", model.spec, names).model
+    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
+    for wrong, told in (
+        ({"net.q": "ip1"}, r"--map net\.q=ip1: the file has net\."),
+        ({"net.z": "ip9"}, "the model ip1, act, ip2"),
+        ({"net.z": "ip1"}, "has no module for act, ip2"),
+    ):
+        with pytest.raises(specnet.CheckpointError, match=told):
+            import_model(tmp_path / "t.safetensors", model.spec, wrong)
+    plain = {f"{theirs}.{full.rpartition('.')[2]}": array for theirs, mine in ours.items()
+             for full, array in model.parameters.items() if full.startswith(mine + ".")}  # fmt: skip
+    np.savez(tmp_path / "t.npz", **plain)
+    found = import_model(tmp_path / "t.npz", model.spec, ours).model
+    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
+
+
+def test_digits_that_are_lost_are_told(tmp_path, model):
+    arrays = {name: array.astype("f8") + 1e-12 for name, array in model.parameters.items()}
+    np.savez(tmp_path / "m.npz", **arrays)
+    assert import_model(tmp_path / "m.npz", model.spec).notes == ("4 arrays were rounded to float32, ip1.weight first",)
+    np.savez(tmp_path / "m.npz", **{name: array.astype("f8") for name, array in model.parameters.items()})
+    assert import_model(tmp_path / "m.npz", model.spec).notes == ()
+
+
+def test_weights_of_keras_have_to_fit(tmp_path):
+    keras_layers = [{"type": "affine", "name": "a", "units": 2}, {"type": "batch_norm", "name": "b"}]
+    model = random_model(keras_layers, 1)
+
+    def write(change=lambda file: None, names=("a", "b")):
+        with h5py.File(tmp_path / "k.weights.h5", "w") as file:
+            arrays = [*model.parameters.values(), *(model.buffers[f"b.{n}"] for n in ("running_mean", "running_var"))]
+            for key, name, span in (("dense", names[0], slice(2)), ("batch_normalization", names[1], slice(2, 6))):
+                group = file.create_group(f"layers/{key}/vars")
+                group.attrs["name"] = name
+                for index, array in enumerate(arrays[span]):
+                    group[str(index)] = array
+            change(file)
+        return tmp_path / "k.weights.h5"
+
+    found = import_model(write(), model.spec).model
+    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
+    found = import_model(write(names=("other", "names")), model.spec).model
+    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
+    for change, told in (
+        (lambda f: f.__delitem__("layers/dense/vars/1"), "a has 1 arrays in the file, 2 in the network"),
+        (lambda f: f.create_dataset("layers/dense_1/vars/0", data=np.ones(3)), "/layers/dense_1"),
+        (lambda f: f.__delitem__("layers/dense"), "has 0 arrays"),
+        (
+            lambda f: (f.__delitem__("layers/dense/vars/0"), f.__setitem__("layers/dense/vars/0", np.ones((2, 5)))),
+            "shape",
+        ),
+    ):
+        with pytest.raises(specnet.CheckpointError, match=told):
+            import_model(write(change), model.spec)
+    residual = specnet.ModelSpec(
+        input_shape=(5,), layers=[{"type": "residual", "layers": [{"type": "affine", "units": 5}]}]
+    )
+    with pytest.raises(specnet.CheckpointError, match="--model: residual_1: a Keras Sequential has no layer like"):
+        import_model(write(), residual)
