@@ -55,6 +55,9 @@ class Problem:
 class SpecnetError(ValueError):
     """Base of all errors of this package."""
 
+    everywhere = False
+    """Whether all processes that share a run raise it, so that none waits for another."""
+
 
 class SpecError(SpecnetError):
     """A document is not valid. `problems` holds all its faults in document order."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from specnet.world import ALONE, World
+
 
 def philox(seed: int, name: str) -> np.random.Philox:
     """Make the generator of one purpose; its counter stands at the beginning."""
@@ -36,11 +38,15 @@ def _move(generator: np.random.Philox, block: int, step: int) -> None:
 
 @dataclass
 class Draws:
-    """The draws of one model: layers take theirs by name, the loop says which step and which row comes first."""
+    """The draws of one model: layers take theirs by name, the loop says which step and which row comes first.
+
+    `world` are the processes that share each batch: what is taken over a batch is taken over all their rows.
+    """
 
     seed: int = 0
     step: int = 0
     first_row: int = 0
+    world: World = ALONE
     _generators: dict[tuple[int, str], np.random.Philox] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, rows: int, width: int) -> npt.NDArray[np.uint32]:

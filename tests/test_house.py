@@ -36,6 +36,8 @@ ORDER = [
     "jsontext",
     "parameters",
     "kernels",
+    "world",
+    "mpi",
     "randomness",
     "layer",
     "differences",

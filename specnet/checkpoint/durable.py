@@ -29,6 +29,16 @@ class NotDurableError(OSError):
 def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> None:
     """Let `write` fill a temporary file beside `path`, make it durable, and rename it over `path`.
 
+    Raises what `replacing` raises.
+    """
+    with replacing(path) as (_, descriptor):
+        write(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
+    """Give a temporary file beside `path`, open, to be filled; then make it durable and rename it over `path`.
+
     A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
     OSError; then the path is as it was and no temporary is left. (NotDurableError: then it is the new one.)
     """
@@ -42,7 +52,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
     try:
         with contextlib.suppress(FileNotFoundError):
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
-        write(descriptor)
+        yield temporary, descriptor
         sync(descriptor)
         os.replace(temporary, target)  # noqa: PTH105 - the sibling of the calls around it
     except BaseException:

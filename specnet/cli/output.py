@@ -16,13 +16,17 @@ from specnet.errors import Problem, SpecError, SpecnetError, printable
 MAX_LINES = 60
 
 
-def report_errors(*errors: SpecnetError) -> None:
-    """Print one line a problem to standard error, without control characters, at most MAX_LINES and then a count."""
+def error_lines(*errors: SpecnetError) -> list[str]:
+    """Give one line a problem, without control characters, at most MAX_LINES and then a count."""
     lines = [line for error in errors for line in (error.lines() if isinstance(error, SpecError) else [str(error)])]
-    for line in lines[:MAX_LINES]:
-        print(printable(line), file=sys.stderr)
-    if len(lines) > MAX_LINES:
-        print(f"… and {len(lines) - MAX_LINES} more", file=sys.stderr)
+    more = [f"… and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return [*map(printable, lines[:MAX_LINES]), *more]
+
+
+def report_errors(*errors: SpecnetError) -> None:
+    """Print one line a problem to standard error."""
+    for line in error_lines(*errors):
+        print(line, file=sys.stderr)
 
 
 def print_annotations(*errors: SpecnetError) -> None:

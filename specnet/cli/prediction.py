@@ -10,10 +10,12 @@ import typer
 from specnet.checkpoint import load
 from specnet.cli.documents import Json
 from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.cli.processes import Mpi, joined
 from specnet.errors import DataError
 from specnet.paths import is_same_file
 from specnet.training.datafiles import TABLES, kind_of
 from specnet.training.prediction import Prediction, predict_file, write_prediction
+from specnet.training.scoring import Scored, can_score, score_file
 
 SHOWN_ROWS = 10
 
@@ -30,15 +32,28 @@ def predict(
     out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
     json: Json = False,
+    mpi: Mpi = False,
 ) -> None:
     """Predict for the rows of a data file: probabilities and class for a classifier, outputs for others.
 
     Example: specnet predict runs/digits/best.h5 --data digits.npz --targets y --out predictions.csv
+
+    Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
     """
     for what, source in (("checkpoint", checkpoint), ("data", data)):
         if out is not None and is_same_file(out, source):
             msg = f"{out}: is the {what} itself; write the predictions to another file"
             raise DataError(msg)
+    with joined(mpi) as world:
+        if out is not None and targets is None and can_score(data, out):
+            model = world.together(lambda: load(checkpoint))
+            scored = score_file(model, data, out, inputs, logits=logits, world=world)
+            if world.rank == 0:
+                _tell_scored(scored, data, out, json=json)
+            return
+        if world.size > 1:
+            msg = "under MPI, predict reads a .npy or .h5 file and writes one (--out), without --targets"
+            raise world.everywhere(DataError(msg))
     model = load(checkpoint)
     table = kind_of(Path(data)) in TABLES
     columns, wanted = (
@@ -58,6 +73,14 @@ def predict(
         _show(prediction)
     if prediction.metrics:
         typer.echo(metrics_text(prediction.metrics))
+
+
+def _tell_scored(scored: Scored, data: str, out: str, *, json: bool) -> None:
+    for told in scored.notes:
+        note(f"{data}: {told}")
+    note(f"{out}: {scored.rows} rows")
+    if json:
+        print_json({"rows": scored.rows, "metrics": {}})
 
 
 def _rows(prediction: Prediction) -> list[dict[str, object]]:

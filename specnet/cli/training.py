@@ -16,12 +16,14 @@ import typer
 from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
 from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
+from specnet.cli.processes import Mpi, joined
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.errors import SpecnetError
 from specnet.training.loop import Event, Listener
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import TrainingResult
 from specnet.training.runs import train as run_training
+from specnet.world import World
 
 
 def train(
@@ -46,10 +48,13 @@ def train(
         bool, typer.Option("--json-lines", help="Print each event as a line of JSON, for programs.")
     ] = False,
     json: Json = False,
+    mpi: Mpi = False,
 ) -> None:
     """Train as an experiment document says; writes experiment.json, last.h5, best.h5 and history.csv.
 
     Example: specnet train digits.experiment.json --out runs/digits
+
+    Under an MPI launcher all processes share the run: mpiexec -n 4 specnet train digits.experiment.json
     """
     if resume and force:
         msg = "--resume goes on with a run, --force overwrites it; choose one"
@@ -57,23 +62,26 @@ def train(
     if dry_run:
         _rehearse(experiment, _overrides(set_ or []), json=json)
         return
-    listeners: list[Listener] = []
-    if json_lines:
-        listeners.append(JsonProgress())
-    elif not quiet:
-        listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
-    with _stops_on_signals() as stop, _told_as_json(json_lines):
-        listeners.append(stop)
-        result = run_training(
-            experiment,
-            out=out,
-            resume=resume,
-            force=force,
-            allow_changes=allow_changes,
-            overrides=_overrides(set_ or []),
-            listeners=listeners,
-            check_finite=check_finite,
-        )
+    with joined(mpi) as world:
+        listeners: list[Listener] = []
+        if json_lines and world.rank == 0:
+            listeners.append(JsonProgress())
+        elif not quiet and world.rank == 0:
+            listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
+        with _stops_on_signals(world) as stop, _told_as_json(json_lines and world.rank == 0):
+            result = run_training(
+                experiment,
+                out=out,
+                resume=resume,
+                force=force,
+                allow_changes=allow_changes,
+                overrides=_overrides(set_ or []),
+                listeners=[*listeners, stop],
+                check_finite=check_finite,
+                world=world,
+            )
+    if world.rank:
+        return
     if result.transfer is not None:
         note(_taken_over(result.transfer))
     for change in result.changes:
@@ -185,9 +193,15 @@ class _Stop:
 
 
 @contextmanager
-def _stops_on_signals() -> Iterator[_Stop]:
-    """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole."""
+def _stops_on_signals(world: World) -> Iterator[_Stop]:
+    """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole.
+
+    Processes that share a run end at once (processes.py): they are not in the same step.
+    """
     stop = _Stop()
+    if world.size > 1:
+        yield stop
+        return
 
     def handle(number: int, _frame: object) -> None:
         if stop.signal:

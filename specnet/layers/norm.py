@@ -162,6 +162,7 @@ class BatchNorm(_Norm):
             "count": np.zeros((), np.int64),
         }
         self._of_batch = False
+        self._count = 0  # rows of the batch, those of other processes included
         self._centred: Array = np.zeros(0)  # x - mean
         self._inverse: Array = np.zeros(0)  # 1 / standard deviation, as it was used
         self._ones: Array = np.ones(0)
@@ -192,12 +193,15 @@ class BatchNorm(_Norm):
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         rows, shape = self._rows(x)
         self._x_shape = shape
-        self._of_batch = training and len(rows) > 1
+        shared = training and self.draws.world.size > 1
+        sums = self._sums(rows) if shared else None
+        self._count = len(rows) if sums is None else int(sums[-1])
+        self._of_batch = training and self._count > 1
         self._centred = self.keep("centred", rows.shape, rows.dtype)
         y = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
         if self._of_batch:
             self._inverse = self.keep("inverse", self._scale.shape, rows.dtype)
-            self._normalize_batch(rows, y)
+            self._normalize_batch(rows, y, sums)
         else:
             self._inverse = self._by_running(rows, self._centred, y)
         return y.reshape(shape)
@@ -213,13 +217,21 @@ class BatchNorm(_Norm):
         rows = self.incoming(dy, shape, scale.dtype).reshape(centred.shape)
         dx = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
         scale_grad, shift_grad = self.gradient("scale"), self.gradient("shift")
-        if self._of_batch and kernels.batch_norm_backward(rows, centred, scale, inverse, scale_grad, shift_grad, dx):
+        world = self.draws.world
+        if (
+            self._of_batch
+            and world.size == 1
+            and kernels.batch_norm_backward(rows, centred, scale, inverse, scale_grad, shift_grad, dx)
+        ):
             return dx.reshape(shape)
-        ones, size = self._ones_for(rows), len(rows)
+        ones, size = self._ones_for(rows), self._count
         np.dot(ones, np.multiply(rows, centred, dx), scale_grad)  # ∂y/∂scale = centred * inverse
         scale_grad *= inverse
         np.dot(ones, rows, shift_grad)  # ∂y/∂shift = 1
         if self._of_batch:  # the mean and the variance move with x
+            if world.size > 1:
+                scale_grad, shift_grad = both = np.stack([scale_grad, shift_grad])
+                world.sum(both)
             np.multiply(centred, scale_grad * inverse / size, dx)
             np.add(dx, shift_grad / size, dx)
             np.subtract(rows, dx, dx)
@@ -236,19 +248,33 @@ class BatchNorm(_Norm):
         np.add(y, self.parameters["shift"], y)
         return inverse
 
-    def _normalize_batch(self, rows: Array, y: Array) -> None:
+    def _sums(self, rows: Array) -> npt.NDArray[np.float64]:
+        """Sum the rows of all processes, and count them: (features + 1,)."""
+        sums = np.append(np.dot(self._ones_for(rows), rows), len(rows)).astype(np.float64)
+        self.draws.world.sum(sums)
+        return sums
+
+    def _normalize_batch(self, rows: Array, y: Array, sums: npt.NDArray[np.float64] | None) -> None:
         """Write y by the batch's statistics, and what `backward` needs; move the running ones."""
-        centred, inverse, shift = self._centred, self._inverse, self.parameters["shift"]
+        centred, inverse, shift, size = self._centred, self._inverse, self.parameters["shift"], self._count
         mean, variance = np.empty_like(inverse), np.empty_like(inverse)
-        if not kernels.batch_norm(rows, self._scale, shift, centred, y, mean, variance, inverse, self.epsilon):
-            ones, size = self._ones_for(rows), len(rows)
-            np.divide(np.dot(ones, rows, mean), size, mean)
+        alone = sums is None
+        if not alone or not kernels.batch_norm(
+            rows, self._scale, shift, centred, y, mean, variance, inverse, self.epsilon
+        ):
+            ones = self._ones_for(rows)
+            if sums is None:
+                np.divide(np.dot(ones, rows, mean), size, mean)
+            else:
+                mean[...] = sums[:-1] / size
             np.subtract(rows, mean, centred)
-            np.divide(np.dot(ones, np.multiply(centred, centred, y), variance), size, variance)
+            np.dot(ones, np.multiply(centred, centred, y), variance)
+            self.draws.world.sum(variance)
+            np.divide(variance, size, variance)
             np.divide(1, np.sqrt(variance + self.epsilon), inverse)
             np.multiply(centred, inverse * self._scale, y)
             np.add(y, shift, y)
-        for name, seen in (("running_mean", mean), ("running_var", variance * (len(rows) / (len(rows) - 1)))):
+        for name, seen in (("running_mean", mean), ("running_var", variance * (size / (size - 1)))):
             running = self.buffers[name]
             running += (seen - running) * self.momentum
         self.buffers["count"] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from specnet.randomness import permutation
 from specnet.spec import ModelSpec
 from specnet.training.datafiles import RawArray
 from specnet.training.losses import Loss
+from specnet.training.sharing import Share
 from specnet.wording import nearest
 
 PART_BYTES = 2**24
@@ -43,13 +44,15 @@ class Features(NamedTuple):
 class Dataset:
     """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, a weight a row or none.
 
-    `names` are those of the inputs' columns, where they come from a table.
+    `names` are those of the inputs' columns, where they come from a table. `of` is the number of rows that these are
+    one process's part of; 0 where they are all.
     """
 
     inputs: RawArray
     targets: RawArray
     weights: RawArray | None = None
     names: tuple[str, ...] = ()
+    of: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -59,17 +62,21 @@ class Dataset:
         weights = None if self.weights is None else self.weights[indices]
         return Dataset(self.inputs[indices], self.targets[indices], weights, self.names)
 
-    def in_order(self, rows: int) -> Iterator[Dataset]:
-        """Yield all rows, so many at a time at most; fewer where a row is large."""
+    def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
+        """Yield the rows from `first` to before `stop`, so many at a time at most; fewer where a row is large."""
         rows = min(rows, max(PART_BYTES // max(self.inputs[:1].nbytes, 1), 1))
-        for start in range(0, len(self), rows):
-            yield self.rows(slice(start, start + rows))
+        stop = len(self) if stop is None else stop
+        for start in range(first, stop, rows):
+            yield self.rows(slice(start, min(start + rows, stop)))
 
-    def blocks(self, size: int, order: Order | None, first: int = 0) -> Iterator[Dataset]:
+    def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
         """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
-        A block may be written over when the next one is asked for.
+        With `share`, a process's part of each. A block may be written over when the next one is asked for.
         """
+        if share is not None:
+            yield from self._shared_blocks(size, order, first, share)
+            return
         count = len(self)
         row_bytes = max(self.inputs[:1].nbytes, 1)
         step = size * max(BLOCK_BYTES // (size * row_bytes), 1)
@@ -84,6 +91,17 @@ class Dataset:
             inputs = self.inputs.take(rows, 0, place[: len(rows)], "clip")
             weights = None if self.weights is None else self.weights[rows]
             yield Dataset(inputs, self.targets[rows], weights)
+
+    def _shared_blocks(self, size: int, order: Order | None, first: int, share: Share) -> Iterator[Dataset]:
+        """Yield a process's part of the blocks; no other row is looked at."""
+        count = len(self)
+        step = size * max(BLOCK_BYTES // (size * max(self.inputs[:1].nbytes, 1)), 1) * share.world.size
+        indices = None if order is None else permutation(order.seed, "shuffle", order.epoch, count)
+        for start in range(first, count, step):
+            rows = min(step, count - start)
+            places = share.places(0, rows, size) + start
+            part = self.rows(places if indices is None else indices[places])
+            yield replace(part, of=rows)
 
     def fingerprint(self) -> str:
         """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""

@@ -13,6 +13,8 @@ from specnet.model import Model
 from specnet.parameters import Array
 from specnet.training.losses import Loss
 
+NOWHERE = "it did not appear again when the step was repeated"
+
 
 class NotFiniteError(SpecnetError):
     """A loss, an output or a gradient became NaN or infinite; the message says where it first appeared, `what` what."""
@@ -62,7 +64,7 @@ def where_not_finite(model: Model, loss: Loss, x: Any, targets: Any, weights: An
     finally:
         for name, buffer in kept.items():
             model.buffers[name][...] = buffer
-    return "it did not appear again when the step was repeated"
+    return NOWHERE
 
 
 def _require(array: npt.NDArray[Any], what: str) -> None:

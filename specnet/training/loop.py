@@ -18,10 +18,12 @@ from specnet.training.data import Dataset, Order
 from specnet.training.finite import NotFiniteError
 from specnet.training.losses import Loss
 from specnet.training.optimizer import Optimizer
+from specnet.training.sharing import Share
 from specnet.training.step import Step
 from specnet.training.stored import Rows
 from specnet.training.tally import Tally, evaluate
 from specnet.training.trainingspec import TrainingSpec
+from specnet.world import ALONE, World
 
 EventKind: TypeAlias = Literal["start", "step", "epoch", "end", "failed"]
 History: TypeAlias = dict[str, list[float]]
@@ -59,6 +61,7 @@ class Run:
         listeners: Sequence[Listener] = (),
         *,
         check_finite: bool = False,
+        world: World = ALONE,
     ) -> None:
         if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps look at no row any more
             msg = f"Run: expected inputs of {model.input_dtype}, as the model's, got {data.inputs.dtype}"
@@ -77,7 +80,14 @@ class Run:
         self.tally = self.new_tally()
         self.history: History = {}
         self.stopping = False
-        self.take_step = Step(model, loss, optimizer, training, self.batches, check_finite=check_finite)
+        self.world = model.draws.world = world
+        self.share = Share(world, training.batch_size) if world.size > 1 else None
+        if self.share is not None and check_finite:
+            msg = "check_finite looks at one process's arrays; run it without MPI"
+            raise SpecnetError(msg)
+        self.take_step = Step(
+            model, loss, optimizer, training, self.batches, check_finite=check_finite, share=self.share
+        )
         self._outputs: Array = np.empty((0, *model.output_shape), model.dtype)
         self._step_event = Event("step", self)
 
@@ -115,7 +125,7 @@ class Run:
     def _epoch(self) -> None:
         size = self.training.step_rows
         order = Order(self.training.seed, self.epoch) if self.training.shuffle else None
-        for block in self.data.blocks(size, order, self.batch * size):
+        for block in self.data.blocks(size, order, self.batch * size, self.share):
             self._train_on(block, size)
             if self.stopping:
                 break
@@ -132,16 +142,18 @@ class Run:
             self._outputs = np.empty((len(x), *self.model.output_shape), self.model.dtype)
         outputs, tally, event = self._outputs, self.tally, self._step_event
         tally.begin(outputs, targets, size)
-        for start in range(0, len(x), size):
-            stop = min(start + size, len(x))
+        stop = 0
+        for at in range(0, block.of or len(x), size):
+            count = min(size, (block.of or len(x)) - at)
+            start, stop = stop, stop + (count if self.share is None else self.share.count(count))
             rows = slice(start, stop)
             w = None if weights is None else weights[rows]
             try:
-                loss, weight = self.take_step(self.step, x[rows], targets[rows], w, outputs[rows])
+                loss, weight = self.take_step(self.step, x[rows], targets[rows], w, outputs[rows], count)
             except NotFiniteError as error:
                 place = f"{error.what} at step {self.step + 1}, in epoch {self.epoch + 1}"
                 msg = f"{place}: {error}; lower the learning_rate, or set clip_norm"
-                raise NotFiniteError(msg) from None
+                raise self.world.everywhere(NotFiniteError(msg)) from None
             tally.add(loss, weight, stop)
             self.step += 1
             self.batch += 1
@@ -152,9 +164,10 @@ class Run:
         tally.flush()
 
     def _finish_epoch(self) -> None:
-        metrics = self.tally.values()
+        metrics = self.tally.combined(self.world).values()
         if self.validation is not None:
-            metrics |= evaluate(self.model, self.loss, self.validation, self.metrics).values("val_")
+            validated = evaluate(self.model, self.loss, self.validation, self.metrics, self.world)
+            metrics |= validated.values("val_")
         metrics |= {"learning_rate": float(self.optimizer.learning_rate), **gradient_statistics(self.model)}
         self.epoch += 1
         self.batch, self.tally = 0, self.new_tally()

@@ -16,16 +16,27 @@ from specnet.kernels import backend
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
-def machine_record() -> str:
-    """Describe processor, BLAS, its threads, numpy and the kernels, as JSON text."""
-    record = {
+def machine_record(processes: int = 1) -> str:
+    """Describe processor, BLAS, its threads, numpy, the kernels, and how many processes share a run, as JSON text."""
+    record: dict[str, Any] = {
         "processor": _processor(),
         "blas": _blas(),
         "threads": _threads(),
         "numpy": np.__version__,
         "kernels": backend(),
     }
+    if processes > 1:
+        record["processes"] = processes
     return json.dumps(record)
+
+
+def processes_of(record: str) -> int:
+    """Tell how many processes a run was shared by; 1 where the record does not say."""
+    try:
+        found = json.loads(record).get("processes", 1)
+    except (ValueError, AttributeError):
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def machine_differences(record: str) -> Iterator[str]:
@@ -37,9 +48,10 @@ def machine_differences(record: str) -> Iterator[str]:
     if not isinstance(then, dict):
         yield "the file does not say on what machine it was trained"
         return
-    for key, here in json.loads(machine_record()).items():
-        if then.get(key) != here:
-            yield f"{key} was {then.get(key)!r:.80}, is {here!r:.80}"
+    for key, here in {**json.loads(machine_record()), "processes": 1}.items():
+        was = then.get(key, 1 if key == "processes" else None)
+        if was != here:
+            yield f"{key} was {was!r:.80}, is {here!r:.80}"
 
 
 def _processor() -> str:

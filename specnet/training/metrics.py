@@ -7,6 +7,7 @@ them. Outputs of a classifier are logits, as its loss takes them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -31,6 +32,10 @@ class Metric(ABC):
     @abstractmethod
     def add(self, outputs: Array, targets: Targets) -> None:
         """Count some rows."""
+
+    def combine(self, parts: Sequence[npt.NDArray[np.float64]]) -> None:
+        """Take the sums of several processes for those of all their rows."""
+        self.sums[...] = np.sum(parts, axis=0)
 
     @abstractmethod
     def value(self) -> float:
@@ -155,14 +160,24 @@ class R2(Metric):
         super().__init__(1 + 3 * int(np.prod(output_shape)))
 
     def add(self, outputs: Array, targets: Targets) -> None:
-        mean, spread, error = self.sums[1:].reshape(3, -1)
         t = targets.reshape(len(targets), -1).astype(np.float64)
-        count, rows = self.sums[0], len(t)
         own = t.mean(axis=0)
+        errors = np.square(t - outputs.reshape(t.shape)).sum(axis=0)
+        self._put_together(len(t), own, np.square(t - own).sum(axis=0), errors)
+
+    def combine(self, parts: Sequence[npt.NDArray[np.float64]]) -> None:
+        self.sums[...] = 0
+        for part in parts:
+            if part[0]:
+                self._put_together(part[0], *part[1:].reshape(3, -1))
+
+    def _put_together(self, rows: float, own: Targets, spread_of: Targets, error_of: Targets) -> None:
+        mean, spread, error = self.sums[1:].reshape(3, -1)
+        count = self.sums[0]
         away = own - mean
-        spread += np.square(t - own).sum(axis=0) + np.square(away) * (count * rows / (count + rows))
+        spread += spread_of + np.square(away) * (count * rows / (count + rows))
         mean += away * (rows / (count + rows))
-        error += np.square(t - outputs.reshape(t.shape)).sum(axis=0)
+        error += error_of
         self.sums[0] += rows
 
     def value(self) -> float:

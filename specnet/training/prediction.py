@@ -66,7 +66,7 @@ def predict_file(
     if rows.loss is not None and not logits:
         outputs = rows.loss.probabilities(outputs)
     notes = tuple(_far_out(model, rows.inputs, rows.names))
-    return Prediction(outputs, _names(model, outputs), _classes(model, rows.loss, outputs, logits), metrics, notes)
+    return Prediction(outputs, output_names(model), classes_of(model, rows.loss, outputs, logits), metrics, notes)
 
 
 class FileRows(NamedTuple):
@@ -129,21 +129,35 @@ def _trained_columns(model: Model) -> list[str] | None:
 
 def _far_out(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:
     """Say which inputs lie outside the range of the training rows by more than FAR times its width."""
+    far = far_values(model, x)
+    if far is not None and far.any():
+        yield far_note(model, x, names, far)
+
+
+def far_values(model: Model, x: RawArray) -> RawArray | None:
+    """Tell which inputs lie far outside the range of the training rows: (rows, inputs); None where it is not known."""
     state = model.run_state or {}
     low, high = state.get("features/low"), state.get("features/high")
     if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray) or {low.shape, high.shape} != {x.shape[1:]}:
-        return
+        return None
     width = FAR * np.where(high > low, high - low, np.maximum(np.abs(low), 1))
-    far = ((x < low - width) | (x > high + width)).reshape(len(x), -1)
+    return ((x < low - width) | (x > high + width)).reshape(len(x), -1)
+
+
+def far_note(
+    model: Model, x: RawArray, names: tuple[str, ...], far: RawArray, first_row: int = 0, count: int = 0, total: int = 0
+) -> str:
+    """Say how many rows are so, and the first of them; of `total` rows, where x are some, from `first_row` on."""
+    state = model.run_state or {}
     rows = np.flatnonzero(far.any(axis=1))
-    if not len(rows):
-        return
     column = int(far[rows[0]].argmax())
     what = names[column] if column < len(names) else f"input {column + 1}"
-    value, least, most = x.reshape(len(x), -1)[rows[0], column], low.reshape(-1)[column], high.reshape(-1)[column]
-    yield (
-        f"{len(rows)} of {len(x)} rows have inputs far outside the range of the training rows: "
-        f"row {rows[0] + 1}, {what} is {value:g}, was {least:g} to {most:g}; do not trust what is said of them"
+    least, most = (state[f"features/{key}"].reshape(-1)[column] for key in ("low", "high"))
+    value = x.reshape(len(x), -1)[rows[0], column]
+    return (
+        f"{count or len(rows)} of {total or len(x)} rows have inputs far outside the range of the training rows: "
+        f"row {first_row + rows[0] + 1}, {what} is {value:g}, was {least:g} to {most:g}; "
+        "do not trust what is said of them"
     )
 
 
@@ -159,15 +173,17 @@ def run_experiment(model: Model) -> ExperimentSpec | None:
         raise DataError(msg) from None
 
 
-def _names(model: Model, outputs: RawArray) -> tuple[str, ...]:
-    width = int(np.prod(outputs.shape[1:]))
+def output_names(model: Model) -> tuple[str, ...]:
+    """Name the columns of the outputs."""
+    width = int(np.prod(model.output_shape))
     labels = model.spec.labels
     if len(labels) == width:
         return labels
     return tuple(f"output_{index}" for index in range(width)) if width > 1 else ("output",)
 
 
-def _classes(model: Model, loss: Loss | None, outputs: RawArray, logits: bool) -> RawArray | None:
+def classes_of(model: Model, loss: Loss | None, outputs: RawArray, logits: bool) -> RawArray | None:
+    """Give the class of each row, by name where there are labels; None for a model that is no classifier."""
     labels = model.spec.labels
     classifier = bool(labels) or (loss is not None and loss.takes_classes())
     binary = loss is not None and loss.yes_or_no and outputs.shape[1:] == (1,)
@@ -222,7 +238,7 @@ def _hdf5(prediction: Prediction) -> bytes:
     file = io.BytesIO()
     with h5py.File(file, "w") as made:
         for name, array in _arrays(prediction).items():
-            made[name] = array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array
+            made[name] = np.strings.encode(array, "utf-8") if array.dtype.kind == "U" else array
     return file.getvalue()
 
 

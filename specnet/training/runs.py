@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+import specnet
 from specnet.checkpoint import load, load_parameters
 from specnet.checkpoint.durable import write_file
 from specnet.checkpoint.transfer import Transfer
 from specnet.errors import CheckpointMismatchError, SpecnetError
+from specnet.kernels import backend
 from specnet.layers.standardize import fit_inputs
 from specnet.model import Model, build
 from specnet.paths import is_same_file, user_path
@@ -19,10 +24,12 @@ from specnet.training.consistency import frozen_names
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import load_data
 from specnet.training.loop import History, Listener, Run
+from specnet.training.machine import processes_of
 from specnet.training.optimizer import Optimizer
 from specnet.training.saving import BEST, EXPERIMENT, HISTORY, LAST, Saving, run_files
 from specnet.training.stored import Rows
 from specnet.training.trainingspec import TrainingSpec
+from specnet.world import ALONE, World
 
 FITTED_ROWS = 4096
 """Rows at a time from which a standardize layer takes its values."""
@@ -59,6 +66,7 @@ def train(
     overrides: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
     check_finite: bool = False,
+    world: World = ALONE,
 ) -> TrainingResult:
     """Train as an experiment document says, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
 
@@ -66,46 +74,100 @@ def train(
     already is never overwritten: `resume` goes on with it (or begins, where there is none), with `allow_changes` also
     where document or data have changed; `force` begins anew.
     `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
-    `check_finite` looks at every array of every layer in each step, not at loss and gradients alone.
+    `check_finite` looks at every array of every layer in each step, not at loss and gradients alone. `world` are the
+    processes that share the run, each of which calls this (docs/scaling.md); the first one writes.
 
     Raises SpecError, DataError, CheckpointError, NotFiniteError, and SpecnetError for an existing run.
     """
-    spec, folder = load_experiment(experiment, overrides)
-    target = user_path(out) if out is not None else Path("runs") / spec.name
     if resume and force:
         msg = "resume goes on with a run, force overwrites it; choose one"
         raise SpecnetError(msg)
-    there = [path.name for path in run_files(target)]
-    if there and not (resume or force):
-        ways = "resume (--resume) goes on with it, force (--force) overwrites it"
-        msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
-        raise SpecnetError(msg)
-    _keep_apart(spec, folder, target)
-    spec, data, validation = load_data(spec, folder)
-    saving = Saving(target, spec, data, validation)
+
+    def prepare() -> _Prepared:
+        spec, folder = load_experiment(experiment, overrides)
+        target = user_path(out) if out is not None else Path("runs") / spec.name
+        there = [path.name for path in run_files(target)]
+        if there and not (resume or force):
+            ways = "resume (--resume) goes on with it, force (--force) overwrites it"
+            msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
+            raise SpecnetError(msg)
+        _keep_apart(spec, folder, target)
+        return _Prepared(folder, target, *load_data(spec, folder))
+
+    folder, target, spec, data, validation = world.together(prepare)
+    saving = Saving(target, spec, data, validation, world)
     early = saving.early
-    state, transfer = None, None
-    if resume and (target / LAST).exists():
-        model = load(target / LAST)
-        state = model.run_state or {}
-    else:
-        model, transfer = fresh_model(spec, folder, data)
-        saving.replaces = True
-    run = make_run(spec, model, data, validation, check_finite=check_finite)
+    world.together(lambda: _same_everywhere(world, spec, saving.fingerprint))
+    run, changes, transfer = world.together(
+        lambda: _begun(saving, folder, data, validation, resume, allow_changes, check_finite, world)
+    )
+    model = run.model
     run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
-    changes: tuple[str, ...] = ()
-    if state is not None:
-        changes = saving.restore(run, state, os.fspath(target / LAST), allow_changes=allow_changes)
-    _make_folder(target)
-    _write_document(target, spec, folder)
+    if world.rank == 0:
+        _make_folder(target)
+        _write_document(target, spec, folder)
     if early is None or not early.is_over(run.epoch):
         run.go()
     over = early is not None and early.is_over(run.epoch)
     finished = over or run.epoch >= spec.training.epochs
+    world.gather(None)  # all has been written
     kept = target / BEST if saving.best is not None and (target / BEST).exists() else None
     if finished and early is not None and early.spec.restore_best and kept is not None:
         model = load(kept)
     return TrainingResult(model, run.history, target / LAST, kept, finished, changes, transfer, over)
+
+
+class _Prepared(NamedTuple):
+    folder: Path
+    target: Path
+    spec: ExperimentSpec
+    data: Rows
+    validation: Rows | None
+
+
+def _begun(
+    saving: Saving,
+    folder: Path,
+    data: Rows,
+    validation: Rows | None,
+    resume: bool,
+    allow_changes: bool,
+    check_finite: bool,
+    world: World,
+) -> tuple[Run, tuple[str, ...], Transfer | None]:
+    """Make the run, new or where its last checkpoint was; give it with what has changed, and what was taken over."""
+    spec, last = saving.experiment, saving.folder / LAST
+    if not (resume and last.exists()):
+        model, transfer = fresh_model(spec, folder, data)
+        saving.replaces = True
+        return make_run(spec, model, data, validation, check_finite=check_finite, world=world), (), transfer
+    model = load(last)
+    state = model.run_state or {}
+    run = make_run(spec, model, data, validation, check_finite=check_finite, world=world)
+    changes = saving.restore(run, state, os.fspath(last), allow_changes=allow_changes)
+    before = processes_of(str(state.get("machine", "")))
+    if before != world.size:
+        changes = (*changes, f"{before} processes shared the run, now {world.size}: the last bits may differ")
+    return run, changes, None
+
+
+def _same_everywhere(world: World, spec: ExperimentSpec, fingerprint: str) -> None:
+    """Hold that all processes have the same document, data and versions. Raises SpecnetError: it says what differs."""
+    own = {
+        "the document": spec.model_dump_json(exclude={"data"}),
+        "the data": fingerprint,
+        "specnet": specnet.__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+        "the kernels": backend(),
+    }
+    for rank, others in enumerate(world.gather(own)):
+        different = [what for what in own if others[what] != own[what]]
+        if different and rank < world.rank:
+            told = f"{different[0]} is not that of process {rank}"
+            if len(own[different[0]]) < 40:
+                told += f": {own[different[0]]}, there {others[different[0]]}"
+            raise SpecnetError(told)
 
 
 def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, Transfer | None]:
@@ -132,11 +194,17 @@ def fit_first_layer(model: Model, data: Rows) -> None:
 
 
 def make_run(
-    spec: ExperimentSpec, model: Model, data: Rows, validation: Rows | None, *, check_finite: bool = False
+    spec: ExperimentSpec,
+    model: Model,
+    data: Rows,
+    validation: Rows | None,
+    *,
+    check_finite: bool = False,
+    world: World = ALONE,
 ) -> Run:
     """Put a run together as the experiment says, without listeners."""
     loss, optimizer = spec.training.loss.build(), optimizer_of(spec.training, model)
-    return Run(model, loss, optimizer, spec.training, data, validation, check_finite=check_finite)
+    return Run(model, loss, optimizer, spec.training, data, validation, check_finite=check_finite, world=world)
 
 
 def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:

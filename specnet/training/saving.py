@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from specnet.training.machine import machine_record
 from specnet.training.metrics import METRICS
 from specnet.training.stopping import EarlyStopping, is_better
 from specnet.training.stored import Rows
+from specnet.world import ALONE, World
 
 LAST, BEST, EXPERIMENT, HISTORY = "last.h5", "best.h5", "experiment.json", "history.csv"
 _OLDER = re.compile(r"step-(\d+)\.h5")
@@ -60,17 +62,28 @@ _NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight",
 
 
 class Saving:
-    """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says."""
+    """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says.
 
-    def __init__(self, folder: Path, experiment: ExperimentSpec, data: Rows, validation: Rows | None) -> None:
+    Of a world of processes, the first one writes; all have to listen, as they put together what they have summed up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experiment: ExperimentSpec,
+        data: Rows,
+        validation: Rows | None,
+        world: World = ALONE,
+    ) -> None:
         self.folder = folder
+        self.world = world
         self.experiment = experiment
         self.fingerprint = data.fingerprint() + (validation.fingerprint() if validation else "")
         stopping = experiment.training.early_stopping
         self.early = EarlyStopping(stopping) if stopping else None
         self.replaces = False
         """Whether the first checkpoint takes the place of what another run has left in the folder."""
-        self.machine = machine_record()
+        self.machine = machine_record(world.size)
         self.policy = experiment.training.checkpoint
         self._ranges: dict[str, Any] | None = None
         self.best: float | None = None
@@ -80,7 +93,9 @@ class Saving:
     def __call__(self, event: Event) -> None:
         """Write what is due after this event; best.h5 before last.h5, so that neither claims what is not there."""
         run, policy = event.run, self.policy
-        if event.kind == "epoch":
+        if event.kind == "start":
+            self._hold_together(run, "the processes do not begin alike: all have to see the same files in this folder")
+        elif event.kind == "epoch":
             if self._is_best(event):
                 self.write(run, BEST)
             if _due(run.epoch, policy.every_epochs) or _due(run.step, policy.every_steps):
@@ -102,7 +117,11 @@ class Saving:
 
     def write(self, run: Run, name: str) -> None:
         """Write one checkpoint of the run as it stands. Raises CheckpointError."""
+        self._hold_together(run, "the processes' arrays are not the same any more; no checkpoint is written")
         run.model.run_state = self.state(run)
+        if self.world.rank:
+            self.saved_step = run.step if name == LAST else self.saved_step
+            return
         if self.replaces:
             clear(self.folder)
             self.replaces = False
@@ -112,6 +131,16 @@ class Saving:
         save(self.folder / name, run.model)
         if name == LAST:
             self.saved_step = run.step
+
+    def _hold_together(self, run: Run, otherwise: str) -> None:
+        """Hold that all processes stand at one step with the same arrays. Raises CheckpointError, in all of them."""
+        if self.world.size == 1:
+            return
+        hasher = hashlib.sha256(str(run.step).encode())
+        for array in (*run.model.parameters.values(), *run.model.buffers.values()):
+            hasher.update(np.ascontiguousarray(array).data)
+        if len(set(self.world.gather(hasher.digest()))) > 1:
+            raise self.world.everywhere(CheckpointError(f"{self.folder}: at step {run.step}, {otherwise}"))
 
     def state(self, run: Run) -> dict[str, Any]:
         """Put all that the run is into one plain dict of names, numbers, text and arrays."""
@@ -123,7 +152,7 @@ class Saving:
             "epoch": run.epoch,
             "batch": run.batch,
         }
-        state |= {f"sums/{key}": value for key, value in run.tally.state().items()}
+        state |= {f"sums/{key}": value for key, value in run.tally.combined(self.world).state().items()}
         if self.early is not None:
             state |= {f"early/{key}": value for key, value in self.early.state().items()}
         if self.best is not None:
@@ -174,7 +203,7 @@ class Saving:
             if run.batch >= max(run.batches, 1):
                 msg = f"batch is {run.batch}, an epoch has {run.batches}"
                 raise ValueError(msg)  # noqa: TRY301 - told as the others are
-            if not anew:
+            if not anew and self.world.rank == 0:  # the sums are of all processes, and are added up again
                 run.tally.restore(below(state, "sums/"))
             run.optimizer.restore(below(state, "optimizer/"))
         except ValueError as error:

@@ -9,10 +9,12 @@ import numpy as np
 
 from specnet.model import Model
 from specnet.parameters import Array
-from specnet.training.finite import NotFiniteError, checked_step, where_not_finite
+from specnet.training.finite import NOWHERE, NotFiniteError, checked_step, where_not_finite
 from specnet.training.losses import Loss
 from specnet.training.optimizer import Optimizer
+from specnet.training.sharing import Share
 from specnet.training.trainingspec import TrainingSpec
+from specnet.world import ALONE
 
 CLIP_EPSILON = 1e-6
 """What torch adds to a norm before it divides by it."""
@@ -30,6 +32,7 @@ class Step:
         steps_per_epoch: int,
         *,
         check_finite: bool = False,
+        share: Share | None = None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -41,19 +44,26 @@ class Step:
         self._schedule = None if training.schedule.is_constant else training.schedule
         self._length = steps_per_epoch, training.epochs
         self._sum: Array | None = None
-        self._number = 0
+        self._number = self._rows = 0
+        self._share = share
+        self._weighted = getattr(loss, "class_weights", None) is not None
 
-    def __call__(self, number: int, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
+    def __call__(
+        self, number: int, x: Any, targets: Any, weights: Any, outputs: Array, rows: int = 0
+    ) -> tuple[float, float]:
         """Take step `number`, counted from 0; write the model's outputs into `outputs`.
 
-        Gives the mean loss and what it counts in a mean over steps. Raises NotFiniteError before any
-        parameter has moved where loss or gradients are not finite.
+        With a share, x are this process's part of `rows`. Gives the mean loss and what it counts in a mean over steps.
+        Raises NotFiniteError before any parameter has moved where loss or gradients are not finite.
         """
-        self._number = self.model.draws.step = number
+        self._number, self._rows = number, rows
+        self.model.draws.step = number
         self.model.draws.first_row = 0
         if self._schedule is not None:
             self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._length)
-        if len(x) <= self.batch_size:
+        if self._share is not None:
+            loss, weight = self._shared(self._share, rows, x, targets, weights, outputs)
+        elif len(x) <= self.batch_size:
             loss, weight = self._gradients(x, targets, weights, outputs), self.loss.weight_of(targets, weights)
         else:
             loss, weight = self._accumulated(x, targets, weights, outputs)
@@ -73,10 +83,16 @@ class Step:
             outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, share)
             return loss
         y = self.model.train_forward(x)
-        loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
+        if self._share is not None and not len(x):
+            loss, dy = 0.0, y
+        else:
+            loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
         outputs[...] = y
         if not math.isfinite(loss):
-            self._fail(f"the loss is {loss}", x, targets, weights)
+            if self._share is not None:  # the others learn of it by the sum of the gradients
+                dy = np.full_like(dy, math.nan)
+            else:
+                self._fail(f"the loss is {loss}", x, targets, weights)
         if share != 1:
             dy = dy * share
         self.model.train_backward(dy)
@@ -100,6 +116,39 @@ class Step:
         vector[...] = self._sum
         return mean, total
 
+    def _shared(
+        self, share: Share, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
+    ) -> tuple[float, float]:
+        """Do it together with the other processes: each adds its rows' part of the gradient of the whole mean.
+
+        All take part in every batch, also without rows, as norms over the batch ask all. A loss that is not finite
+        makes the sum of the gradients so, which all see.
+        """
+        vector, draws, number = self.model.store.gradient_vector, self.model.draws, self.model.draws.step
+        own = self.loss.weight_of(targets, weights)
+        total = float(rows)
+        if self._weighted or weights is not None:
+            counted = np.array([own], np.float64)
+            share.world.sum(counted)
+            total = float(counted[0])
+        parts, mean, at = share.parts(rows), 0.0, 0
+        several = np.zeros_like(vector) if len(parts) > 1 else None
+        for first, stop in parts:
+            mine = slice(at, at + stop - first)
+            at = mine.stop
+            w = None if weights is None else weights[mine]
+            part = self.loss.weight_of(targets[mine], w)
+            draws.step, draws.first_row = number, first
+            loss = self._gradients(x[mine], targets[mine], w, outputs[mine], part / total)
+            mean += loss * part / own if own else 0.0
+            if several is not None:
+                several += vector
+        draws.first_row = 0
+        if several is not None:
+            vector[...] = several
+        share.world.sum(vector)
+        return mean, own
+
     def _exact_squares(self, x: Any, targets: Any, weights: Any) -> float:
         """Sum the squares in float64: float32 ends at 3e38, whose root is no huge gradient. Raises NotFiniteError."""
         squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in self.optimizer.gradients)
@@ -113,7 +162,19 @@ class Step:
                 np.multiply(gradient, most / (norm + CLIP_EPSILON), gradient)
 
     def _fail(self, what: str, x: Any, targets: Any, weights: Any) -> NoReturn:
-        self.model.draws.step = self._number
-        where = where_not_finite(self.model, self.loss, x, targets, weights)
-        self.model.draws.first_row = 0
-        raise NotFiniteError(where, what)
+        draws = self.model.draws
+        draws.step = self._number
+        if self._share is None:
+            where = where_not_finite(self.model, self.loss, x, targets, weights)
+            draws.first_row = 0
+            raise NotFiniteError(where, what)
+        world, draws.world = self._share.world, ALONE  # each looks at its own rows
+        try:
+            where = where_not_finite(self.model, self.loss, x, targets, weights) if len(x) else NOWHERE
+        finally:
+            draws.world = world
+        told = world.gather((where, self._share.parts(self._rows)))
+        rank, (where, parts) = next(((r, t) for r, t in enumerate(told) if t[0] != NOWHERE), (0, told[0]))
+        span = ", ".join(f"{first} to {stop - 1}" for first, stop in parts if stop > first)
+        place = f"{where}; in process {rank} of {world.size}, rows {span} of the step's {self._rows}"
+        raise NotFiniteError(place, what)

@@ -12,6 +12,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from specnet.randomness import permutation
 from specnet.spec import ModelSpec
 from specnet.training.data import Dataset, Features, Order, fit_inputs, rows_digest
 from specnet.training.datafiles import RawArray, array_name, guarded, kind_of, open_hdf5, pick_dataset
+from specnet.training.sharing import Share
 
 T = TypeVar("T")
 
@@ -172,19 +174,23 @@ class StoredRows:
         weights = None if self.weights is None else self.weights[start:stop]
         return Dataset(self._read(start, stop), self.targets[start:stop], weights)
 
-    def in_order(self, rows: int) -> Iterator[Dataset]:
-        """Yield all rows, so many at a time at most; fewer where a row is large."""
+    def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
+        """Yield the rows from `first` to before `stop`, so many at a time at most; fewer where a row is large."""
+        stop = len(self) if stop is None else stop
         rows = min(rows, max(CHUNK_BYTES // self._row_bytes, 1))
         chunk = max(CHUNK_BYTES // (self._row_bytes * rows), 1) * rows
-        spans = [(start, min(start + chunk, len(self))) for start in range(0, len(self), chunk)]
+        spans = [(start, min(start + chunk, stop)) for start in range(first, stop, chunk)]
         for part in ahead(self._part(*span) for span in spans):
             yield from part.in_order(rows)
 
-    def blocks(self, size: int, order: Order | None, first: int = 0) -> Iterator[Dataset]:
-        """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows."""
-        return ahead(self._blocks(size, order, first))
+    def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
+        """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
-    def _blocks(self, size: int, order: Order | None, first: int) -> Iterator[Dataset]:
+        With `share`, a process's part of each: chunks are read whole, and other rows dropped at once.
+        """
+        return ahead(self._blocks(size, order, first, share))
+
+    def _blocks(self, size: int, order: Order | None, first: int, share: Share | None) -> Iterator[Dataset]:
         chunk = max(CHUNK_BYTES // (self._row_bytes * size), 1) * size
         whole = len(self) // chunk
         chunks = list(range(whole)) if order is None else _order(order, "chunks", whole).tolist()
@@ -197,23 +203,30 @@ class StoredRows:
                 first -= count
                 continue
             places = np.arange(count) if order is None else np.argsort(_order(order, f"rows {at}", count))
-            yield self._mixed(spans, places).rows(slice(first, None))
+            if share is None:
+                yield self._mixed(spans, places, np.arange(count)).rows(slice(first, None))
+            else:
+                yield replace(self._mixed(spans, places, share.places(first, count, size)), of=count - first)
             first = 0
 
-    def _mixed(self, spans: list[tuple[int, int]], places: RawArray) -> Dataset:
-        """Put the rows of some chunks where `places` says, one chunk in memory beside them."""
+    def _mixed(self, spans: list[tuple[int, int]], places: RawArray, wanted: RawArray) -> Dataset:
+        """Put the rows of some chunks where `places` says, one chunk in memory beside them; keep those `wanted`."""
         block: Dataset | None = None
         done = 0
+        target = np.full(len(places), -1)
+        target[wanted] = np.arange(len(wanted))
         for span in spans:
             part = self._part(*span)
             if block is None:
-                block = Dataset(*(None if a is None else np.empty((len(places), *a.shape[1:]), a.dtype)
+                block = Dataset(*(None if a is None else np.empty((len(wanted), *a.shape[1:]), a.dtype)
                                   for a in (part.inputs, part.targets, part.weights)))  # type: ignore[arg-type]  # fmt: skip
-            to = places[done : done + len(part)]
+            to = target[places[done : done + len(part)]]
+            done += len(part)
+            if len(wanted) < len(places):
+                part, to = part.rows(to >= 0), to[to >= 0]
             block.inputs[to], block.targets[to] = part.inputs, part.targets
             if block.weights is not None:
                 block.weights[to] = part.weights
-            done += len(part)
         assert block is not None
         return block
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from specnet.parameters import Array, ShapeTuple
 from specnet.training.losses import Loss
 from specnet.training.metrics import MetricSpec
 from specnet.training.stored import Rows
+from specnet.world import ALONE, World
 
 EVALUATION_ROWS = 1024
 
@@ -53,6 +55,17 @@ class Tally:
                 span = slice(at, min(at + size, stop))
                 metric.add(self._outputs[span], self._targets[span])
 
+    def combined(self, world: World) -> Tally:
+        """Give the sums over the rows of all processes; itself where there is one."""
+        if world.size == 1:
+            return self
+        parts = world.gather(self.state())
+        whole = copy.deepcopy(self)
+        whole.loss, whole.weight = (sum(part[key] for part in parts) for key in ("loss", "weight"))
+        for name, metric in whole.metrics.items():
+            metric.combine([part[name] for part in parts])
+        return whole
+
     def values(self, prefix: str = "") -> dict[str, float]:
         """Give the means over the rows."""
         self.flush()
@@ -78,12 +91,12 @@ class Tally:
             metric.sums[...] = state[name]
 
 
-def evaluate(model: Model, loss: Loss, data: Rows, metrics: Sequence[MetricSpec] = ()) -> Tally:
-    """Count loss and metrics over all rows, as `predict` answers them."""
+def evaluate(model: Model, loss: Loss, data: Rows, metrics: Sequence[MetricSpec] = (), world: World = ALONE) -> Tally:
+    """Count loss and metrics over all rows, as `predict` answers them; each process of a world looks at its share."""
     tally = Tally(metrics, model.output_shape, loss)
-    for part in data.in_order(EVALUATION_ROWS):
+    for part in data.in_order(EVALUATION_ROWS, *world.share(len(data))):
         outputs = model.predict(part.inputs)
         tally.begin(outputs, part.targets, len(part))
         tally.add(loss(outputs, part.targets, part.weights)[0], loss.weight_of(part.targets, part.weights), len(part))
     tally.flush()
-    return tally
+    return tally.combined(world)

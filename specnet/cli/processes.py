@@ -1,0 +1,67 @@
+"""Commands under an MPI launcher: which process speaks, and how one that cannot go on ends all."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from specnet.cli.output import error_lines
+from specnet.errors import SpecnetError
+from specnet.world import World
+
+Mpi = Annotated[
+    bool, typer.Option("--mpi", help="Use MPI although no launcher is recognized; mpiexec is recognized by itself.")
+]
+_GRACE = 1.0
+"""Seconds that the others leave the first process to say why all end."""
+
+
+@contextmanager
+def joined(mpi: bool) -> Iterator[World]:
+    """Give the processes that the launcher started; whatever one of them raises alone ends all, with one message.
+
+    What all raise is told by the first; the others end without a word.
+    """
+    from specnet.mpi import MpiWorld, launched_world  # noqa: PLC0415 - MPI is imported under a launcher only
+
+    world = launched_world(wanted=mpi)
+    if not isinstance(world, MpiWorld) or world.size == 1:
+        yield world
+        return
+    _end_on_signals(world)
+    try:
+        yield world
+    except SpecnetError as error:
+        if not error.everywhere:
+            _end(world, "\n".join(error_lines(error)), 1)
+        if world.rank == 0:
+            raise
+        raise typer.Exit(1) from None
+    except Exception:  # noqa: BLE001 - a bug, of which the others know nothing
+        _end(world, traceback.format_exc(), 1)
+
+
+def _end_on_signals(world: World) -> None:
+    """End all where one is asked to: the others would wait for it. The last checkpoint is whole at any time."""
+
+    def handle(number: int, _frame: object) -> None:
+        if world.rank:
+            time.sleep(_GRACE)
+        _end(world, "stopped; the last checkpoint is whole, --resume goes on from it", 128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+def _end(world: World, message: str, code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
+    sys.stderr.flush()
+    world.abort(code)  # type: ignore[attr-defined]  # one of MPI
