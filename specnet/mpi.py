@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -52,6 +55,19 @@ def launched_world(*, wanted: bool = False) -> World:
     Raises SpecnetError where mpi4py, or an MPI library, is missing.
     """
     return MpiWorld() if wanted or is_launched() else ALONE
+
+
+@contextmanager
+def launched_executor() -> Iterator[Executor | None]:
+    """Give the first process an executor whose workers the others are (itself, where it is alone); them, None.
+
+    Raises SpecnetError where mpi4py, or an MPI library, is missing.
+    """
+    _mpi4py()
+    from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
+
+    with MPICommExecutor() as executor:
+        yield executor  # type: ignore[misc]  # an Executor, which its types do not say
 
 
 def _mpi4py() -> Any:

@@ -21,6 +21,7 @@ from specnet.paths import is_same_file, user_path
 from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
 from specnet.training.saving import checkpoint_of
+from specnet.training.sweep import runs_of
 
 if TYPE_CHECKING:
     from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison, Trace
@@ -294,7 +295,9 @@ def _plain_text(traced: Trace) -> str:
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="CKPT|DIR...", help="Checkpoints, or folders of runs.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="CKPT|DIR...", help="Checkpoints, or folders of runs or sweeps.")
+    ],
     out: Annotated[str, typer.Option("--out", "-o", help="The page, an .html file.")] = "report.html",
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="A file of labelled rows: confusion matrix, worst rows.")
@@ -323,7 +326,7 @@ def report(
         raise typer.BadParameter(msg)
     columns = _columns(inputs)
     found = []
-    for run in runs:
+    for run in [str(path) for given in runs for path in runs_of(user_path(given))]:
         if sys.stderr.isatty():
             note(f"{run} …")
         found.append(read_run(run, data, columns, targets))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import specnet
-from specnet.cli import documents, foreign, looking, prediction, starting, training
+from specnet.cli import documents, foreign, looking, prediction, starting, sweeping, training
 from specnet.cli.output import report_errors
 from specnet.errors import SpecnetError
 
@@ -27,6 +27,7 @@ _VERBS = (
     documents.summary,
     training.train,
     training.replay,
+    sweeping.sweep,
     prediction.predict,
     starting.init,
     looking.inspect,
@@ -48,6 +49,7 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet validate DOC...          check documents; every fault with line and column
   specnet summary DOC|CKPT         the layers, their shapes and parameters
   specnet train EXPERIMENT         train as the document says, write checkpoints
+  specnet sweep EXPERIMENT         train with every combination of --set PATH=A,B, rank them
   specnet replay A B               train from one checkpoint to another, compare every bit
   specnet predict CKPT --data FILE predict for the rows of a file
   specnet inspect CKPT             every parameter in numbers, and what looks wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from specnet.errors import Problem, SpecError, SpecnetError
+from specnet.errors import PathKey, Problem, SpecError, SpecnetError
 from specnet.jsontext import Finding, JsonText, parse_json
 from specnet.layertree import PLACEHOLDER
 from specnet.migrations import check_format, format_of, migrated
@@ -37,6 +38,9 @@ from specnet.wording import mismatch
 
 FAMILY = "specnet-experiment"
 EXPERIMENT_FORMAT = format_of(FAMILY)
+
+_PART = re.compile(r"([A-Za-z_$][A-Za-z0-9_$-]*)((?:\[\d{1,6}\])*)")
+"""Between two dots of a path: a key, and places in lists."""
 
 RunName = Annotated[
     str,
@@ -143,7 +147,7 @@ def load_experiment(
         text = parse_json(read_document(source), os.fspath(source))
         text.require_text()
         folder = user_path(source).parent
-    changed = [_override(text.value, path, value) for path, value in (overrides or {}).items()]
+    changed = _overridden(text.value, overrides or {}, folder)
     if isinstance(text.value, dict) and "layers" in text.value and "training" not in text.value:
         message = "this is a model document, expected an experiment, which names a model, data and training"
         raise _error(text, [Finding((), message, "wrong_document")], [])
@@ -161,7 +165,7 @@ def load_experiment(
     return spec, folder
 
 
-def _error(text: JsonText, faults: list[Finding], changed: list[tuple[str, ...]]) -> SpecError:
+def _error(text: JsonText, faults: list[Finding], changed: list[tuple[PathKey, ...]]) -> SpecError:
     """Make one SpecError; what was changed by an override has no place in the file."""
     if not text.text:
         return without_places(faults, text.value)
@@ -173,16 +177,56 @@ def _error(text: JsonText, faults: list[Finding], changed: list[tuple[str, ...]]
     return SpecError([*problems, *without_places(outside, text.value).problems], text.source)
 
 
-def _override(value: Any, path: str, text: str) -> tuple[str, ...]:
+def _overridden(value: Any, overrides: Mapping[str, str], folder: Path) -> list[tuple[PathKey, ...]]:
+    """Set values of the document; give what is not as the file has it. A model named by its path comes in first."""
+    changed: list[tuple[PathKey, ...]] = []
+    paths = {path: _keys(path) for path in overrides}
+    inside = any(keys[0] == "model" and len(keys) > 1 for keys in paths.values())
+    if inside and isinstance(value, dict) and isinstance(value.get("model"), str):
+        source = folder / user_path(value["model"])
+        ModelSpec.from_file(source)  # tells its faults at their places in its own file
+        model = parse_json(read_document(source), os.fspath(source)).value
+        value["model"] = {key: entry for key, entry in model.items() if key != "$schema"}
+        changed.append(("model",))
+    for path, text in overrides.items():
+        _override(value, path, paths[path], text)
+        changed.append(paths[path])
+    return changed
+
+
+def _keys(path: str) -> tuple[PathKey, ...]:
+    """Cut the path of a value: "model.layers[0].units" -> ("model", "layers", 0, "units"). Raises SpecError."""
+    keys: list[PathKey] = []
+    for part in path.split("."):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise _no_path(path)
+        keys += [found[1], *(int(index) for index in re.findall(r"\d+", found[2]))]
+    return tuple(keys)
+
+
+def _override(value: Any, path: str, keys: tuple[PathKey, ...], text: str) -> None:
     """Set one value of the document, given as JSON, or as plain text where that is no JSON."""
-    *parents, last = path.split(".")
+    *parents, last = keys
     for key in parents:
-        value = value.setdefault(key, {}) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not last:
-        problem = Problem(path, "expected the path of a value in the document, as training.epochs", "unknown_key")
-        raise SpecError([problem], "--set")
+        if isinstance(value, dict) and isinstance(key, str):
+            inner = value.setdefault(key, {})
+            if isinstance(inner, str):  # short for an object of this type
+                inner = value[key] = {"type": inner}
+            value = inner
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            raise _no_path(path)
+    fits = isinstance(last, str) if isinstance(value, dict) else isinstance(value, list) and last in range(len(value))
+    if not fits:
+        raise _no_path(path)
     try:
         value[last] = json.loads(text)
     except ValueError:
         value[last] = text
-    return (*parents, last)
+
+
+def _no_path(path: str) -> SpecError:
+    message = "expected the path of a value in the document, as training.epochs or model.layers[0].units"
+    return SpecError([Problem(path, message, "unknown_key")], "--set")

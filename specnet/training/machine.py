@@ -13,7 +13,7 @@ import numpy as np
 
 from specnet.kernels import backend
 
-_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
 def machine_record(processes: int = 1) -> str:
@@ -71,8 +71,13 @@ def _blas() -> str:
 
 def _threads() -> int:
     """Count the threads that BLAS may use: those of the processor, unless the environment says otherwise."""
-    for name in _THREADS:
+    for name in THREADS:
         given = os.environ.get(name, "").split(",")[0]
         if given.isdecimal() and int(given) > 0:
             return int(given)
+    return cores()
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

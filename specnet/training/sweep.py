@@ -1,0 +1,253 @@
+"""Many runs of one experiment: every combination of some settings, ranked by the metric that the experiment watches.
+
+Each combination is an ordinary run in a folder of its own, so a sweep that was ended goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from specnet.checkpoint.durable import write_file
+from specnet.errors import Problem, SpecError, SpecnetError
+from specnet.paths import user_path
+from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.machine import THREADS, cores
+from specnet.training.metrics import greater_is_better
+from specnet.training.runs import train
+from specnet.training.saving import HISTORY
+from specnet.training.stopping import is_better
+
+TABLE = "sweep.csv"
+MOST = 10_000
+"""Runs of one sweep."""
+SEEDS = ("training.seed", "model.seed")
+_LAUNCHER = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
+
+
+class Trial(NamedTuple):
+    """One run of a sweep: its folder's name, and what it changes, by path, as JSON text."""
+
+    name: str
+    overrides: Mapping[str, str]
+
+
+@dataclass
+class Outcome:
+    """What became of a run: the best value of the monitored metric and its epoch; `error` where it failed."""
+
+    trial: Trial
+    value: float | None = None
+    epoch: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class Sweep:
+    """All combinations, checked, and the folder of their runs; `monitor` is the metric that ranks them."""
+
+    experiment: str
+    folder: Path
+    monitor: str
+    trials: list[Trial]
+    paths: tuple[str, ...]
+    """What is varied, seeds and what has one value aside."""
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def ranked(self) -> list[Outcome]:
+        """Give the runs, the best first, those that failed last."""
+        sign = -1.0 if greater_is_better(self.monitor) else 1.0
+        return sorted(
+            self.outcomes, key=lambda o: (o.value is None, sign * (o.value if o.value is not None else 0), o.trial.name)
+        )
+
+    def table(self) -> str:
+        """Write every run as a row of a table."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        varied = list(dict.fromkeys(path for outcome in self.outcomes for path in outcome.trial.overrides))
+        writer.writerow(["rank", "run", *varied, self.monitor, "epoch", "seconds", "error"])
+        for rank, outcome in enumerate(self.ranked(), 1):
+            settings = [outcome.trial.overrides.get(path, "") for path in varied]
+            value = "" if outcome.value is None else repr(outcome.value)
+            row = [outcome.trial.name, *settings, value, outcome.epoch or "", f"{outcome.seconds:.2f}"]
+            writer.writerow([rank, *row, outcome.error or ""])
+        return text.getvalue()
+
+
+def plan_sweep(
+    experiment: str | os.PathLike[str],
+    settings: Mapping[str, Sequence[str]],
+    *,
+    seeds: int = 1,
+    out: str | os.PathLike[str] | None = None,
+) -> Sweep:
+    """Check every combination of `settings` (JSON texts by path in the document) before any is run.
+
+    With `seeds`, each is run so often, from the document's seeds upwards. Raises SpecError for what is wrong in any,
+    with the combination; SpecnetError for too many.
+    """
+    spec, _ = load_experiment(experiment, check_data=True)
+    count = math.prod(len(values) for values in settings.values()) * seeds
+    if not 0 < count <= MOST:
+        msg = f"a sweep of {count:,} runs; expected 1 to {MOST:,}"
+        raise SpecnetError(msg)
+    trials: list[Trial] = []
+    faults: dict[str, list[str]] = {}
+    varied = [path for path, values in settings.items() if len(values) > 1]
+    for values in itertools.product(*settings.values()):
+        overrides = dict(zip(settings, values, strict=True))
+        try:
+            load_experiment(experiment, overrides, check_data=True)
+        except SpecError as error:
+            for line in error.lines():
+                faults.setdefault(line, []).append(" ".join(f"{path}={overrides[path]}" for path in varied))
+            continue
+        trials += [_trial(spec, varied, overrides, seed if seeds > 1 else None) for seed in range(seeds)]
+    if faults:
+        raise SpecError([Problem("", f"{line}{_where(told)}", "in_a_sweep") for line, told in faults.items()])
+    folder = user_path(out) if out is not None else Path("runs") / f"{spec.name}-sweep"
+    monitor = spec.training.checkpoint.monitored or ("val_loss" if spec.data.validation is not None else "loss")
+    return Sweep(os.fspath(experiment), folder, monitor, trials, tuple(varied))
+
+
+def _where(combinations: list[str]) -> str:
+    """Say which combinations have a fault."""
+    more = f", and {len(combinations) - 1} more combinations" if len(combinations) > 1 else ""
+    return f" (with {combinations[0]}{more})" if combinations[0] else ""
+
+
+def _trial(spec: ExperimentSpec, varied: Sequence[str], overrides: dict[str, str], seed: int | None) -> Trial:
+    """Name a run by what is varied: by the last part of each path, where that is enough."""
+    last = [path.rpartition(".")[2] for path in varied]
+    parts = [
+        f"{short if last.count(short) == 1 else path}={overrides[path]}"
+        for path, short in zip(varied, last, strict=True)
+    ]
+    if seed is not None:
+        first = {"training.seed": spec.training.seed, "model.seed": spec.built_model.seed}
+        overrides = overrides | {path: str(first[path] + seed) for path in SEEDS if path not in overrides}
+        parts.append(f"seed={spec.training.seed + seed}")
+    name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "-", "_".join(parts))
+    return Trial(name[:180] or "run", overrides)
+
+
+def run_sweep(
+    sweep: Sweep, *, jobs: int | None = None, tell: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """Run what is missing, `jobs` processes at a time (one a core by default), each with its share of BLAS threads.
+
+    A run that fails is an outcome as any other, and the rest goes on. `tell` hears of each. Writes sweep.csv, also
+    when it is interrupted. Raises SpecnetError where the folder cannot be written to.
+    """
+    jobs = min(jobs or cores(), len(sweep.trials))
+    environment = {key: value for key, value in os.environ.items() if not _LAUNCHER.match(key)}
+    environment |= dict.fromkeys(THREADS, str(max(cores() // jobs, 1)))
+    running: set[subprocess.Popen[str]] = set()
+
+    def apart(trial: Trial) -> Outcome:
+        begun = time.monotonic()
+        process = subprocess.Popen(  # noqa: S603 - this very interpreter and program
+            _command(sweep, trial), env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        running.add(process)
+        _, told = process.communicate()
+        running.discard(process)
+        wrong = (told.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
+        return _outcome(sweep, trial, time.monotonic() - begun, wrong)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        return _gathered(sweep, pool, apart, tell)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):  # each writes a checkpoint and ends
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def share_sweep(sweep: Sweep, executor: Executor, *, tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
+    """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process."""
+    return _gathered(sweep, executor, _Here(sweep), tell)
+
+
+class _Here:
+    """Trains in this process; can be sent to another one."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = Sweep(sweep.experiment, sweep.folder, sweep.monitor, [], sweep.paths)
+
+    def __call__(self, trial: Trial) -> Outcome:
+        begun, wrong = time.monotonic(), None
+        try:
+            train(self.sweep.experiment, out=self.sweep.folder / trial.name, resume=True, overrides=trial.overrides)
+        except SpecnetError as error:
+            wrong = str(error)
+        return _outcome(self.sweep, trial, time.monotonic() - begun, wrong)
+
+
+def _gathered(
+    sweep: Sweep, executor: Executor, work: Callable[[Trial], Outcome], tell: Callable[[Outcome], None]
+) -> list[Outcome]:
+    try:
+        for future in as_completed([executor.submit(work, trial) for trial in sweep.trials]):
+            sweep.outcomes.append(future.result())
+            tell(sweep.outcomes[-1])
+    finally:
+        if sweep.folder.is_dir():
+            write_file(sweep.folder / TABLE, sweep.table().encode(), SpecnetError)
+    return sweep.ranked()
+
+
+def runs_of(folder: Path, most: int = 12) -> list[Path]:
+    """List the runs of a sweep's folder, the best first, as its table ranks them; `folder` alone for any other."""
+    try:
+        with (folder / TABLE).open(newline="") as file:
+            names = [row["run"] for row in csv.DictReader(file) if not row.get("error")]
+    except (OSError, KeyError, csv.Error):
+        return [folder]
+    return [folder / name for name in names[:most]] or [folder]
+
+
+def _command(sweep: Sweep, trial: Trial) -> list[str]:
+    settings = [word for path, value in trial.overrides.items() for word in ("--set", f"{path}={value}")]
+    train_it = ["-m", "specnet", "train", sweep.experiment, "--out", str(sweep.folder / trial.name)]
+    return [sys.executable, *train_it, "--resume", "--quiet", *settings]
+
+
+def _outcome(sweep: Sweep, trial: Trial, seconds: float, wrong: str | None) -> Outcome:
+    """Read what a run has come to from its history."""
+    found = Outcome(trial, seconds=seconds, error=wrong.splitlines()[-1][:300] if wrong else None)
+    if wrong is None:
+        for epoch, value in _history(sweep.folder / trial.name / HISTORY, sweep.monitor):
+            if is_better(sweep.monitor, value, found.value):
+                found.value, found.epoch = value, epoch
+        if found.value is None:
+            found.error = f"tells no {sweep.monitor}"
+    return found
+
+
+def _history(path: Path, metric: str) -> Iterator[tuple[int, float]]:
+    try:
+        with path.open(newline="") as file:
+            rows: Iterable[dict[str, str]] = list(csv.DictReader(file))
+    except OSError:
+        rows = []
+    for row in rows:
+        if row.get(metric):
+            yield int(row["epoch"]), float(row[metric])

@@ -1,0 +1,152 @@
+"""Sweeps: every combination a run, ranked; checked before, gone on with after."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import specnet
+from specnet.training.sweep import plan_sweep, run_sweep, runs_of
+from tests.test_cli import run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4))
+    np.savez(tmp_path / "rows.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    model = {
+        "input_shape": [4],
+        "layers": [{"type": "affine", "units": 5}, {"type": "relu"}, {"type": "affine", "units": 2}],
+    }
+    (tmp_path / "m.json").write_text(json.dumps(model))
+    experiment = {
+        "name": "small",
+        "model": "m.json",
+        "data": {"train": {"path": "rows.npz"}, "validation": {"fraction": 0.25}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16, "optimizer": "adam"},
+    }
+    (tmp_path / "e.json").write_text(json.dumps(experiment))
+    return tmp_path
+
+
+RATES = ("--set", "training.optimizer.learning_rate=0.1,0.001")
+
+
+def test_every_combination_is_an_ordinary_run_and_they_are_ranked(folder):
+    out, err = run("sweep", "e.json", *RATES, "--set", "model.layers[0].units=3,6", "--jobs", "2", cwd=folder)
+    assert "4 runs into runs/small-sweep, ranked by val_loss" in err
+    assert err.count(": val_loss ") == 4
+    lines = out.splitlines()
+    assert lines[0].split() == ["Rank", "learning_rate", "units", "val_loss", "epoch"]
+    losses = [float(line.split()[3]) for line in lines[1:]]
+    assert losses == sorted(losses)
+    with (folder / "runs/small-sweep/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    for row in rows:
+        model = specnet.load(folder / "runs/small-sweep" / row["run"] / "last.h5")
+        assert model.layers[0].weight.shape == (4, int(row["model.layers[0].units"]))
+        experiment = json.loads(model.run_state["experiment"])
+        assert experiment["training"]["optimizer"]["learning_rate"] == float(row["training.optimizer.learning_rate"])
+        history = model.run_state["history/val_loss"]
+        assert float(row["val_loss"]) == history.min()
+    assert runs_of(folder / "runs/small-sweep")[0].name == rows[0]["run"]
+    settings = [
+        f"--set={path}={rows[0][path]}" for path in ("training.optimizer.learning_rate", "model.layers[0].units")
+    ]
+    run("train", "e.json", "--out", "alone", *settings, cwd=folder, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    alone, best = (specnet.load(folder / p / "last.h5") for p in ("alone", f"runs/small-sweep/{rows[0]['run']}"))
+    assert all((alone.parameters[name] == value).all() for name, value in best.parameters.items())
+
+
+def test_seeds_are_runs_of_their_own_and_ranked_by_their_mean(folder):
+    out, _ = run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", cwd=folder)
+    assert out.splitlines()[0].split() == ["Rank", "learning_rate", "val_loss", "sd", "runs"]
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["3", "3"]
+    weights = [
+        specnet.load(folder / f"s/learning_rate=0.1_seed={seed}/last.h5").parameters["affine_1.weight"]
+        for seed in range(3)
+    ]
+    assert not (weights[0] == weights[1]).any()
+    said = json.loads(run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", "--json", cwd=folder)[0])
+    assert said["monitor"] == "val_loss"
+    assert len(said["runs"]) == 6
+    assert {run["settings"]["training.seed"] for run in said["runs"]} == {"0", "1", "2"}
+
+
+def test_all_faults_come_before_the_first_run(folder):
+    arguments = ("--set", "training.loss=softmax_cross_entropy,nonsense", "--set", "model.layers[0].units=3,0")
+    _, err = run("sweep", "e.json", *arguments, "--out", "s", cwd=folder, code=1)
+    assert 'training.loss: unknown loss "nonsense"' in err
+    assert "model.layers[0].units: expected a positive integer, got the integer 0" in err
+    assert "(with training.loss=softmax_cross_entropy model.layers[0].units=0" in err
+    assert "and 1 more combinations)" in err
+    assert len(err.splitlines()) == 2
+    assert not (folder / "s").exists()
+    for setting, told in (("training.epochs", "expected PATH=A,B"), ("=1,2", "expected PATH=A,B")):
+        assert told in run("sweep", "e.json", "--set", setting, cwd=folder, code=2)[1]
+    assert (
+        "expected the path of a value"
+        in run("sweep", "e.json", "--set", "model.layers[7].units=1,2", cwd=folder, code=1)[1]
+    )
+    with pytest.raises(specnet.SpecnetError, match="a sweep of 20,000 runs"):
+        plan_sweep(folder / "e.json", {"training.seed": [str(n) for n in range(20_000)]})
+
+
+def test_a_run_that_fails_does_not_stop_the_rest(folder):
+    values = 'training.optimizer={"type": "sgd", "learning_rate": 1e300},adam'
+    out, err = run("sweep", "e.json", "--set", values, "--out", "s", cwd=folder)
+    assert "is not finite" in err or "the loss is nan" in err
+    lines = out.splitlines()
+    assert lines[1].split()[:2] == ["1", "adam"]
+    assert "at step" in lines[2]
+    assert run("sweep", "e.json", "--set", values.replace(",adam", ""), "--out", "t", cwd=folder, code=1)[1]
+
+
+def test_a_sweep_that_was_ended_goes_on_with_what_is_missing(folder):
+    command = [sys.executable, "-m", "specnet", "sweep", "e.json", *RATES, "--out", "s", "--jobs", "1"]
+    process = subprocess.Popen(
+        [*command, "--set", "training.epochs=100000"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 60
+    while not (folder / "s/learning_rate=0.1/last.h5").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "stopped; the same command goes on with what is missing in s" in err
+    step = specnet.load(folder / "s/learning_rate=0.1/last.h5").run_state["step"]
+    epochs = step // 4 + 2  # a little further than it came
+    run("sweep", "e.json", *RATES, "--out", "s", "--quiet", "--set", f"training.epochs={epochs}", cwd=folder)
+    for rate in ("0.1", "0.001"):
+        model = specnet.load(folder / f"s/learning_rate={rate}/last.h5")
+        assert model.run_state["epoch"] == epochs
+    before = (folder / "s/learning_rate=0.1/last.h5").stat().st_mtime_ns
+    run("sweep", "e.json", *RATES, "--out", "s", "--quiet", "--set", f"training.epochs={epochs}", cwd=folder)
+    assert (folder / "s/learning_rate=0.1/last.h5").stat().st_mtime_ns == before
+
+
+def test_in_python(folder):
+    sweep = plan_sweep(folder / "e.json", {"training.batch_size": ["8", "16"]}, out=folder / "s")
+    told = []
+    ranked = run_sweep(sweep, jobs=2, tell=told.append)
+    assert [outcome.error for outcome in ranked] == [None, None]
+    assert len(told) == 2
+    assert ranked[0].value <= ranked[1].value
+
+
+def test_a_report_shows_a_sweep(folder):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    run("sweep", "e.json", *RATES, "--out", "s", "--quiet", cwd=folder)
+    run("report", "s", "--out", "s.html", cwd=folder)
+    page = (folder / "s.html").read_text()
+    assert "1. small" in page
+    assert "2. small" in page
