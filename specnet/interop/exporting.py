@@ -55,6 +55,10 @@ def export(path: str | os.PathLike[str], model: Model, kind: str | None = None) 
     data = KINDS[kind].write(model)
     x = _sample(model)
     expected = model.predict(x)
+    if not np.isfinite(expected).all():
+        told = "the model's own answers to random inputs are not finite; look at its weights"
+        msg = f"{os.fspath(path)}: not written: {told}"
+        raise SpecnetError(msg)
     difference = float(np.abs(KINDS[kind].predict(data, x) - expected).max())
     allowed = TOLERANCE[model.dtype.name] * max(1.0, float(np.abs(expected).max()))
     if not difference <= allowed:
@@ -83,7 +87,7 @@ def _reading(read: Callable[[str], Imported]) -> Callable[[bytes, Array], Array]
 
 KINDS: dict[str, _Kind] = {
     "onnx": _Kind(to_onnx, run_onnx),
-    "keras": _Kind(to_keras, _reading(from_keras)),
+    "keras": _Kind(to_keras, _reading(lambda path: from_keras(path, own=False))),
     "safetensors": _Kind(to_safetensors, _reading(from_safetensors)),
     "npz": _Kind(to_npz, _reading(from_npz)),
     "h5": _Kind(to_keras_h5, _reading(from_keras_h5)),

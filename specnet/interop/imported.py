@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
-from specnet.errors import CheckpointUnsupportedError, SpecError
+from specnet.errors import CheckpointUnsupportedError, SpecError, SpecnetError
 from specnet.model import Model, assemble
+from specnet.parameters import ShapeTuple
+from specnet.registry import find_layer
 from specnet.spec import ModelSpec
 from specnet.training.optimizer import Optimizer
 
 Arrays = dict[str, npt.NDArray[Any]]
+LARGEST_INPUT = 2**24
 MODEL_KEY = "specnet.model"
 """Under this name a file for others carries the model document."""
 
@@ -52,8 +57,11 @@ def filled(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | None =
         if found.shape != target.shape or found.dtype.kind not in "iuf":
             told = f"{found.dtype} of shape {found.shape}"
             raise refused(name, f"{full}: expected {target.dtype} of shape {target.shape}, got {told}")
-        target[...] = found
-        if found.dtype.kind == "f" and found.dtype.itemsize > target.dtype.itemsize and not (target == found).all():
+        with np.errstate(over="ignore"):
+            target[...] = found
+        if found.dtype != target.dtype and _loses(found, target):
+            if not np.isfinite(target).all() and np.isfinite(found).all():
+                raise refused(name, f"{full}: its numbers are too large for {target.dtype}")
             rounded.append(full)
     if rounded and notes is not None:
         notes.append(f"{len(rounded)} arrays were rounded to {model.dtype}, {rounded[0]} first")
@@ -61,6 +69,12 @@ def filled(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | None =
         left = f"{next(iter(arrays))!r:.80} is no part of the model; {len(arrays)} arrays are left over"
         raise refused(name, left)
     return model
+
+
+def _loses(found: npt.NDArray[Any], target: npt.NDArray[Any]) -> bool:
+    """Tell whether digits were lost; NaN stays NaN."""
+    back = target.astype(found.dtype)
+    return not bool(((back == found) | (back != back) & (found != found)).all())  # noqa: PLR0124 - NaN
 
 
 def document_of(name: str, text: str | bytes | None, place: str = MODEL_KEY) -> ModelSpec:
@@ -91,7 +105,27 @@ def refused(name: str, why: str) -> CheckpointUnsupportedError:
 
 def as_meant(value: float) -> float:
     """Give a setting that has been a float32 as the decimal it was: 0.30000001192092896 as 0.3."""
-    return float(str(np.float32(value))) if np.float32(value) == value else value
+    with np.errstate(over="ignore", under="ignore"):
+        short = np.float32(value)
+    return float(str(short)) if float(short) == value else value
+
+
+def checked_inputs(name: str, shape: Sequence[int]) -> ShapeTuple:
+    """Hold that inputs are of a size that a file may claim without holding it. Raises CheckpointUnsupportedError."""
+    if math.prod(shape) > LARGEST_INPUT:
+        raise refused(name, f"takes inputs of {math.prod(shape):,} numbers, expected at most {LARGEST_INPUT:,}")
+    return tuple(shape)
+
+
+def shape_after(file: str, entry: Mapping[str, Any], shape: ShapeTuple) -> ShapeTuple:
+    """Give the shape behind one layer. Raises CheckpointUnsupportedError where it is no valid layer for this input."""
+    kind = find_layer(entry["type"])
+    try:
+        assert kind is not None
+        return kind.nested({key: value for key, value in entry.items() if key != "name"}).output_shape(shape)
+    except (ValidationError, SpecnetError):  # whose words come with the whole document's
+        plan = spec_of_layers(file, shape, [{key: value for key, value in entry.items() if key != "name"}]).plan()
+        return plan.layers[-1].output_shape
 
 
 class Names:
@@ -99,16 +133,17 @@ class Names:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}
         self.changed: dict[str, str] = {}
 
     def __call__(self, wanted: str) -> str:
         """Give a name that nobody else has, as near to the wanted one as a document allows."""
         plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in wanted)[:200] or "layer"
         plain = plain if plain[0].isalpha() or plain[0] == "_" else f"_{plain}"
-        name, number = plain, 1
+        name = plain
         while name in self._taken:
-            number += 1
-            name = f"{plain}_{number}"
+            self._numbers[plain] = self._numbers.get(plain, 1) + 1
+            name = f"{plain}_{self._numbers[plain]}"
         self._taken.add(name)
         if name != wanted:
             self.changed[wanted] = name

@@ -10,6 +10,7 @@ from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
 from specnet.interop.apart import read_hdf5
 from specnet.interop.imported import Imported, refused
+from specnet.paths import user_path
 from specnet.spec import ModelSpec
 
 Names = Mapping[str, str]
@@ -26,8 +27,17 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
     name = os.fspath(path)
     if suffix in _PICKLES:
         raise refused(name, "is a pickle by its name, and opening one runs its code; save it as .safetensors or .onnx")
-    reader = READERS.get(suffix, _from_hdf5)
-    return reader(path, spec, names)
+    if user_path(path).is_dir():
+        raise refused(name, "is a folder, expected a file")
+    try:
+        return READERS.get(suffix, _from_hdf5)(path, spec, names)
+    except SpecnetError:
+        raise
+    except MemoryError:
+        raise refused(name, "needs more memory than there is") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        what = str(error).splitlines()[0][:120] if str(error) else ""
+        raise refused(name, f"is not put together as such a file is ({type(error).__name__}: {what})") from error
 
 
 def _from_npz(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from specnet.errors import CheckpointError
-from specnet.interop.imported import Names, refused, spec_of_layers
-from specnet.interop.keras_layers import READERS, Entry, Found, Unsupported, Variable
+from specnet.interop.imported import Arrays, Names, checked_inputs, refused, shape_after, spec_of_layers
+from specnet.interop.keras_layers import READERS, Entry, Found, Unsupported, Variable, is_kerass
 from specnet.parameters import ShapeTuple
 from specnet.spec import ModelSpec
 
@@ -44,13 +44,28 @@ class KerasNetwork:
         if class_name != "Sequential":
             told = f"is a {class_name!r:.40} model, expected a Sequential one; {_REMEDY}"
             raise refused(file, told)
-        shape = self._input_shape(inside, layers)
-        entries, self.layers, _ = self._walk(layers, shape, "", trained=True)
-        dtype = self._dtype()
+        self._shape = checked_inputs(file, self._input_shape(inside, layers))
+        self._entries, self.layers, _ = self._walk(layers, self._shape, "", trained=True)
+        self._more = {"dtype": self._dtype(), "name": str(inside.get("name", "model"))}
         if self._faults:
-            raise refused(file, f"holds what specnet has nothing for: {'; '.join(self._faults)}; {_REMEDY}")
-        name = str(inside.get("name", "model"))
-        self.spec: ModelSpec = spec_of_layers(file, shape, entries, dtype=dtype, name=name)
+            remedy = f"; {_REMEDY}" if any(fault.endswith("the layer's type") for fault in self._faults) else ""
+            raise refused(file, f"holds what specnet has nothing for: {'; '.join(self._faults)}{remedy}")
+
+    def spec(self, arrays: Arrays) -> ModelSpec:
+        """Make the document. A Normalization that is not first gets its values from `arrays`, which loses them.
+
+        Raises CheckpointUnsupportedError where it is none.
+        """
+        self._give_values(self._entries, "", arrays)
+        return spec_of_layers(self.file, self._shape, self._entries, **self._more)
+
+    def _give_values(self, entries: list[Entry], prefix: str, arrays: Arrays) -> None:
+        for index, entry in enumerate(entries):
+            full = f"{prefix}{entry['name']}"
+            if entry["type"] == "sequential":
+                self._give_values(entry["layers"], f"{full}.", arrays)
+            elif entry["type"] == "standardize" and (index or prefix) and f"{full}.std" in arrays:
+                entry |= {key: arrays.pop(f"{full}.{key}").reshape(-1).tolist() for key in ("mean", "std")}
 
     def _walk(
         self, layers: Sequence[Any], shape: ShapeTuple, prefix: str, *, trained: bool
@@ -67,7 +82,7 @@ class KerasNetwork:
             self._look_at(name, layer, config)
             trains = trained and bool(config.get("trainable", True))
             if class_name == "Sequential":
-                made, within, _ = self._walk(inner, shape, f"{prefix}{name}.", trained=trains)
+                made, within, inside = self._walk(inner, shape, f"{prefix}{name}.", trained=trains)
                 new: list[Entry] = [{"type": "sequential", "name": name, "layers": made}] if made else []
                 found.append(KerasLayer(class_name, own, (), within))
             else:
@@ -81,7 +96,7 @@ class KerasNetwork:
                 for index, entry in enumerate(new):
                     entry["name"] = names(f"{name}_{entry['type']}") if index else name
             entries += new
-            shape = self._shape_after(new, shape)
+            shape = inside if class_name == "Sequential" else self._shape_after(new, shape)
         self.notes += [f"{prefix}{old} is called {new} here" for old, new in names.changed.items()]
         return entries, tuple(found), shape
 
@@ -89,11 +104,10 @@ class KerasNetwork:
         self, class_name: str, found: Found, layer: Mapping[str, Any], prefix: str
     ) -> tuple[list[Entry], list[Variable]]:
         try:
-            module, registered = layer.get("module") or "keras", layer.get("registered_name") or class_name
-            if class_name not in READERS or registered != class_name or not _is_kerass(str(module)):
+            if class_name not in READERS or not is_kerass(layer):
                 raise Unsupported("the layer's type")  # noqa: TRY301 - told as the others are
             entries = READERS[class_name](found)
-        except (Unsupported, TypeError, ValueError, KeyError, IndexError) as error:
+        except (Unsupported, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
             why = str(error) if isinstance(error, Unsupported) else "its settings"
             self._faults.append(f"{prefix}{found.name} ({class_name:.40}): {why}")
             return [], []
@@ -122,13 +136,15 @@ class KerasNetwork:
         return "float64" if self._dtypes == {"float64"} else "float32"
 
     def _shape_after(self, entries: list[Entry], shape: ShapeTuple) -> ShapeTuple:
-        if not entries or self._faults:
+        if self._faults:
             return shape
         try:
-            plain = [{key: value for key, value in entry.items() if key != "name"} for entry in entries]
-            return spec_of_layers(self.file, shape, plain).plan().layers[-1].output_shape
-        except CheckpointError:
-            return shape  # told with the whole document
+            for entry in entries:
+                plain = {**entry, "mean": 0.0, "std": 1.0} if entry["type"] == "standardize" else entry
+                shape = shape_after(self.file, plain, shape)
+        except CheckpointError as error:
+            self._faults.append(str(error).removeprefix(f"{self.file}: "))
+        return shape
 
     def _input_shape(self, config: Mapping[str, Any], layers: Sequence[Any]) -> ShapeTuple:
         """Find the shape of an input, which each version of Keras has kept somewhere else."""
@@ -161,7 +177,3 @@ def _parts(file: str, layer: Any) -> tuple[str, Mapping[str, Any], Sequence[Any]
         raise refused(file, f"has a config that is none of Keras: {layer!r:.80}")
     inner = config.get("layers")
     return class_name, config, inner if isinstance(inner, list) else []
-
-
-def _is_kerass(module: str) -> bool:
-    return module.split(".", maxsplit=1)[0] in ("keras", "tf_keras", "tensorflow")

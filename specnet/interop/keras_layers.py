@@ -69,6 +69,14 @@ class Found:
             raise Unsupported(f"{key}={axis!r:.40}, expected the last")
 
 
+def is_kerass(layer: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is Keras's own, and not somebody's of the same name. Legacy files do not say a module."""
+    class_name = layer.get("class_name")
+    module = layer.get("module", "keras")
+    own = str(module).split(".", maxsplit=1)[0] in ("keras", "tf_keras", "tensorflow")
+    return own and (layer.get("registered_name") or class_name) == class_name
+
+
 def snake_case(class_name: str) -> str:
     """Give the name under which a weights file keeps layers of a class: LeakyReLU as leaky_re_lu."""
     parted = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
@@ -108,8 +116,14 @@ def _activation(layer: Found) -> list[Entry]:
     value = layer.config.get("activation", "linear")
     if isinstance(value, Mapping):  # a layer, or a function by its name
         inner, kind = value.get("config"), str(value.get("class_name"))
-        if isinstance(inner, Mapping) and kind in READERS and not kind.startswith(("Dense", "Input")):
-            return READERS[kind](Found(layer.name, inner, layer.shape))
+        if isinstance(inner, Mapping) and kind in READERS and is_kerass(value):
+            units = layer.config.get("units")
+            behind = (*layer.shape[:-1], units) if isinstance(units, int) else layer.shape
+            found = Found(layer.name, inner, behind)
+            entries = READERS[kind](found)
+            if found.variables or found.fills:
+                raise Unsupported(f"activation={kind:.40}, which has weights; make it a layer of its own")
+            return entries
         value = inner if kind == "function" else kind
     if value in (None, "linear"):
         return []

@@ -83,7 +83,8 @@ def restored(
     the learning rate, then the slots of each parameter of `trained`.
     """
     if not arrays:
-        return None, []
+        told = ["the optimizer is left behind: the file has no state of it"] if isinstance(written, Mapping) else []
+        return None, told
     if not isinstance(written, Mapping):
         return None, ["the optimizer is left behind: the file has its state, not its settings"]
     class_name, settings = str(written.get("class_name")).removeprefix("Custom>"), written.get("config")
@@ -91,7 +92,7 @@ def restored(
     rule = _RULES.get(class_name)
     if rule is None or not isinstance(settings, Mapping):
         return None, [left]
-    odd = [key for key in (*rule.refused, "use_ema") if settings.get(key)]
+    odd = [key for key in (*rule.refused, "use_ema", "decay", "is_legacy_optimizer") if settings.get(key)]
     if odd:
         return None, [f"{left}: ours has no {odd[0]}"]
     try:
@@ -105,7 +106,7 @@ def restored(
             return None, [f"{left}: its learning rate follows a schedule"]
         optimizer = rule.make(model, rate, settings)
         optimizer.restore(_state(optimizer, rule.slots(rate, settings), arrays, trained))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, SpecnetError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, SpecnetError) as error:
         return None, [f"{left}: {error}"[:200]]
     clipped = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if settings.get(key)]
     return optimizer, [f"the optimizer's {key} is left behind" for key in clipped]

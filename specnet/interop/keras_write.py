@@ -78,7 +78,10 @@ def config_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _sequential(name: str, layers: Sequence[KerasForm], shape: ShapeTuple, dtype: str, kind: str) -> dict[str, Any]:
-    first = {"batch_shape": [None, *shape], "dtype": kind, "name": f"{name}_input"}
+    inputs = f"{name}_input"
+    while any(layer.name == inputs for layer in layers):
+        inputs += "_"
+    first = {"batch_shape": [None, *shape], "dtype": kind, "name": inputs}
     configs = [_one("InputLayer", first), *(_config(layer, dtype) for layer in layers)]
     return {**_one("Sequential", {"name": name, "dtype": dtype, "layers": configs}), "module": "keras"}
 
@@ -153,6 +156,9 @@ def to_keras_h5(model: Model) -> bytes:
         weights.attrs["layer_names"] = [layer.name for layer in layers]
         weights.create_group("top_level_model_weights").attrs["weight_names"] = []
         for layer in layers:
+            if layer.name == "top_level_model_weights":
+                msg = f"{layer.name}: Keras's legacy format has this name for itself; call the layer otherwise"
+                raise SpecnetError(msg)
             named = [pair for trained in (True, False) for pair in _named(model, layer, trained=trained)]
             group = weights.create_group(layer.name)
             group.attrs["weight_names"] = [name for name, _ in named]

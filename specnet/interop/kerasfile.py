@@ -36,8 +36,11 @@ _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 _LARGEST_TEXT = 2**24
 
 
-def from_keras(path: str | os.PathLike[str]) -> Imported:
-    """Read a .keras file of Keras 3, or of 2.12 and later. Raises CheckpointError."""
+def from_keras(path: str | os.PathLike[str], *, own: bool = True) -> Imported:
+    """Read a .keras file of Keras 3, or of 2.12 and later; with `own`, by the document in it, if it has one of ours.
+
+    Raises CheckpointError.
+    """
     name = os.fspath(path)
     members = _unzip(path, name)
     config, metadata = (_json(name, members[key], key) for key in ("config.json", "metadata.json"))
@@ -51,7 +54,7 @@ def from_keras(path: str | os.PathLike[str]) -> Imported:
     optimizer = [content.arrays[key] for key in sorted(stored, key=_number)]
     compiled = config.get("compile_config")
     settings = compiled.get("optimizer") if isinstance(compiled, Mapping) else None
-    return _imported(network, arrays, settings, optimizer, metadata.get(MODEL_KEY))
+    return _imported(network, arrays, settings, optimizer, metadata.get(MODEL_KEY) if own else None)
 
 
 def from_keras_h5(path: str | os.PathLike[str], content: Hdf5Content | None = None) -> Imported:
@@ -76,18 +79,18 @@ def _imported(
     network: KerasNetwork, arrays: Arrays, settings: Any, optimizer: list[npt.NDArray[Any]], document: Any
 ) -> Imported:
     notes = list(network.notes)
-    spec = network.spec
+    spec = network.spec(arrays)
     if isinstance(document, str):
         ours = document_of(network.file, document)
         # The file's own config decides; the document adds seed, labels and notes where it says the same network.
         same = (ours.input_shape, ours.dtype) == (spec.input_shape, spec.dtype)
-        if same and KerasNetwork(network.file, config_of(ours)).spec.layers == spec.layers:
+        if same and KerasNetwork(network.file, config_of(ours)).spec({}).layers == spec.layers:
             spec = ours
         else:
             notes.append("its specnet document is of another network than its config, which was taken")
     shapes = {full: parameter.shape for full, parameter in spec.parameter_specs().items()}
     for full, value in network.fills.items():
-        arrays[full] = np.full(shapes[full], value)
+        arrays[full] = np.full(shapes[full], value, spec.dtype)
     model = filled(network.file, spec, arrays, notes)
     trained = [v.target for layer in network.layers for v in layer.all_variables() if v.trained]
     state, told = restored(model, settings, optimizer, trained)
@@ -177,7 +180,8 @@ def _listed(name: str, content: Hdf5Content, group: str, attribute: str) -> list
     value = attributes.get(attribute)
     if value is None and f"{attribute}0" in attributes:
         numbers = range(sum(key.startswith(attribute) for key in attributes))
-        value = [text for number in numbers for text in attributes.get(f"{attribute}{number}", ())]
+        parts = [attributes.get(f"{attribute}{number}", []) for number in numbers]
+        value = [text for part in parts for text in (part if isinstance(part, list) else [part])]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise refused(name, f"{group!r:.200} has no list {attribute}; specnet reads what Keras 2 and 3 have written")
     return value
@@ -203,26 +207,26 @@ def _unzip(path: str | os.PathLike[str], name: str) -> dict[str, bytes]:
     try:
         size = user_path(path).stat().st_size
         with zipfile.ZipFile(user_path(path)) as archive:
-            names = [entry.filename for entry in archive.infolist()]
-            odd = [n for n in names if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
-            if odd or len(set(names)) != len(names):
-                raise refused(
-                    name, f"an archive with {(odd or ['members of one name'])[0]!r:.100}, which Keras writes not"
-                )
-            members = {}
-            for member in _MEMBERS:
-                entry = archive.getinfo(member)
-                allowed = _LARGEST_TEXT if member.endswith(".json") else 1000 * size
-                if entry.file_size > allowed:
-                    raise refused(name, f"{member} unpacks to {entry.file_size:,} bytes, of a file of {size:,}")
-                members[member] = archive.read(entry)
-            return members
-    except KeyError as error:
-        raise refused(name, f"is no .keras file: {error.args[0]:.100}") from None
+            _check_members(archive, size, name)
+            return {member: archive.read(member) for member in _MEMBERS}
     except OSError as error:
         msg = f"{name}: cannot be read: {error.strerror or error}"
         raise CheckpointError(msg) from error
     except CheckpointUnsupportedError:
         raise
-    except (ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except Exception as error:  # noqa: BLE001 - the compressors have errors of many kinds
         raise refused(name, f"cannot be read as a .keras archive: {error}"[:300]) from None
+
+
+def _check_members(archive: zipfile.ZipFile, size: int, name: str) -> None:
+    """Refuse an archive that Keras has not written. Raises CheckpointUnsupportedError."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    odd = [n for n in entries if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
+    if odd or len(entries) != len(archive.infolist()):
+        raise refused(name, f"an archive with {(odd or ['members of one name'])[0]!r:.100}, which Keras writes not")
+    for member in _MEMBERS:
+        if member not in entries:
+            raise refused(name, f"is no .keras file: there is no {member} in it")
+        unpacked = entries[member].file_size
+        if unpacked > (_LARGEST_TEXT if member.endswith(".json") else 1000 * size):
+            raise refused(name, f"{member} unpacks to {unpacked:,} bytes, of a file of {size:,}")

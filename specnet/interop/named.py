@@ -124,7 +124,8 @@ def from_safetensors(
         raise refused(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
     spec = spec or document_of(name, metadata.get(MODEL_KEY))
     expected = list(arrays_of(assemble(spec.plan())))
-    modules = _modules(name, spec, expected, sorted(arrays, key=_numbered), names or {})
+    notes: list[str] = []
+    modules = _modules(name, spec, expected, sorted(arrays, key=_numbered), names or {}, notes)
     matrices = _matrices(spec)
     taken = {}
     for full in expected:
@@ -134,7 +135,6 @@ def from_safetensors(
             taken[full] = arrays.pop(key)
             if full in matrices:
                 taken[full] = taken[full].T
-    notes: list[str] = []
     return Imported(filled(name, spec, {**taken, **arrays}, notes), tuple(notes))
 
 
@@ -144,17 +144,23 @@ def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str
         length = int.from_bytes(data[:8], "little")
         whole = len(data) >= 8 and length <= min(LARGEST_HEADER, len(data) - 8)
         if whole:
-            metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
             return metadata, dict(_safetensors().load(data))
     except SpecnetError:
         raise
     except Exception as error:
-        raise refused(name, f"cannot be read as safetensors: {_told(error)}") from error
+        advice = "; save them as float32" if "BF16" in str(error) or "F8" in str(error) else ""
+        raise refused(name, f"cannot be read as safetensors: {_told(error)}{advice}") from error
     raise refused(name, "cannot be read as safetensors: its header is longer than the file")
 
 
 def _modules(
-    name: str, spec: ModelSpec, expected: Sequence[str], keys: Sequence[str], names: Mapping[str, str]
+    name: str,
+    spec: ModelSpec,
+    expected: Sequence[str],
+    keys: Sequence[str],
+    names: Mapping[str, str],
+    notes: list[str],
 ) -> dict[str, str]:
     """Find the module of each layer with arrays."""
     layers = list(dict.fromkeys(full.rpartition(".")[0] for full in expected))
@@ -178,13 +184,15 @@ def _modules(
     if len(modules) != len(layers):
         told = f"{len(modules)} modules with arrays ({', '.join(modules)}), the model has {len(layers)}"
         raise refused(name, f"holds {told}: {', '.join(layers)}; --map THEIRS=OURS says which is which"[:500])
+    taken = ", ".join(f"{theirs}={ours}" for theirs, ours in zip(modules, layers, strict=True))
+    notes.append(f"modules were taken in the order of their names: {taken}"[:500])
     return dict(zip(layers, modules, strict=True))
 
 
 def _numbered(key: str) -> list[tuple[int, str]]:
     """Sort names as people count: layers.2 before layers.10, weight before bias."""
     parts = key.replace("bias", "~bias").split(".")
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() and len(part) < 19 else (-1, part) for part in parts]
 
 
 def _digest(arrays: Arrays) -> str:

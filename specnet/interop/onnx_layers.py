@@ -11,10 +11,23 @@ import numpy.typing as npt
 
 from specnet.errors import CheckpointError
 from specnet.interop import elementwise
-from specnet.interop.imported import Arrays, Names, as_meant, refused, spec_of_layers
+from specnet.interop.imported import Arrays, Names, as_meant, refused, shape_after
 from specnet.parameters import ShapeTuple
 
 Entry = dict[str, Any]
+
+
+class Given:
+    """What a graph says of its input: the shape without the batch, the batch if it is fixed, the type of numbers."""
+
+    def __init__(self, shape: ShapeTuple, batch: int, version: int, *, integers: bool, kind: str) -> None:
+        self.shape = shape
+        self.batch = batch
+        self.version = version
+        self.integers = integers
+        self.kind = kind
+        self.seen: set[str] = set()
+        """Weights that are used already."""
 
 
 class Step:
@@ -27,6 +40,7 @@ class Step:
         self.operator = operator
         self.name = name
         self.attributes = attributes
+        self.outputs = 1
         self.constants: list[tuple[str, npt.NDArray[Any]]] = []
         self.constant_first = False
         self.ways: list[list[Step]] = []
@@ -44,10 +58,12 @@ class _Unsupported(Exception):  # noqa: N818 - becomes the file's error, with th
 class _Reader:
     """Where steps become entries: the layers so far, the shape behind them, arrays by full name."""
 
-    def __init__(self, file: str, shape: ShapeTuple, version: int, prefix: str, names: Names) -> None:
+    def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: Names) -> None:
         self.file = file
+        self.given = given
         self.shape = shape
-        self.version = version
+        self.version = given.version
+        self.integers = given.integers and shape == given.shape and not prefix
         self.prefix = prefix
         self.names = names
         self.entries: list[Entry] = []
@@ -62,8 +78,10 @@ class _Reader:
         module = source.rpartition(".")[0].rpartition("/")[2].rpartition(".")[2]
         wanted = module if module and not module.isdecimal() else f"{kind}_{self.counts[kind]}"
         name = self.names(wanted)
-        plan = spec_of_layers(self.file, self.shape, [entry]).plan()
-        self.shape = plan.layers[-1].output_shape
+        if self.integers and kind != "embedding":
+            raise _Unsupported("computes with integers, as the graph's input are")
+        self.integers = False
+        self.shape = shape_after(self.file, entry, self.shape)
         self.entries.append({"name": name, **entry})
         self.arrays |= {f"{self.prefix}{name}.{short}": array for short, array in (arrays or {}).items()}
 
@@ -72,16 +90,14 @@ class _Reader:
         return self.shape[-1]
 
 
-def layers_of(
-    file: str, steps: Sequence[Step], shape: ShapeTuple, version: int
-) -> tuple[list[Entry], Arrays, list[str]]:
+def layers_of(file: str, steps: Sequence[Step], given: Given) -> tuple[list[Entry], Arrays, list[str]]:
     """Give entries, arrays and notes. Raises CheckpointUnsupportedError, which names the node."""
-    reader = _read(file, steps, shape, version, "", Names())
+    reader = _read(file, steps, given, given.shape, "", Names())
     return reader.entries, reader.arrays, reader.notes
 
 
-def _read(file: str, steps: Sequence[Step], shape: ShapeTuple, version: int, prefix: str, names: Names) -> _Reader:
-    reader = _Reader(file, shape, version, prefix, names)
+def _read(file: str, steps: Sequence[Step], given: Given, shape: ShapeTuple, prefix: str, names: Names) -> _Reader:
+    reader = _Reader(file, given, shape, prefix, names)
     index = 0
     while index < len(steps):
         step = steps[index]
@@ -94,7 +110,7 @@ def _read(file: str, steps: Sequence[Step], shape: ShapeTuple, version: int, pre
         except CheckpointError as error:
             told = str(error).removeprefix(f"{file}: ")
             raise refused(file, f"{step.name} ({step.operator}): {told}") from None
-        except (_Unsupported, KeyError, TypeError, ValueError, IndexError) as error:
+        except (_Unsupported, KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             why = str(error) if isinstance(error, _Unsupported) else "is used in a way that is not known"
             raise refused(file, f"{step.name} ({step.operator}): {why}") from None
         index += used
@@ -107,40 +123,47 @@ def _join(reader: _Reader, step: Step) -> None:
     reader.counts[kind] = reader.counts.get(kind, 0) + 1
     name, inner = reader.names(f"{kind}_{reader.counts[kind]}"), Names()
     prefix = f"{reader.prefix}{name}."
-    ways = [_read(reader.file, way, reader.shape, reader.version, prefix, inner) for way in step.ways]
-    lists = [way.entries for way in ways]
+    if reader.integers:
+        raise _Unsupported("joins integers")
+    ways = [_read(reader.file, way, reader.given, reader.shape, prefix, inner) for way in step.ways]
+    lists, shapes = [way.entries for way in ways], [way.shape for way in ways]
     if kind == "residual":
         if not lists[0]:  # x + f(x): the layers come first
             lists.reverse()
         if not lists[0]:
             raise _Unsupported("adds a value to itself")
+        if shapes[0] != shapes[1]:
+            raise _Unsupported(f"adds {shapes[0]} and {shapes[1]}")
         entry: Entry = {"type": kind, "layers": lists[0], "shortcut": lists[1]}
+        reader.shape = shapes[0]
     else:
-        if step.attributes.get("axis") not in (-1, len(reader.shape)):
+        if step.attributes.get("axis") not in (-1, len(reader.shape)) or len({shape[:-1] for shape in shapes}) > 1:
             raise _Unsupported("joins on another axis than the last")
         entry = {"type": kind, "branches": lists}
-    plan = spec_of_layers(reader.file, reader.shape, [entry]).plan()
-    reader.shape = plan.layers[-1].output_shape
+        reader.shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
     reader.entries.append({"name": name, **entry})
     for way in ways:
         reader.arrays |= way.arrays
         reader.notes += way.notes
 
 
-def _vector(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Give one number a feature, of a constant that is broadcast along all other axes."""
-    if array.size not in (1, size) or (array.ndim and array.shape[-1] != array.size):
+def _vector(array: npt.NDArray[Any], size: int, rank: int = 2) -> npt.NDArray[Any]:
+    """Give one number a feature, of a constant that is broadcast along all other axes of `rank`."""
+    if array.size not in (1, size) or (array.ndim and array.shape[-1] != array.size) or array.ndim > rank:
         raise _Unsupported(f"a constant of shape {array.shape} for {size} features")
     return np.broadcast_to(array.reshape(-1), (size,))
 
 
 def _affine(reader: _Reader, weight: tuple[str, npt.NDArray[Any]], bias: npt.NDArray[Any] | None) -> None:
     name, array = weight
+    if name in reader.given.seen:
+        reader.notes.append(f"{name} is used more than once; each use is trained on its own from now on")
+    reader.given.seen.add(name)
     if array.ndim != 2:
         raise _Unsupported(f"a weight of shape {array.shape}")
     arrays: Arrays = {"weight": array}
     if bias is not None:
-        arrays["bias"] = _vector(bias, array.shape[1])
+        arrays["bias"] = _vector(bias, array.shape[1], len(reader.shape) + 1)
     reader.add({"type": "affine", "units": array.shape[1], "bias": bias is not None}, arrays, name)
 
 
@@ -168,13 +191,23 @@ def _shift(reader: _Reader, steps: Sequence[Step]) -> int:
     step, behind = steps[0], steps[1:2]
     if step.constant_first and step.operator != "Add":
         raise _Unsupported("a constant from the left")
-    constant = _vector(step.constants[0][1], reader.features)
+    constant = _number(reader, step.constants[0][1])
     divides = bool(step.operator != "Div" and behind and behind[0].operator == "Div" and not behind[0].constant_first)
-    divisor = constant if step.operator == "Div" else behind[0].constants[0][1] if divides else np.ones(1)
-    mean = {"Add": -constant, "Sub": constant}.get(step.operator, np.zeros(reader.features))
-    std = _vector(divisor, reader.features)
-    reader.add({"type": "standardize", "mean": mean.tolist(), "std": std.tolist()})
+    divides = divides and not behind[0].ways
+    divisor = constant if step.operator == "Div" else _number(reader, behind[0].constants[0][1]) if divides else 1.0
+    mean = {"Add": _negated(constant), "Sub": constant}.get(step.operator, 0.0)
+    reader.add({"type": "standardize", "mean": mean, "std": divisor})
     return 2 if divides else 1
+
+
+def _number(reader: _Reader, array: npt.NDArray[Any]) -> Any:
+    """Give a constant as a number for all features, or a list of one each."""
+    rank = len(reader.shape) + 1
+    return array.item() if array.size == 1 and array.ndim <= rank else _vector(array, reader.features, rank).tolist()
+
+
+def _negated(value: Any) -> Any:
+    return [-number for number in value] if isinstance(value, list) else -value
 
 
 def _batch_norm(reader: _Reader, steps: Sequence[Step]) -> int:
@@ -186,7 +219,7 @@ def _batch_norm(reader: _Reader, steps: Sequence[Step]) -> int:
 
 
 def _take_batch_norm(reader: _Reader, step: Step) -> int:
-    if step.attributes.get("training_mode"):
+    if step.attributes.get("training_mode") or step.outputs > 1:
         raise _Unsupported("was exported for training; export the model for inference")
     names = ("scale", "shift", "running_mean", "running_var")
     arrays = {short: array for short, (_, array) in zip(names, step.constants, strict=True)}
@@ -238,7 +271,7 @@ def _reshape(reader: _Reader, steps: Sequence[Step]) -> int:
     total = math.prod(reader.shape)
     if sizes.count(-1) == 1 and first != -1:
         sizes[sizes.index(-1)] = total // -math.prod(sizes) if math.prod(sizes) else 0
-    if math.prod(sizes) != total or first not in (-1, 0, 1):
+    if math.prod(sizes) != total or first not in (-1, 0, reader.given.batch or -1):
         raise _Unsupported("changes the batch's axis")
     if tuple(sizes) != reader.shape:
         reader.add({"type": "flatten"} if len(sizes) == 1 else {"type": "reshape", "shape": sizes})
@@ -247,7 +280,11 @@ def _reshape(reader: _Reader, steps: Sequence[Step]) -> int:
 
 def _dropout(reader: _Reader, steps: Sequence[Step]) -> int:
     step = steps[0]
-    ratio = step.constants[0][1].item() if step.constants else step.attributes.get("ratio", 0.5)
+    flags = [array for _, array in step.constants if array.dtype.kind == "b"]
+    if any(flag.any() for flag in flags):
+        raise _Unsupported("was exported for training; export the model for inference")
+    ratios = [array.item() for _, array in step.constants if array.dtype.kind == "f"]
+    ratio = ratios[0] if ratios else step.attributes.get("ratio", 0.5)
     reader.add({"type": "dropout", "rate": as_meant(ratio)})
     return 1
 
@@ -268,7 +305,7 @@ def _prelu(reader: _Reader, steps: Sequence[Step]) -> int:
     name, slope = steps[0].constants[0]
     if slope.size == 1 < reader.features:
         reader.notes.append(f"{steps[0].name}: one slope for all features; each is trained on its own from now on")
-    reader.add({"type": "prelu"}, {"slope": _vector(slope, reader.features)}, name)
+    reader.add({"type": "prelu"}, {"slope": _vector(slope, reader.features, len(reader.shape) + 1)}, name)
     return 1
 
 
@@ -302,6 +339,14 @@ def _as_it_is(_reader: _Reader, _steps: Sequence[Step]) -> int:
     return 1
 
 
+def _cast(reader: _Reader, steps: Sequence[Step]) -> int:
+    """Pass over a cast to the type that there is already; others change numbers."""
+    kinds = ("INT64", "INT32") if reader.integers else (reader.given.kind,)
+    if steps[0].attributes.get("to_name") not in kinds:
+        raise _Unsupported(f"to {steps[0].attributes.get('to_name')} changes what is computed")
+    return 1
+
+
 def _recognized(reader: _Reader, steps: Sequence[Step]) -> int:
     reader.add(steps[0].attributes)
     return 1
@@ -328,7 +373,7 @@ OPERATORS: dict[str, Callable[[_Reader, Sequence[Step]], int]] = {
     **dict.fromkeys(elementwise.OPERATORS, _no_layer),
     "Add": _shift,
     "BatchNormalization": _batch_norm,
-    "Cast": _as_it_is,
+    "Cast": _cast,
     "Concat": _concat,
     "Div": _shift,
     "Dropout": _dropout,

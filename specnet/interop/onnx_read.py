@@ -17,8 +17,17 @@ import numpy.typing as npt
 
 from specnet.errors import CheckpointError, SpecnetError
 from specnet.interop import elementwise
-from specnet.interop.imported import MODEL_KEY, Imported, arrays_of, document_of, filled, refused, spec_of_layers
-from specnet.interop.onnx_layers import IGNORED, OPERATORS, Step, layers_of
+from specnet.interop.imported import (
+    MODEL_KEY,
+    Imported,
+    arrays_of,
+    checked_inputs,
+    document_of,
+    filled,
+    refused,
+    spec_of_layers,
+)
+from specnet.interop.onnx_layers import IGNORED, OPERATORS, Given, Step, layers_of
 from specnet.interop.onnxfile import graph_of, onnx_package
 from specnet.model import Model, assemble
 from specnet.paths import user_path
@@ -91,6 +100,7 @@ class OnnxGraph:
             )
         self.input, self.output = inputs[0], graph.output[0].name
         self.parents: dict[str, str] = {}
+        self._count = 0
 
     def _add(self, node: Any) -> None:
         """Take a node; what it makes of constants alone is a constant."""
@@ -108,8 +118,15 @@ class OnnxGraph:
         try:
             if node.op_type == "Transpose":
                 return values[0].transpose(self.attributes(node).get("perm"))
-            return values[0] + values[1] if node.op_type == "Add" and values[1].size == 1 else values[0]
-        except (ValueError, TypeError) as error:
+            if node.op_type == "Cast":
+                to = self.onnx.helper.tensor_dtype_to_np_dtype(self.attributes(node)["to"])
+                return values[0].astype(to)
+            if node.op_type == "Identity":
+                return values[0]
+            if math.prod(np.broadcast_shapes(*(value.shape for value in values))) > max(v.size for v in values):
+                raise ValueError("makes a larger array of its constants")  # noqa: TRY301 - told as the others are
+            return values[0] + values[1]
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             raise refused(self.name, f"{node.name or node.output[0]} ({node.op_type}): {error}"[:300]) from None
 
     def _constant(self, attribute: Any) -> npt.NDArray[Any]:
@@ -125,7 +142,7 @@ class OnnxGraph:
         types = self.onnx.TensorProto
         if tensor.data_location != types.DEFAULT or len(tensor.external_data):
             raise refused(self.name, f"{tensor.name!r:.80} lies in another file; save the model as one file")
-        kinds = {types.FLOAT: 4, types.DOUBLE: 8, types.INT64: 8, types.INT32: 4, types.FLOAT16: 2}
+        kinds = {types.FLOAT: 4, types.DOUBLE: 8, types.INT64: 8, types.INT32: 4, types.FLOAT16: 2, types.BOOL: 1}
         if tensor.data_type not in kinds:
             raise refused(
                 self.name, f"{tensor.name!r:.80} is of data type {tensor.data_type}; expected floats or integers"
@@ -188,7 +205,11 @@ class OnnxGraph:
         self.parents = self._dominators()
         shape, dtype = self._input_type()
         steps = self.steps(self.input.name, self.output)
-        layers, arrays, told = layers_of(self.name, steps, shape, self.versions.get("", 1))
+        integers = self.input.type.tensor_type.elem_type in (self.onnx.TensorProto.INT64, self.onnx.TensorProto.INT32)
+        batch = self.input.type.tensor_type.shape.dim[0].dim_value
+        kind = {"float32": "FLOAT", "float64": "DOUBLE"}[dtype]
+        given = Given(checked_inputs(self.name, shape), batch, self.versions.get("", 1), integers=integers, kind=kind)
+        layers, arrays, told = layers_of(self.name, steps, given)
         if not layers:
             raise refused(self.name, "computes nothing that is a layer")
         spec = spec_of_layers(self.name, shape, layers, dtype=dtype)
@@ -218,6 +239,9 @@ class OnnxGraph:
         while value != start:
             step, value = self._step(start, value, depth)
             found.append(step)
+            self._count += 1
+            if self._count > LARGEST_GRAPH:
+                raise refused(self.name, f"joins values so often that it makes more than {LARGEST_GRAPH:,} layers")
         return found[::-1]
 
     def _step(self, start: str, value: str, depth: int) -> tuple[Step, str]:
@@ -225,6 +249,9 @@ class OnnxGraph:
         node, parent = self.nodes[value], self.parents[value]
         ways = [name for name in node.input if name and name not in self.constants]
         step = Step(node.op_type, node.name or value, self.attributes(node))
+        step.outputs = sum(bool(name) for name in node.output)
+        if node.op_type == "Cast":
+            step.attributes["to_name"] = self.onnx.TensorProto.DataType.Name(step.attributes.get("to", 0))
         if node.op_type not in IGNORED:
             spelled = self._spelled_out(start, value)
             if spelled is not None:
@@ -237,6 +264,8 @@ class OnnxGraph:
             raise refused(
                 self.name, f"{step.name} ({node.op_type}) joins values in a way that no layer does; {_REMEDY}"
             )
+        if any(name in self.constants for name in node.input):
+            raise refused(self.name, f"{step.name} ({node.op_type}) joins a constant; {_REMEDY}")
         step.ways = [self.steps(parent, way, depth + 1) for way in ways]
         return step, parent
 

@@ -52,6 +52,8 @@ def from_sklearn(estimator: Any) -> Imported:
     ):
         layers.append({"type": "affine", "name": f"affine_{number}", "units": weight.shape[1]})
         arrays |= {f"affine_{number}.weight": weight, f"affine_{number}.bias": bias}
+        if activation not in ("identity", *_ACTIVATIONS):
+            raise refused(name, f"ends in {activation!r}, for which specnet has no layer; give it another loss")
         if activation != "identity":
             layers.append({"type": _ACTIVATIONS[activation]})
     classes = getattr(estimator, "classes_", None)

@@ -126,7 +126,7 @@ def _caffe(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: 
             there = f"the model has {', '.join(sorted(expected))}; --map {layer}=NAME says which it is"
             raise refused(name, f"{group}/{layer}: no layer with arrays is called {ours!r:.80}; {there}"[:400])
         kinds = {"affine": ("weight", "bias"), "prelu": ("slope",)}.get(types[ours], ())
-        if not index.isdecimal() or int(index[:4]) >= len(kinds):
+        if index not in [str(number) for number in range(len(kinds))]:
             raise refused(name, f"{path}: a layer of type {types[ours]!r} has no such array in Caffe")
         arrays[f"{ours}.{kinds[int(index)]}"] = _plain(content.arrays[path], kinds[int(index)])
     return arrays

@@ -1,5 +1,6 @@
 """Foreign files that were made to harm: refused in one line, nothing written, nothing outside read, no hang."""
 
+import io
 import json
 import os
 import pickle
@@ -192,6 +193,68 @@ KERAS = {
     ),
     "units of text": (lambda m, z: with_layer(m, config={"name": "hidden", "units": "5"}), "makes no valid model"),
 }
+
+
+NUMBERS = {
+    "huge epsilon": {"class_name": "LayerNormalization", "config": {"name": "n", "epsilon": 10**400}},
+    "huge mean": {"class_name": "Normalization", "config": {"name": "n", "mean": [10**400], "variance": [1]}},
+    "odd axes": {"class_name": "PReLU", "config": {"name": "n", "shared_axes": {"a": 1}}},
+    "odd shape": {"class_name": "Reshape", "config": {"name": "n", "target_shape": [float("inf")]}},
+    "no config": {"class_name": "Dense", "config": None},
+}
+
+
+@pytest.mark.parametrize("layer", NUMBERS.values(), ids=NUMBERS.keys())
+def test_settings_of_any_kind_are_refused_in_a_line(tmp_path, layer):
+    path = repacked(tmp_path, lambda members, archive: with_layer(members, **layer))
+    _, err = run("import", path, "--out", "m.h5", cwd=tmp_path, code=1)
+    assert err.count("\n") == 1
+
+
+def test_many_layers_of_one_name_take_no_longer(tmp_path):
+    def many(members, _archive):
+        config = json.loads(members["config.json"])
+        config["config"]["layers"][1:] = [{"class_name": "Dropout", "config": {"name": "n", "rate": 0.1}}] * 5000
+        members["config.json"] = json.dumps(config).encode()
+        members["model.weights.h5"] = EMPTY
+
+    begun = time.monotonic()
+    found = import_model(repacked(tmp_path, many))
+    assert len(found.model.layers) == 5000
+    assert time.monotonic() - begun < 30
+
+
+def _empty():
+    file = io.BytesIO()
+    h5py.File(file, "w").close()
+    return file.getvalue()
+
+
+EMPTY = _empty()
+
+
+def test_arrays_that_no_file_holds_are_bounded(tmp_path):
+    def wide(members, _archive):
+        config = json.loads(members["config.json"])
+        first = {"class_name": "InputLayer", "config": {"batch_shape": [None, 200_000_000]}}
+        norm = {"class_name": "LayerNormalization", "config": {"name": "n", "scale": False, "center": False}}
+        config["config"]["layers"] = [first, norm]
+        members["config.json"] = json.dumps(config).encode()
+
+    with pytest.raises(specnet.CheckpointError, match="takes inputs of 200,000,000 numbers"):
+        import_model(repacked(tmp_path, wide))
+
+
+def test_odd_safetensors_and_folders(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    import safetensors.numpy
+
+    spec = specnet.ModelSpec(input_shape=(1,), layers=[{"type": "affine", "units": 1}])
+    safetensors.numpy.save_file({"9" * 5000 + ".weight": np.ones((1, 1), "f4")}, tmp_path / "n.safetensors")
+    with pytest.raises(specnet.CheckpointError):
+        import_model(tmp_path / "n.safetensors", spec)
+    with pytest.raises(specnet.CheckpointError, match="is a folder"):
+        import_model(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

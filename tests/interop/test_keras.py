@@ -223,3 +223,65 @@ def test_the_same_model_makes_the_same_bytes(tmp_path):
         for name in "ab":
             export(tmp_path / f"{name}.{suffix}", model)
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_an_adapted_normalization_in_any_place(tmp_path):
+    keras = keras_or_skip()
+    layers = keras.layers
+    inside, behind = layers.Normalization(), layers.Normalization()
+    inner = keras.Sequential([layers.Input((4,)), inside])
+    model = keras.Sequential([layers.Input((2, 2)), layers.Flatten(), behind, inner, layers.Dense(2)])
+    rng = np.random.default_rng(0)
+    for layer in (inside, behind):
+        layer.adapt(rng.normal(1, 3, size=(50, 4)).astype("f4"))
+    x = rng.normal(size=(5, 2, 2)).astype("f4")
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"k.{suffix}")
+        found = import_model(tmp_path / f"k.{suffix}").model
+        assert np.abs(np.asarray(model(x)) - found.predict(x)).max() < 1e-6
+
+
+def test_somebodys_own_layers_are_refused_whatever_they_are_called(tmp_path):
+    keras = keras_or_skip()
+    layers = keras.layers
+
+    class Softmax(layers.Layer):
+        def call(self, x):
+            return x * 0 + 6.0
+
+    @keras.saving.register_keras_serializable("my")
+    class ReLU(layers.Layer):
+        def call(self, x):
+            return -x
+
+    plain = keras.Sequential([layers.Input((3,)), layers.Dense(3), Softmax(name="mine")])
+    activation = keras.Sequential([layers.Input((3,)), layers.Dense(3, activation=ReLU(), name="mine")])
+    for model in (plain, activation):
+        model.save(tmp_path / "k.keras")
+        with pytest.raises(specnet.CheckpointError, match="mine"):
+            import_model(tmp_path / "k.keras")
+
+
+def test_names_that_keras_would_give_twice(tmp_path):
+    inner = {"type": "sequential", "name": "s", "layers": [{"type": "affine", "name": "s_input", "units": 2}]}
+    model = random_model([{"type": "affine", "name": "model_input", "units": 3}, inner], 1)
+    x = X.astype("f4")
+    for suffix in ("keras", "h5"):
+        export(tmp_path / f"m.{suffix}", model, "keras")
+        assert np.abs(np.asarray(loaded(tmp_path / f"m.{suffix}")(x)) - model.predict(x)).max() < 1e-5
+    with pytest.raises(specnet.SpecnetError, match="top_level_model_weights: Keras's legacy format has this name"):
+        export(tmp_path / "n.h5", model_of({"type": "affine", "name": "top_level_model_weights", "units": 1}), "keras")
+
+
+def test_what_keras_would_compute_otherwise_is_not_written(tmp_path):
+    """Keras divides by no less than 1e-7; the file's own document, which says more, is no excuse."""
+    model = model_of({"type": "standardize", "mean": 0.0, "std": 1e-9}, dtype="float32")
+    for name in ("m.keras", "m.h5"):
+        with pytest.raises(specnet.SpecnetError, match="read back, it predicts what differs"):
+            export(tmp_path / name, model, "keras")
+
+
+def test_settings_keep_their_digits(tmp_path):
+    model = model_of({"type": "leaky_relu", "negative_slope": 0.123456789}, {"type": "elu", "alpha": 1 / 3})
+    export(tmp_path / "m.h5", model, "keras")
+    assert import_model(tmp_path / "m.h5").model.spec.layers == model.spec.layers

@@ -1,5 +1,6 @@
 """ONNX: graphs of torch's exporters and of onnx itself come in; what ours are read back by their operators alone."""
 
+import time
 import warnings
 
 import numpy as np
@@ -155,6 +156,87 @@ def test_what_is_no_layer_is_refused_by_name(tmp_path, nodes, constants, told):
     with pytest.raises(specnet.CheckpointError, match=told) as caught:
         import_model(tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
+
+
+ONES = np.ones(4, "f4")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "options", "told"),
+    [
+        ([("Cast", ["x"], "c", {"to": 7}), ("Cast", ["c"], "y", {"to": 1})], {}, {},
+         "to INT64 changes what is computed"),
+        ([("Relu", ["x"], "r", {}), ("Min", ["r", "c"], "y", {})], {"c": np.float32(20)}, {},
+         "no part of an activation"),
+        ([("Max", ["x", "c"], "m", {}), ("Relu", ["m"], "y", {})], {"c": np.float32(-15)}, {},
+         "no part of an activation"),
+        ([("Relu", ["x"], "r", {}), ("Concat", ["r", "c", "x"], "y", {"axis": 1})], {"c": np.ones((1, 2), "f4")}, {},
+         "joins a constant"),
+        ([("Add", ["x", "c"], "y", {})], {"c": np.ones((1, 1, 4), "f4")}, {}, r"a constant of shape \(1, 1, 4\)"),
+        ([("Relu", ["x"], "r", {}), ("Reshape", ["r", "s"], "y", {})], {"s": np.array([1, -1])}, {"shape": (3, 4)},
+         "changes the batch's axis"),
+        ([("Div", ["x", "c"], "d", {}), ("Cast", ["d"], "y", {"to": 1})], {"c": np.int64(3)}, {"elem": 7},
+         "computes with integers"),
+        ([("BatchNormalization", ["x", *"smmv"], "y", {"training_mode": 1})],
+         {"s": ONES, "m": ONES, "v": ONES}, {}, "was exported for training"),
+        ([("Dropout", ["x", "r", "t"], "y", {})], {"r": np.float32(0.5), "t": np.bool_(True)}, {},
+         "was exported for training"),
+        ([("Relu", ["x"], "y", {})], {}, {"shape": ("n", 300_000_000)}, "takes inputs of 300,000,000 numbers"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_numbers_is_refused(tmp_path, nodes, constants, options, told):
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, constants, **options))
+    with pytest.raises(specnet.CheckpointError, match=told):
+        import_model(tmp_path / "m.onnx")
+
+
+def test_constants_are_computed_with(tmp_path):
+    nodes = [
+        ("Add", ["a", "b"], "c", {}),
+        ("Cast", ["half"], "w", {"to": 1}),
+        ("MatMul", ["x", "w"], "m", {}),
+        ("Add", ["m", "c"], "n", {}),
+        ("Sub", ["n", "little"], "o", {}),
+        ("Div", ["o", "less"], "p", {}),
+        ("Dropout", ["p", "ratio", "no"], "y", {}),
+    ]
+    constants = {"a": np.array([1, 2, 3], "f4"), "b": np.float32(0.5), "half": W.astype("f2")}
+    constants |= {
+        "little": np.float32(1.5e-6),
+        "less": np.float32(1e-6),
+        "ratio": np.float32(0.1),
+        "no": np.bool_(False),
+    }
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, constants))
+    found = import_model(tmp_path / "m.onnx").model
+    assert [layer.type for layer in found.spec.layers] == ["affine", "standardize", "dropout"]
+    x = X[:, :4].astype("f4")
+    expected = (x @ W + np.array([1.5, 2.5, 3.5], "f4") - np.float32(1.5e-6)) / np.float32(1e-6)
+    assert np.allclose(found.predict(x), expected, rtol=1e-5)
+
+
+def test_graphs_that_are_made_to_take_for_ever_are_refused_soon(tmp_path):
+    diamonds = [("Relu", ["x"], "b0", {}), ("Gemm", ["x", "w"], "a0", {})]
+    for n in range(1, 26):
+        diamonds.append(("Add", [f"a{n - 1}", f"b{n - 1}"], f"a{n}", {}))
+        diamonds += [("Relu", [f"a{n - 1}"], f"r{n}", {}), ("Add", [f"r{n}", f"b{n - 1}"], f"b{n}", {})]
+    diamonds.append(("Add", ["a25", "b25"], "y", {}))
+    maxima = [("Sub", ["x", "c"], "v0", {})]
+    maxima += [("Max", [f"v{n - 1}"] * 8, f"v{n}" if n < 20 else "y", {}) for n in range(1, 21)]
+    for nodes, constants in ((diamonds, {"w": np.eye(4, dtype="f4")}), (maxima, {"c": np.arange(4, dtype="f4")})):
+        (tmp_path / "m.onnx").write_bytes(graph(nodes, constants))
+        begun = time.monotonic()
+        with pytest.raises(specnet.CheckpointError):
+            import_model(tmp_path / "m.onnx")
+        assert time.monotonic() - begun < 30
+
+
+def test_a_weight_that_is_shared_is_told(tmp_path):
+    nodes = [("MatMul", ["x", "w"], "a", {}), ("MatMul", ["a", "w"], "y", {})]
+    (tmp_path / "m.onnx").write_bytes(graph(nodes, {"w": np.eye(4, dtype="f4")}))
+    assert import_model(tmp_path / "m.onnx").notes == (
+        "w is used more than once; each use is trained on its own from now on",
+    )
 
 
 def test_ways_of_writing_the_same(tmp_path):

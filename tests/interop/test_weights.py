@@ -120,6 +120,27 @@ def test_digits_that_are_lost_are_told(tmp_path, model):
     assert import_model(tmp_path / "m.npz", model.spec).notes == ()
 
 
+def test_integers_and_numbers_too_large_are_not_lost_silently(tmp_path):
+    spec = specnet.ModelSpec(input_shape=(1,), layers=[{"type": "affine", "units": 1, "bias": False}])
+    np.savez(tmp_path / "m.npz", **{"affine_1.weight": np.array([[16777217]])})
+    assert import_model(tmp_path / "m.npz", spec).notes == ("1 arrays were rounded to float32, affine_1.weight first",)
+    np.savez(tmp_path / "m.npz", **{"affine_1.weight": np.array([[1e300]])})
+    with pytest.raises(specnet.CheckpointError, match="its numbers are too large for float32"):
+        import_model(tmp_path / "m.npz", spec)
+    np.savez(tmp_path / "m.npz", **{"affine_1.weight": np.array([[np.nan]])})
+    assert import_model(tmp_path / "m.npz", spec).notes == ()
+
+
+def test_modules_taken_in_order_are_told(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    safetensors.save_file(
+        {f"{n}.weight": np.ones((4, 4), "f4") for n in ("encoder", "decoder")}, tmp_path / "t.safetensors"
+    )
+    layers = [{"type": "affine", "units": 4, "bias": False}] * 2
+    found = import_model(tmp_path / "t.safetensors", specnet.ModelSpec(input_shape=(4,), layers=layers))
+    assert found.notes == ("modules were taken in the order of their names: decoder=affine_1, encoder=affine_2",)
+
+
 def test_weights_of_keras_have_to_fit(tmp_path):
     keras_layers = [{"type": "affine", "name": "a", "units": 2}, {"type": "batch_norm", "name": "b"}]
     model = random_model(keras_layers, 1)
