@@ -40,7 +40,6 @@ class MpiWorld(World):
         return found
 
     def abort(self, code: int) -> None:
-        """End all processes at once: one alone cannot go on, and the others would wait for it."""
         self.comm.Abort(code)
 
 
@@ -66,8 +65,9 @@ def launched_executor() -> Iterator[Executor | None]:
     _mpi4py()
     from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
 
-    with MPICommExecutor() as executor:
-        yield executor  # type: ignore[misc]  # an Executor, which its types do not say
+    pool: Any = MPICommExecutor()  # its types do not say that it gives an Executor
+    with pool as executor:
+        yield executor
 
 
 def _mpi4py() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,6 +31,10 @@ class World:
     def broadcast(self, value: T) -> T:
         """Give all what the first has."""
         return value
+
+    def abort(self, code: int) -> None:
+        """End all processes at once: one alone cannot go on, and the others would wait for it."""
+        sys.exit(code)
 
     def share(self, rows: int) -> tuple[int, int]:
         """Give the first of this process's rows, of so many, and the one behind its last; it may have none."""

@@ -14,6 +14,7 @@ import typer
 
 from specnet.cli.output import error_lines
 from specnet.errors import SpecnetError
+from specnet.mpi import launched_world
 from specnet.world import World
 
 Mpi = Annotated[
@@ -29,10 +30,8 @@ def joined(mpi: bool) -> Iterator[World]:
 
     What all raise is told by the first; the others end without a word.
     """
-    from specnet.mpi import MpiWorld, launched_world  # noqa: PLC0415 - MPI is imported under a launcher only
-
     world = launched_world(wanted=mpi)
-    if not isinstance(world, MpiWorld) or world.size == 1:
+    if world.size == 1:
         yield world
         return
     _end_on_signals(world)
@@ -64,4 +63,4 @@ def _end(world: World, message: str, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
     sys.stderr.flush()
-    world.abort(code)  # type: ignore[attr-defined]  # one of MPI
+    world.abort(code)

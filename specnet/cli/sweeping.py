@@ -13,6 +13,7 @@ import typer
 
 from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
+from specnet.mpi import is_launched, launched_executor
 from specnet.training.metrics import greater_is_better
 from specnet.training.sweep import SEEDS, TABLE, Outcome, Sweep, plan_sweep, run_sweep, share_sweep
 
@@ -37,8 +38,6 @@ def sweep(
 
     Example: specnet sweep digits.experiment.json --set training.optimizer.learning_rate=0.1,0.01 --seeds 3
     """
-    from specnet.mpi import is_launched  # noqa: PLC0415 - imports nothing of MPI
-
     settings = dict(_values(setting) for setting in set_)
     planned: list[Sweep] = []
 
@@ -89,8 +88,6 @@ def _here(planned: Sweep, jobs: int | None, tell: Callable[[Outcome], None]) -> 
 
 def _under_mpi(plan: Callable[[], Sweep], tell: Callable[[Outcome], None]) -> list[Outcome] | None:
     """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others."""
-    from specnet.mpi import launched_executor  # noqa: PLC0415
-
     with launched_executor() as executor:
         if executor is None:
             return None
