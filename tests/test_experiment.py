@@ -141,8 +141,22 @@ def test_overrides():
         load_experiment(MINIMAL, {"training.epochs": "many"})
     with pytest.raises(SpecError, match=r"training\.epoch: unknown key; did you mean"):
         load_experiment(MINIMAL, {"training.epoch": "3"})
-    with pytest.raises(SpecError, match="--set"):
-        load_experiment(MINIMAL, {"training.loss.x": "3"})
+    with pytest.raises(SpecError, match=r"training\.loss\.x: unknown key; valid: type, label_smoothing"):
+        load_experiment(MINIMAL, {"training.loss.x": "3"})  # a name is short for an object of this type
+    spec, _ = load_experiment(MINIMAL, {"training.loss.label_smoothing": "0.1", "model.layers[0].units": "7"})
+    assert spec.training.loss.label_smoothing == 0.1
+    assert spec.built_model.layers[0].units == 7
+    for path in (
+        "training.epochs.x",
+        "model.layers[9].units",
+        "model.layers.units",
+        "training[0]",
+        "",
+        "a..b",
+        "a.[0]",
+    ):
+        with pytest.raises(SpecError, match="--set"):
+            load_experiment(MINIMAL, {path: "3"})
     assert MINIMAL["training"] == {"loss": "softmax_cross_entropy"}
 
 

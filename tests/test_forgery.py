@@ -17,6 +17,7 @@ from specnet import CheckpointError
 from specnet.checkpoint import digests, read, write
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.metadata import Reader, lookup3
+from specnet.checkpoint.sparse import SparseFile
 from tests.forge import Forge
 from tests.support import arrays_of, model_of, same_arrays
 
@@ -323,7 +324,7 @@ def test_an_empty_group_is_refused(tmp_path, model, monkeypatch):
 
 
 def test_pages_that_nobody_wrote_to_are_not_made():
-    memory = write._Memory()
+    memory = SparseFile()
     memory.clear(0, 3 * write.PAGE)
     memory.put_ends(100, memoryview(bytes(range(256)) * 64))
     assert memory.pages == {}
