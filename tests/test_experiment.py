@@ -147,7 +147,6 @@ def test_overrides():
     assert spec.training.loss.label_smoothing == 0.1
     assert spec.built_model.layers[0].units == 7
     for path in (
-        "training.epochs.x",
         "model.layers[9].units",
         "model.layers.units",
         "training[0]",

@@ -63,11 +63,7 @@ def train(
         _rehearse(experiment, _overrides(set_ or []), json=json)
         return
     with joined(mpi) as world:
-        listeners: list[Listener] = []
-        if json_lines and world.rank == 0:
-            listeners.append(JsonProgress())
-        elif not quiet and world.rank == 0:
-            listeners.append(BarProgress() if sys.stderr.isatty() else LineProgress())
+        listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
         with _stops_on_signals(world) as stop, _told_as_json(json_lines and world.rank == 0):
             result = run_training(
                 experiment,
@@ -82,10 +78,8 @@ def train(
             )
     if world.rank:
         return
-    if result.transfer is not None:
-        note(_taken_over(result.transfer))
-    for change in result.changes:
-        note(f"changed since the run began: {change}")
+    for told in (*([_taken_over(result.transfer)] if result.transfer else []), *map(_changed, result.changes)):
+        note(told)
     if stop.signal and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
         settings = [word for setting in set_ or [] for word in ("--set", setting)]
@@ -96,6 +90,18 @@ def train(
         way = "training.early_stopping.patience" if result.stopped_early else "training.epochs"
         note(f"{result.checkpoint_path}: the run was finished already; --set {way}=N makes it longer")
     _show_result(result, json=json, json_lines=json_lines)
+
+
+def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
+    if json_lines:
+        return [JsonProgress()]
+    if quiet:
+        return []
+    return [BarProgress() if sys.stderr.isatty() else LineProgress()]
+
+
+def _changed(what: str) -> str:
+    return f"changed since the run began: {what}"
 
 
 def _taken_over(transfer: Transfer) -> str:

@@ -27,7 +27,8 @@ from specnet.interop.imported import (
     refused,
     spec_of_layers,
 )
-from specnet.interop.onnx_layers import IGNORED, OPERATORS, Given, Step, layers_of
+from specnet.interop.onnx_layers import IGNORED, OPERATORS, layers_of
+from specnet.interop.onnx_steps import Given, Step
 from specnet.interop.onnxfile import graph_of, onnx_package
 from specnet.model import Model, assemble
 from specnet.paths import user_path
