@@ -134,6 +134,24 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_missing(folder):
     assert (folder / "s/learning_rate=0.1/last.h5").stat().st_mtime_ns == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_sweep_that_is_killed_leaves_no_run_behind(folder):
+    command = [sys.executable, "-m", "specnet", "sweep", "e.json", *RATES, "--out", "s", "--jobs", "2", "--quiet"]
+    process = subprocess.Popen([*command, "--set", "training.epochs=1000000"], cwd=folder)
+    limit = time.monotonic() + 60
+    runs = [folder / f"s/learning_rate={rate}/last.h5" for rate in ("0.1", "0.001")]
+    while not all(path.exists() for path in runs):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    before = [path.stat().st_mtime_ns for path in runs]
+    time.sleep(1)
+    assert [path.stat().st_mtime_ns for path in runs] == before
+    assert all(specnet.load(path).run_state["step"] > 0 for path in runs)
+
+
 def test_in_python(folder):
     sweep = plan_sweep(folder / "e.json", {"training.batch_size": ["8", "16"]}, out=folder / "s")
     told = []

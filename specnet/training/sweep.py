@@ -34,6 +34,12 @@ TABLE = "sweep.csv"
 MOST = 10_000
 """Runs of one sweep."""
 SEEDS = ("training.seed", "model.seed")
+_CHILD = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # be told when the sweep is killed; end with a checkpoint
+runpy.run_module("specnet", run_name="__main__", alter_sys=True)
+"""
 _LAUNCHER = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
 
 
@@ -226,7 +232,7 @@ def runs_of(folder: Path, most: int = 12) -> list[Path]:
 
 def _command(sweep: Sweep, trial: Trial) -> list[str]:
     settings = [word for path, value in trial.overrides.items() for word in ("--set", f"{path}={value}")]
-    train_it = ["-m", "specnet", "train", sweep.experiment, "--out", str(sweep.folder / trial.name)]
+    train_it = ["-c", _CHILD, "train", sweep.experiment, "--out", str(sweep.folder / trial.name)]
     return [sys.executable, *train_it, "--resume", "--quiet", *settings]
 
 
