@@ -38,7 +38,9 @@ class Parameters:
     ) -> None:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self.size = sum(sizes.values())
-        self.gradient_vector: Array = np.zeros(self.size, dtype)
+        self.shared_vector: Array = np.zeros(self.size + 1, dtype)
+        """The gradients and one number more, which processes that add them up can tell each other by."""
+        self.gradient_vector: Array = self.shared_vector[:-1]
         self.gradients = _views(self.gradient_vector, shapes)
         self.value_vector: Array | None = None
         if values is None:

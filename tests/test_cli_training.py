@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import pytest
 
@@ -132,3 +133,42 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_where_it_was(dig
     assert process.returncode == 128 + number
     assert "specnet train digits.experiment.json --resume" in err
     assert specnet.load(digits / "runs/digits/last.h5").run_state["epoch"] >= 1
+
+
+def test_large_files_are_predicted_in_parts_as_small_ones_are(tmp_path):
+    """Whatever the format of rows and predictions: the same numbers, and little memory."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2500, 3)).astype("f4")
+    names = np.array(["äpfel", "birnen"])[(x[:, 0] > 0).astype(int)]
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["images"] = x
+        file.create_dataset("kind", data=names.astype(object), dtype=h5py.string_dtype())
+    experiment = {
+        "model": {"input_shape": [3], "layers": [{"type": "affine", "units": 2}]},
+        "data": {"train": {"path": "rows.h5", "inputs": "images", "targets": "kind"}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 2},
+    }
+    (tmp_path / "e.json").write_text(json.dumps(experiment))
+    run("train", "e.json", "--out", "r", "--quiet", cwd=tmp_path)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(x))
+    model = specnet.load(tmp_path / "r/last.h5")
+    y = model.predict(x, batch_size=1024)
+    e = np.exp(y - y.max(axis=1, keepdims=True))
+    for data in ("rows.h5", "x.npy", "columns.npy"):
+        for out in ("p.npy", "p.h5"):
+            run("predict", "r/last.h5", "--data", data, "--out", out, cwd=tmp_path)
+        assert np.array_equal(np.load(tmp_path / "p.npy"), e / e.sum(axis=1, keepdims=True))
+        with h5py.File(tmp_path / "p.h5") as file:
+            assert np.array_equal(file["outputs"], e / e.sum(axis=1, keepdims=True))
+            assert [name.decode() for name in file["class"][:9]] == [model.spec.labels[i] for i in y[:9].argmax(axis=1)]
+    run("predict", "r/last.h5", "--data", "x.npy", "--out", "logits.npy", "--logits", cwd=tmp_path)
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), y)
+    large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", "f4", (12_000_000, 3))
+    del large  # 144 MB of zeros, sparse
+    code = "import resource, sys; from specnet.cli.main import app; sys.argv[0] = 'specnet'\n"
+    code += "try:\n    app()\nfinally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", code, "predict", "r/last.h5", "--data", "large.npy", "--out", "large-out.npy"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(made.stdout.splitlines()[-1]) < 250_000
+    assert np.load(tmp_path / "large-out.npy", mmap_mode="r").shape == (12_000_000, 2)

@@ -158,7 +158,8 @@ def test_a_run_goes_on_with_another_number_of_processes(folder):
     mpi(1, *TRAIN, "--out", "whole", *every, cwd=folder)
     code = (
         "import specnet\nfrom specnet.mpi import launched_world\nworld = launched_world()\n"
-        "def stop(event):\n    if event.kind == 'step' and event.run.step == 6:\n        event.run.stop()\n"
+        "def stop(event):\n    run = event.run\n"
+        "    if event.kind == 'step' and run.world.rank == 1 and run.step == 5:\n        run.stop()\n"
         "every = {'training.checkpoint.every_steps': '1'}\n"
         "specnet.train('e.json', out='part', overrides=every, listeners=[stop], world=world)\n"
     )
@@ -174,6 +175,21 @@ def test_a_run_goes_on_with_another_number_of_processes(folder):
     assert np.array_equal(whole.run_state["history/val_accuracy"], part.run_state["history/val_accuracy"])
     _, err = run("train", "e.json", "--out", "part", "--resume", "--set", "training.epochs=4", *every[:2], cwd=folder)
     assert "3 processes shared the run, now 1" in err
+
+
+def test_a_listener_of_one_process_stops_all(folder):
+    code = (
+        "import specnet, time\nfrom specnet.mpi import launched_world\nworld = launched_world()\n"
+        "begun = time.monotonic()\n"
+        "def limit(event):\n    if time.monotonic() - begun > 1 + world.rank:\n        event.run.stop()\n"
+        "far = {'training.epochs': '1000000'}\n"
+        "result = specnet.train('e.json', out='limited', overrides=far, listeners=[limit], world=world)\n"
+        "print(result.finished)\n"
+    )
+    (folder / "limited.py").write_text(code)
+    out, _ = mpi(2, sys.executable, "limited.py", cwd=folder, timeout=30)
+    assert out.split() == ["False", "False"]
+    specnet.load(folder / "limited/last.h5")
 
 
 def different(folder, change):

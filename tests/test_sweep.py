@@ -100,6 +100,59 @@ def test_all_faults_come_before_the_first_run(folder):
         plan_sweep(folder / "e.json", {"training.seed": [str(n) for n in range(20_000)]})
 
 
+def test_names_never_collide(folder):
+    for name in ("a b.npz", "a@b.npz"):
+        (folder / name).write_bytes((folder / "rows.npz").read_bytes())
+    sweep = plan_sweep(folder / "e.json", {"data.train.path": ["a b.npz", "a@b.npz"]})
+    assert len({trial.name for trial in sweep.trials}) == 2
+    long = {f"model.layers[{index}].units": ["2", "3"] for index in (0,)}
+    long |= {f"model.metadata.{'x' * 40}{n}": ["1", "2"] for n in range(5)}
+    sweep = plan_sweep(folder / "e.json", long, seeds=2)
+    assert len({trial.name for trial in sweep.trials}) == 2**6 * 2
+    assert max(len(trial.name) for trial in sweep.trials) < 200
+
+
+def test_the_metric_is_that_of_the_documents_as_they_are_set(folder):
+    def planned(settings):
+        return plan_sweep(folder / "e.json", {"training.batch_size": ["8", "16"], **settings}).monitor
+
+    assert planned({}) == "val_loss"
+    assert planned({"data.validation": ["null"]}) == "loss"
+    assert planned({"training.checkpoint.keep_best": ["validation_accuracy"]}) == "val_accuracy"
+    with pytest.raises(specnet.SpecnetError, match=r"they watch different metrics: val_loss with .*; loss with"):
+        planned({"data.validation": ['{"fraction": 0.2}', "null"]})
+
+
+def test_models_and_seeds_that_are_set(folder):
+    other = json.loads((folder / "m.json").read_text()) | {"seed": 7}
+    (folder / "m2.json").write_text(json.dumps(other))
+    sweep = plan_sweep(
+        folder / "e.json", {"model": ["m.json", "m2.json"], "training.seed": ["5"]}, seeds=2, out=folder / "s"
+    )
+    assert [trial.overrides["training.seed"] for trial in sweep.trials] == ["5", "6", "5", "6"]
+    assert [trial.overrides["model.seed"] for trial in sweep.trials] == ["0", "1", "7", "8"]
+    assert all(outcome.error is None for outcome in run_sweep(sweep, jobs=2))
+    with pytest.raises(specnet.SpecnetError, match="varied, and so do the seeds"):
+        plan_sweep(folder / "e.json", {"training.seed": ["1", "2"]}, seeds=2)
+    with pytest.raises(specnet.SpecnetError, match=r"gone\.npz: there is no such file"):
+        plan_sweep(folder / "e.json", {"data.train.path": ["rows.npz", "gone.npz"]})
+
+
+def test_fewer_epochs_than_before_are_judged_by_those(folder):
+    run("sweep", "e.json", *RATES, "--out", "s", "--quiet", "--set", "training.epochs=6", cwd=folder)
+    said = json.loads(
+        run("sweep", "e.json", *RATES, "--out", "s", "-q", "--json", "--set", "training.epochs=2", cwd=folder)[0]
+    )
+    assert {found["epoch"] for found in said["runs"]} <= {1, 2}
+
+
+def test_where_nothing_can_be_written(folder):
+    _, err = run("sweep", "e.json", *RATES, "--out", "e.json", cwd=folder, code=1)
+    assert "e.json: cannot be written to" in err
+    twice = ("--set", "training.batch_size=4", "--set", "training.batch_size=8")
+    assert "is set twice" in run("sweep", "e.json", *twice, cwd=folder, code=2)[1]
+
+
 def test_a_run_that_fails_does_not_stop_the_rest(folder):
     values = 'training.optimizer={"type": "sgd", "learning_rate": 1e300},adam'
     out, err = run("sweep", "e.json", "--set", values, "--out", "s", cwd=folder)

@@ -40,12 +40,9 @@ def predict(
 
     Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
     """
-    for what, source in (("checkpoint", checkpoint), ("data", data)):
-        if out is not None and is_same_file(out, source):
-            msg = f"{out}: is the {what} itself; write the predictions to another file"
-            raise DataError(msg)
-    with joined(mpi) as world:
-        if out is not None and targets is None and can_score(data, out):
+    with joined(mpi, "stopped; no predictions are written") as world:
+        world.together(lambda: _keep_apart(checkpoint, data, out))
+        if out is not None and targets is None and can_score(data, out, alone=world.size == 1):
             model = world.together(lambda: load(checkpoint))
             scored = score_file(model, data, out, inputs, logits=logits, world=world)
             if world.rank == 0:
@@ -73,6 +70,13 @@ def predict(
         _show(prediction)
     if prediction.metrics:
         typer.echo(metrics_text(prediction.metrics))
+
+
+def _keep_apart(checkpoint: str, data: str, out: str | None) -> None:
+    for what, source in (("checkpoint", checkpoint), ("data", data)):
+        if out is not None and is_same_file(out, source):
+            msg = f"{out}: is the {what} itself; write the predictions to another file"
+            raise DataError(msg)
 
 
 def _tell_scored(scored: Scored, data: str, out: str, *, json: bool) -> None:

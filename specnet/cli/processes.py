@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -20,13 +21,16 @@ from specnet.world import World
 Mpi = Annotated[
     bool, typer.Option("--mpi", help="Use MPI although no launcher is recognized; mpiexec is recognized by itself.")
 ]
+RESUMABLE = "stopped; the last checkpoint is whole, --resume goes on from it"
 _GRACE = 1.0
 """Seconds that the others leave the first process to say why all end."""
 
 
 @contextmanager
-def joined(mpi: bool) -> Iterator[World]:
+def joined(mpi: bool, stopped: str = RESUMABLE) -> Iterator[World]:
     """Give the processes that the launcher started; whatever one of them raises alone ends all, with one message.
+
+    `stopped` is what is said where a signal ends them.
 
     What all raise is told by the first; the others end without a word.
     """
@@ -34,7 +38,7 @@ def joined(mpi: bool) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    _end_on_signals(world)
+    end_on_signals(world, stopped)
     try:
         yield world
     except SpecnetError as error:
@@ -43,17 +47,19 @@ def joined(mpi: bool) -> Iterator[World]:
         if world.rank == 0:
             raise
         raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
     except Exception:  # noqa: BLE001 - a bug, of which the others know nothing
         _end(world, traceback.format_exc(), 1)
 
 
-def _end_on_signals(world: World) -> None:
-    """End all where one is asked to: the others would wait for it. The last checkpoint is whole at any time."""
+def end_on_signals(world: World, told: str) -> None:
+    """End all where one is asked to: the others would wait for it. `told` is what the message says."""
 
     def handle(number: int, _frame: object) -> None:
         if world.rank:
             time.sleep(_GRACE)
-        _end(world, "stopped; the last checkpoint is whole, --resume goes on from it", 128 + number)
+        _end(world, told, 128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
@@ -64,3 +70,4 @@ def _end(world: World, message: str, code: int) -> None:
     sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
     sys.stderr.flush()
     world.abort(code)
+    os._exit(code)  # where the launcher takes its time

@@ -13,7 +13,8 @@ import typer
 
 from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
-from specnet.mpi import is_launched, launched_executor
+from specnet.cli.processes import end_on_signals
+from specnet.mpi import is_launched, launched_executor, launched_world
 from specnet.training.metrics import greater_is_better
 from specnet.training.sweep import SEEDS, TABLE, Outcome, Sweep, plan_sweep, run_sweep, share_sweep
 
@@ -38,7 +39,13 @@ def sweep(
 
     Example: specnet sweep digits.experiment.json --set training.optimizer.learning_rate=0.1,0.01 --seeds 3
     """
-    settings = dict(_values(setting) for setting in set_)
+    settings: dict[str, list[str]] = {}
+    for setting in set_:
+        path, values = _values(setting)
+        if path in settings:
+            msg = f"{path} is set twice; give all its values at once"
+            raise typer.BadParameter(msg, param_hint="--set")
+        settings[path] = values
     planned: list[Sweep] = []
 
     def plan() -> Sweep:
@@ -64,7 +71,7 @@ def sweep(
         print_json({"monitor": made.monitor, "runs": [_as_json(outcome) for outcome in ranked]})
     else:
         _show(made, ranked)
-    note(f"{made.folder / TABLE} lists all runs; `specnet report {made.folder}` shows them")
+    note(f"{made.folder / TABLE} lists all runs; `specnet report {made.folder}` shows the best")
     if all(outcome.value is None for outcome in ranked):
         raise typer.Exit(1)
 
@@ -75,7 +82,8 @@ def _here(planned: Sweep, jobs: int | None, tell: Callable[[Outcome], None]) -> 
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         return run_sweep(planned, jobs=jobs, tell=tell)
     except SystemExit:
@@ -88,6 +96,7 @@ def _here(planned: Sweep, jobs: int | None, tell: Callable[[Outcome], None]) -> 
 
 def _under_mpi(plan: Callable[[], Sweep], tell: Callable[[Outcome], None]) -> list[Outcome] | None:
     """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others."""
+    end_on_signals(launched_world(), "stopped; the same command goes on with what is missing")
     with launched_executor() as executor:
         if executor is None:
             return None
@@ -100,9 +109,10 @@ def _values(setting: str) -> tuple[str, list[str]]:
     if not (equals and path.strip() and text.strip()):
         msg = f"expected PATH=A,B, training.batch_size=16,32 say, got {setting!r:.80}"
         raise typer.BadParameter(msg, param_hint="--set")
-    values, depth, quoted = [""], 0, False
+    values, depth, quoted, escaped = [""], 0, False, False
     for character in text:
-        quoted ^= character == '"'
+        quoted ^= character == '"' and not escaped
+        escaped = quoted and character == "\\" and not escaped
         depth += 0 if quoted else (character in "[{") - (character in "]}")
         if character == "," and not depth and not quoted:
             values.append("")
@@ -125,7 +135,7 @@ def _show(made: Sweep, ranked: list[Outcome]) -> None:
     several = any(set(outcome.trial.overrides) & set(SEEDS) - set(made.paths) for outcome in ranked)
     means = {key: _mean(outcomes) for key, outcomes in groups.items()}
     rows: list[list[str]] = []
-    for key in sorted(groups, key=lambda key: _place(made, means[key])):
+    for key in sorted(groups, key=lambda key: _place(made, groups[key], means[key])):
         values = [outcome.value for outcome in groups[key] if outcome.value is not None]
         mean = means[key]
         cells = [str(len(rows) + 1), *key, "" if mean is None else f"{mean:.4g}"]
@@ -151,5 +161,8 @@ def _mean(outcomes: list[Outcome]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _place(made: Sweep, value: float | None) -> tuple[bool, float]:
-    return value is None, 0.0 if value is None else -value if greater_is_better(made.monitor) else value
+def _place(made: Sweep, outcomes: list[Outcome], value: float | None) -> tuple[bool, bool, float]:
+    """Order combinations: those of which a run failed behind the others, as the rest says less."""
+    sign = -1.0 if greater_is_better(made.monitor) else 1.0
+    failed = any(outcome.value is None for outcome in outcomes)
+    return value is None, failed, 0.0 if value is None else sign * value

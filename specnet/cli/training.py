@@ -59,10 +59,12 @@ def train(
     if resume and force:
         msg = "--resume goes on with a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
-    if dry_run:
-        _rehearse(experiment, _overrides(set_ or []), json=json)
-        return
+    overrides = _overrides(set_ or [])
     with joined(mpi) as world:
+        if dry_run:
+            if world.rank == 0:
+                _rehearse(experiment, overrides, json=json)
+            return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
         with _stops_on_signals(world) as stop, _told_as_json(json_lines and world.rank == 0):
             result = run_training(
@@ -71,7 +73,7 @@ def train(
                 resume=resume,
                 force=force,
                 allow_changes=allow_changes,
-                overrides=_overrides(set_ or []),
+                overrides=overrides,
                 listeners=[*listeners, stop],
                 check_finite=check_finite,
                 world=world,

@@ -180,17 +180,16 @@ def _error(text: JsonText, faults: list[Finding], changed: list[tuple[PathKey, .
 def _overridden(value: Any, overrides: Mapping[str, str], folder: Path) -> list[tuple[PathKey, ...]]:
     """Set values of the document; give what is not as the file has it. A model named by its path comes in first."""
     changed: list[tuple[PathKey, ...]] = []
-    paths = {path: _keys(path) for path in overrides}
-    inside = any(keys[0] == "model" and len(keys) > 1 for keys in paths.values())
-    if inside and isinstance(value, dict) and isinstance(value.get("model"), str):
-        source = folder / user_path(value["model"])
-        ModelSpec.from_file(source)  # tells its faults at their places in its own file
-        model = parse_json(read_document(source), os.fspath(source)).value
-        value["model"] = {key: entry for key, entry in model.items() if key != "$schema"}
-        changed.append(("model",))
     for path, text in overrides.items():
-        _override(value, path, paths[path], text)
-        changed.append(paths[path])
+        keys = _keys(path)
+        if keys[0] == "model" and len(keys) > 1 and isinstance(value, dict) and isinstance(value.get("model"), str):
+            source = folder / user_path(value["model"])
+            ModelSpec.from_file(source)  # tells its faults at their places in its own file
+            model = parse_json(read_document(source), os.fspath(source)).value
+            value["model"] = {key: entry for key, entry in model.items() if key != "$schema"}
+            changed.append(("model",))
+        _override(value, path, keys, text)
+        changed.append(keys)
     return changed
 
 

@@ -101,8 +101,10 @@ class Run:
         return Tally(self.metrics, self.model.output_shape, self.loss)
 
     def stop(self) -> None:
-        """Ask the run to end after the current step."""
-        self.stopping = True
+        """Ask the run to end after the current step; where processes share it, all end, after the next one."""
+        self.take_step.asked = True
+        if self.share is None:
+            self.stopping = True
 
     def go(self) -> None:
         """Train until the last epoch is finished or someone asks to stop.
@@ -159,6 +161,8 @@ class Run:
             self.batch += 1
             for listener in self.listeners:
                 listener(event)
+            if self.share is not None:
+                self.stopping |= self.take_step.agreed
             if self.stopping:
                 break
         tally.flush()
@@ -176,6 +180,7 @@ class Run:
             values = self.history.setdefault(name, [math.nan] * (self.epoch - 1))
             values.append(row.get(name, math.nan))
         self._tell(Event("epoch", self, metrics))
+        self.stopping |= any(self.world.gather(self.take_step.asked))
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:

@@ -106,10 +106,16 @@ def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs:
         raise DataError(msg)
     if inputs is None and kind in TABLES:
         inputs = trained
-    elif inputs is None and entry.path and kind_of(Path(entry.path)) == kind:
-        inputs = entry.inputs
+    elif inputs is None and experiment is not None:
+        inputs = trained_inputs(experiment, source)
     beside = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
     return read_rows(source, inputs, targets, beside=beside, fill=entry.fill)
+
+
+def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
+    """Give the name of the training inputs, for a file of the same format; None for others."""
+    entry = experiment.data.train
+    return entry.inputs if entry.path and kind_of(Path(entry.path)) == kind_of(source) else None
 
 
 def _trained_columns(model: Model) -> list[str] | None:

@@ -22,9 +22,9 @@ from specnet.model import Model
 from specnet.parameters import ShapeTuple
 from specnet.paths import user_path
 from specnet.training.data import fit_inputs
-from specnet.training.datafiles import RawArray, array_name, kind_of
+from specnet.training.datafiles import Columns, RawArray, array_name, kind_of
 from specnet.training.losses import Loss
-from specnet.training.prediction import classes_of, far_note, far_values, run_experiment
+from specnet.training.prediction import classes_of, far_note, far_values, run_experiment, trained_inputs
 from specnet.training.stored import CHUNK_BYTES, HDF5Array, LargeArray, NpyArray
 from specnet.training.tally import EVALUATION_ROWS
 from specnet.world import ALONE, World
@@ -48,9 +48,20 @@ class _Far(NamedTuple):
     far: RawArray | None = None
 
 
-def can_score(data: str | os.PathLike[str], out: str | os.PathLike[str]) -> bool:
-    """Tell whether both files are of formats that are read and written in parts."""
-    return kind_of(Path(data)) in ("npy", "h5") and Path(out).suffix.lower() in (".npy", ".h5")
+def can_score(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
+    """Tell whether both files are of formats that are read and written in parts.
+
+    For one process `alone`, a .npy file that is not stored row by row is none: it can be read whole.
+    """
+    kind = kind_of(Path(data))
+    if kind not in ("npy", "h5") or Path(out).suffix.lower() not in (".npy", ".h5"):
+        return False
+    if kind == "npy" and alone:
+        try:
+            NpyArray(user_path(data))
+        except DataError:
+            return False
+    return True
 
 
 def score_file(
@@ -69,7 +80,9 @@ def score_file(
     """
     experiment = run_experiment(model)
     loss = None if experiment is None else experiment.training.loss.build()
-    scorer = world.together(lambda: _Scorer(model, loss, _open(data, inputs), os.fspath(data), logits=logits))
+    trained = None if experiment is None else trained_inputs(experiment, user_path(data))
+    name = inputs or trained
+    scorer = world.together(lambda: _Scorer(model, loss, _open(data, name), os.fspath(data), logits=logits))
     with contextlib.ExitStack() as stack:
 
         def create() -> tuple[str, int]:
@@ -96,7 +109,7 @@ def score_file(
     return Scored(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
 
 
-def _open(data: str | os.PathLike[str], inputs: str | None) -> LargeArray:
+def _open(data: str | os.PathLike[str], inputs: Columns) -> LargeArray:
     path = user_path(data)
     if kind_of(path) == "npy":
         return NpyArray(path)
@@ -132,7 +145,7 @@ class _Scorer:
         if not self.rows:
             msg = f"{name}: expected rows of inputs, got an array of shape {source.shape}"
             raise DataError(msg)
-        outputs, classes = self._predict(0, 1)
+        _, outputs, classes = self._predict(0, 1)
         self._outputs, self._classes = outputs.dtype, None if classes is None else classes.dtype
         if classes is not None and classes.dtype.kind == "U":
             longest = max(len(label.encode()) for label in model.spec.labels)
@@ -140,13 +153,12 @@ class _Scorer:
         self._head: dict[int, bytes] = {}
         self._offsets: dict[str, int] = {}
 
-    def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray | None]:
+    def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
         x = fit_inputs(self.source.read(start, stop), self.model.spec, self.name, trained=True, first_row=start)
-        self._x = x
         outputs: RawArray = self.model.predict(x, batch_size=EVALUATION_ROWS)
         if self.loss is not None and not self.logits:
             outputs = self.loss.probabilities(outputs)
-        return outputs, classes_of(self.model, self.loss, outputs, self.logits)
+        return x, outputs, classes_of(self.model, self.loss, outputs, self.logits)
 
     def place(self, suffix: str) -> None:
         """Decide where in the file the arrays lie."""
@@ -177,27 +189,28 @@ class _Scorer:
         step = max(CHUNK_BYTES // (row_bytes * EVALUATION_ROWS), 1) * EVALUATION_ROWS
         found = _Far()
         for start in range(first, stop, step):
-            outputs, classes = self._predict(start, min(start + step, stop))
+            x, outputs, classes = self._predict(start, min(start + step, stop))
             self._put(descriptor, "outputs", start, np.ascontiguousarray(outputs))
             if classes is not None and "class" in self._offsets:
                 plain = np.strings.encode(classes, "utf-8") if classes.dtype.kind == "U" else classes
                 self._put(descriptor, "class", start, np.ascontiguousarray(plain, self._classes))
-            found = self._look(found, start)
+            found = self._look(found, start, x)
+            del x
         return found
 
     def _put(self, descriptor: int, name: str, start: int, rows: RawArray) -> None:
         row = rows.nbytes // len(rows)
         write_at(descriptor, self._offsets[name] + start * row, rows.data.cast("B"))
 
-    def _look(self, found: _Far, start: int) -> _Far:
-        far = far_values(self.model, self._x)
+    def _look(self, found: _Far, start: int, x: RawArray) -> _Far:
+        far = far_values(self.model, x)
         if far is None or not far.any():
             return found
         if found.rows:
             return found._replace(rows=found.rows + int(far.any(axis=1).sum()))
         row = int(far.any(axis=1).argmax())
         here = slice(row, row + 1)
-        return _Far(int(far.any(axis=1).sum()), start + row, self._x[here].copy(), far[here].copy())
+        return _Far(int(far.any(axis=1).sum()), start + row, x[here].copy(), far[here].copy())
 
 
 def hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:

@@ -46,6 +46,8 @@ class Step:
         self._sum: Array | None = None
         self._number = self._rows = 0
         self._share = share
+        self.asked = self.agreed = False
+        """With a share: whether this process asks all to end, and whether one did; told with the gradients."""
         self._weighted = getattr(loss, "class_weights", None) is not None
 
     def __call__(
@@ -146,7 +148,10 @@ class Step:
         draws.first_row = 0
         if several is not None:
             vector[...] = several
-        share.world.sum(vector)
+        shared = self.model.store.shared_vector
+        shared[-1] = self.asked
+        share.world.sum(shared)
+        self.agreed = bool(shared[-1])
         return mean, own
 
     def _exact_squares(self, x: Any, targets: Any, weights: Any) -> float:

@@ -6,6 +6,7 @@ Each combination is an ordinary run in a folder of its own, so a sweep that was 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import math
@@ -24,6 +25,7 @@ from specnet.checkpoint.durable import write_file
 from specnet.errors import Problem, SpecError, SpecnetError
 from specnet.paths import user_path
 from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.loading import missing_files
 from specnet.training.machine import THREADS, cores
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import train
@@ -33,6 +35,8 @@ from specnet.training.stopping import is_better
 TABLE = "sweep.csv"
 MOST = 10_000
 """Runs of one sweep."""
+LONGEST = 160
+"""Characters of a run's name."""
 SEEDS = ("training.seed", "model.seed")
 _CHILD = """
 import ctypes, runpy, signal, sys
@@ -106,28 +110,44 @@ def plan_sweep(
     With `seeds`, each is run so often, from the document's seeds upwards. Raises SpecError for what is wrong in any,
     with the combination; SpecnetError for too many.
     """
-    spec, _ = load_experiment(experiment, check_data=True)
     count = math.prod(len(values) for values in settings.values()) * seeds
     if not 0 < count <= MOST:
         msg = f"a sweep of {count:,} runs; expected 1 to {MOST:,}"
         raise SpecnetError(msg)
+    varied = [path for path, values in settings.items() if len(values) > 1]
+    if seeds > 1 and set(varied) & set(SEEDS):
+        msg = f"{' and '.join(sorted(set(varied) & set(SEEDS)))}: varied, and so do the seeds; choose one"
+        raise SpecnetError(msg)
     trials: list[Trial] = []
     faults: dict[str, list[str]] = {}
-    varied = [path for path, values in settings.items() if len(values) > 1]
+    monitors: dict[str, str] = {}
+    name = ""
     for values in itertools.product(*settings.values()):
         overrides = dict(zip(settings, values, strict=True))
+        told = " ".join(f"{path}={overrides[path]}" for path in varied)
         try:
-            load_experiment(experiment, overrides, check_data=True)
+            spec, folder = load_experiment(experiment, overrides, check_data=True)
         except SpecError as error:
             for line in error.lines():
-                faults.setdefault(line, []).append(" ".join(f"{path}={overrides[path]}" for path in varied))
+                faults.setdefault(line, []).append(told)
             continue
-        trials += [_trial(spec, varied, overrides, seed if seeds > 1 else None) for seed in range(seeds)]
+        for path in missing_files(spec, folder):
+            faults.setdefault(f"{path}: there is no such file", []).append(told)
+        name = name or spec.name
+        monitors.setdefault(_monitor(spec), told)
+        trials += _trials(spec, varied, overrides, seeds)
     if faults:
         raise SpecError([Problem("", f"{line}{_where(told)}", "in_a_sweep") for line, told in faults.items()])
-    folder = user_path(out) if out is not None else Path("runs") / f"{spec.name}-sweep"
-    monitor = spec.training.checkpoint.monitored or ("val_loss" if spec.data.validation is not None else "loss")
-    return Sweep(os.fspath(experiment), folder, monitor, trials, tuple(varied))
+    if len(monitors) > 1:
+        told = "; ".join(f"{monitor} with {where}" for monitor, where in monitors.items())
+        msg = f"the runs cannot be ranked, as they watch different metrics: {told}"
+        raise SpecnetError(msg)
+    target = user_path(out) if out is not None else Path("runs") / f"{name}-sweep"
+    return Sweep(os.fspath(experiment), target, next(iter(monitors)), trials, tuple(varied))
+
+
+def _monitor(spec: ExperimentSpec) -> str:
+    return spec.training.checkpoint.monitored or ("val_loss" if spec.data.validation is not None else "loss")
 
 
 def _where(combinations: list[str]) -> str:
@@ -136,19 +156,27 @@ def _where(combinations: list[str]) -> str:
     return f" (with {combinations[0]}{more})" if combinations[0] else ""
 
 
-def _trial(spec: ExperimentSpec, varied: Sequence[str], overrides: dict[str, str], seed: int | None) -> Trial:
-    """Name a run by what is varied: by the last part of each path, where that is enough."""
+def _trials(spec: ExperimentSpec, varied: Sequence[str], overrides: dict[str, str], seeds: int) -> list[Trial]:
+    """Name the runs of a combination by what is varied: by the last part of each path, where that is enough.
+
+    A name that had to be changed ends in a digest, so that no two are alike.
+    """
     last = [path.rpartition(".")[2] for path in varied]
     parts = [
         f"{short if last.count(short) == 1 else path}={overrides[path]}"
         for path, short in zip(varied, last, strict=True)
     ]
-    if seed is not None:
-        first = {"training.seed": spec.training.seed, "model.seed": spec.built_model.seed}
-        overrides = overrides | {path: str(first[path] + seed) for path in SEEDS if path not in overrides}
-        parts.append(f"seed={spec.training.seed + seed}")
-    name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "-", "_".join(parts))
-    return Trial(name[:180] or "run", overrides)
+    made = []
+    for seed in range(seeds):
+        own, full = dict(overrides), "_".join(parts)
+        if seeds > 1:
+            own |= {"training.seed": str(spec.training.seed + seed), "model.seed": str(spec.built_model.seed + seed)}
+            full = "_".join([*parts, f"seed={spec.training.seed + seed}"])
+        name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "-", full)[:LONGEST] or "run"
+        if name != full and full:
+            name += f"-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+        made.append(Trial(name, own))
+    return made
 
 
 def run_sweep(
@@ -167,7 +195,12 @@ def run_sweep(
     def apart(trial: Trial) -> Outcome:
         begun = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and program
-            _command(sweep, trial), env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            _command(sweep, trial),
+            env=environment,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which tells them
         )
         running.add(process)
         _, told = process.communicate()
@@ -175,6 +208,7 @@ def run_sweep(
         wrong = (told.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
         return _outcome(sweep, trial, time.monotonic() - begun, wrong)
 
+    _make(sweep.folder)
     pool = ThreadPoolExecutor(jobs)
     try:
         return _gathered(sweep, pool, apart, tell)
@@ -189,7 +223,16 @@ def run_sweep(
 
 def share_sweep(sweep: Sweep, executor: Executor, *, tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
     """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process."""
+    _make(sweep.folder)
     return _gathered(sweep, executor, _Here(sweep), tell)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: cannot be written to: {error.strerror or error}"
+        raise SpecnetError(msg) from error
 
 
 class _Here:
@@ -204,6 +247,8 @@ class _Here:
             train(self.sweep.experiment, out=self.sweep.folder / trial.name, resume=True, overrides=trial.overrides)
         except SpecnetError as error:
             wrong = str(error)
+        except Exception as error:  # noqa: BLE001 - as a process of its own would, it fails alone
+            wrong = f"{type(error).__name__}: {error}"
         return _outcome(self.sweep, trial, time.monotonic() - begun, wrong)
 
 
@@ -215,8 +260,7 @@ def _gathered(
             sweep.outcomes.append(future.result())
             tell(sweep.outcomes[-1])
     finally:
-        if sweep.folder.is_dir():
-            write_file(sweep.folder / TABLE, sweep.table().encode(), SpecnetError)
+        write_file(sweep.folder / TABLE, sweep.table().encode(), SpecnetError)
     return sweep.ranked()
 
 
@@ -225,7 +269,7 @@ def runs_of(folder: Path, most: int = 12) -> list[Path]:
     try:
         with (folder / TABLE).open(newline="") as file:
             names = [row["run"] for row in csv.DictReader(file) if not row.get("error")]
-    except (OSError, KeyError, csv.Error):
+    except (OSError, KeyError, csv.Error, UnicodeDecodeError):
         return [folder]
     return [folder / name for name in names[:most]] or [folder]
 
@@ -240,8 +284,9 @@ def _outcome(sweep: Sweep, trial: Trial, seconds: float, wrong: str | None) -> O
     """Read what a run has come to from its history."""
     found = Outcome(trial, seconds=seconds, error=wrong.splitlines()[-1][:300] if wrong else None)
     if wrong is None:
+        spec, _ = load_experiment(sweep.experiment, trial.overrides)
         for epoch, value in _history(sweep.folder / trial.name / HISTORY, sweep.monitor):
-            if is_better(sweep.monitor, value, found.value):
+            if epoch <= spec.training.epochs and is_better(sweep.monitor, value, found.value):
                 found.value, found.epoch = value, epoch
         if found.value is None:
             found.error = f"tells no {sweep.monitor}"
