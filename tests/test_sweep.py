@@ -81,6 +81,12 @@ def test_seeds_are_runs_of_their_own_and_ranked_by_their_mean(folder):
     assert {run["settings"]["training.seed"] for run in said["runs"]} == {"0", "1", "2"}
 
 
+def test_seeds_alone(folder):
+    out, _ = run("sweep", "e.json", "--seeds", "2", "--out", "s", "--quiet", cwd=folder)
+    assert out.splitlines()[0].split() == ["Rank", "val_loss", "sd", "runs"]
+    assert {path.name for path in (folder / "s").iterdir() if path.is_dir()} == {"seed=0", "seed=1"}
+
+
 def test_all_faults_come_before_the_first_run(folder):
     arguments = ("--set", "training.loss=softmax_cross_entropy,nonsense", "--set", "model.layers[0].units=3,0")
     _, err = run("sweep", "e.json", *arguments, "--out", "s", cwd=folder, code=1)

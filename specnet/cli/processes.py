@@ -25,6 +25,9 @@ RESUMABLE = "stopped; the last checkpoint is whole, --resume goes on from it"
 _GRACE = 1.0
 """Seconds that the others leave the first process to say why all end."""
 
+_HEARD = 0.5
+"""Seconds that the launcher has to pass a message on, before it ends everything."""
+
 
 @contextmanager
 def joined(mpi: bool, stopped: str = RESUMABLE) -> Iterator[World]:
@@ -69,5 +72,6 @@ def _end(world: World, message: str, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
     sys.stderr.flush()
+    time.sleep(_HEARD)
     world.abort(code)
     os._exit(code)  # where the launcher takes its time

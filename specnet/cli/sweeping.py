@@ -22,9 +22,9 @@ from specnet.training.sweep import SEEDS, TABLE, Outcome, Sweep, plan_sweep, run
 def sweep(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment document.")],
     set_: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--set", metavar="PATH=A,B", help="Values to try, training.optimizer.learning_rate=1,2."),
-    ],
+    ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Runs of each combination, with seeds of their own.")
     ] = 1,
@@ -40,7 +40,7 @@ def sweep(
     Example: specnet sweep digits.experiment.json --set training.optimizer.learning_rate=0.1,0.01 --seeds 3
     """
     settings: dict[str, list[str]] = {}
-    for setting in set_:
+    for setting in set_ or ():
         path, values = _values(setting)
         if path in settings:
             msg = f"{path} is set twice; give all its values at once"

@@ -39,6 +39,11 @@ def test_random_networks_go_to_keras_and_come_back(tmp_path_factory, suffix, lay
     x = X.astype(dtype)
     expected = model.predict(x)  # Keras computes in float32 unless its own settings say otherwise
     assert np.abs(np.asarray(loaded(path)(x)) - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    again = path.with_name(f"again.{suffix}")
+    loaded(path).save(again)  # by Keras itself, without our document
+    resaved = import_model(again).model
+    assert same_floats(resaved, model)
+    assert np.abs(resaved.predict(x) - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
     back = import_model(path).model
     assert same_floats(back, model)
     if suffix == "keras":

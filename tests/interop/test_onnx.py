@@ -105,6 +105,46 @@ def test_torchs_exporters(tmp_path):
             assert np.abs(network(x).numpy() - found.predict(x.numpy())).max() < 1e-6, activation
 
 
+def test_random_networks_of_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    nn = torch.nn
+
+    class Around(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return x + self.body(x)
+
+    rng = np.random.default_rng(0)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        width, layers = 5, []
+        for kind in rng.integers(0, 8, 6):
+            units = int(rng.integers(2, 7))
+            choices = [
+                nn.Linear(width, units),
+                *(nn.ReLU(), nn.GELU(), nn.Mish(), nn.PReLU(width), nn.LayerNorm(width), nn.BatchNorm1d(width)),
+                Around(nn.Sequential(nn.Linear(width, units), nn.Tanh(), nn.Linear(units, width))),
+            ]
+            layers.append(choices[kind])
+            width = units if kind == 0 else width
+        network = nn.Sequential(nn.Linear(5, 5), *layers)
+        with torch.no_grad():
+            for _ in range(3):
+                network(torch.randn(16, 5))  # moves running statistics
+        network.eval()
+        x = torch.randn(6, 5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+            torch.onnx.export(network, (x,), tmp_path / "m.onnx", dynamo=False, **names)
+        with torch.no_grad():
+            expected = network(x).numpy()
+        assert np.abs(import_model(tmp_path / "m.onnx").model.predict(x.numpy()) - expected).max() < 1e-5, network
+
+
 def graph(nodes, constants, shape=("n", 4), elem=onnx.TensorProto.FLOAT, outputs=("y",), **more):
     """Write the bytes of a model with these nodes."""
     value = onnx.helper.make_tensor_value_info
