@@ -171,11 +171,7 @@ class _Skeleton:
         self._memory = SparseFile()
         self._made: set[str] = set()  # paths of the groups
         self._open("w")
-        creation = h5p.create(h5p.DATASET_CREATE)
-        creation.set_layout(h5d.CONTIGUOUS)
-        creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)  # the place is known at once
-        creation.set_fill_time(h5d.FILL_TIME_NEVER)  # and not written to
-        creation.set_obj_track_times(False)
+        creation = placed_early()
         self.offsets: list[int] = []
         for index, entry in enumerate(datasets):
             if index and index % SESSION == 0:
@@ -247,10 +243,21 @@ class _Skeleton:
 
 
 def _type(entry: layout.Dataset) -> h5t.TypeID:
-    return _text_type(len(entry.value)) if isinstance(entry.value, bytes) else h5t.py_create(entry.value.dtype)
+    return text_type(len(entry.value)) if isinstance(entry.value, bytes) else h5t.py_create(entry.value.dtype)
 
 
-def _text_type(length: int) -> h5t.TypeID:
+def placed_early() -> h5p.PropDCID:
+    """Give the settings of a dataset whose place in the file is known at once, and not written to."""
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_layout(h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)
+    return creation
+
+
+def text_type(length: int) -> h5t.TypeID:
+    """Give the type of UTF-8 text of at most so many bytes."""
     made = h5t.C_S1.copy()
     made.set_size(length)
     made.set_strpad(h5t.STR_NULLPAD)
@@ -263,9 +270,9 @@ def _attribute(owner: Any, name: str, value: int | str) -> None:
     if isinstance(value, int):
         h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar).write(np.array(value, "<i8"))
     else:
-        _set_text(h5a.create(owner, name.encode(), _text_type(len(value.encode())), scalar), value)
+        _set_text(h5a.create(owner, name.encode(), text_type(len(value.encode())), scalar), value)
 
 
 def _set_text(attribute: h5a.AttrID, value: str) -> None:
     data = value.encode()
-    attribute.write(np.array(data, f"S{len(data)}"), _text_type(len(data)))
+    attribute.write(np.array(data, f"S{len(data)}"), text_type(len(data)))

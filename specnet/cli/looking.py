@@ -21,7 +21,6 @@ from specnet.paths import is_same_file, user_path
 from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
 from specnet.training.saving import checkpoint_of
-from specnet.training.sweep import runs_of
 
 if TYPE_CHECKING:
     from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison, Trace
@@ -313,6 +312,7 @@ def report(
     """
     from specnet.inspection import read_run  # noqa: PLC0415
     from specnet.inspection import report as write  # noqa: PLC0415
+    from specnet.training.sweep import runs_of  # noqa: PLC0415
 
     for source in [*runs, *([data] if data else [])]:
         if is_same_file(out, source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,9 @@ from specnet.errors import DataError
 from specnet.paths import is_same_file
 from specnet.training.datafiles import TABLES, kind_of
 from specnet.training.prediction import Prediction, predict_file, write_prediction
-from specnet.training.scoring import Scored, can_score, score_file
+
+if TYPE_CHECKING:
+    from specnet.training.scoring import Scored
 
 SHOWN_ROWS = 10
 
@@ -40,6 +42,8 @@ def predict(
 
     Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
     """
+    from specnet.training.scoring import can_score, score_file  # noqa: PLC0415 - needed here only
+
     with joined(mpi, "stopped; no predictions are written") as world:
         world.together(lambda: _keep_apart(checkpoint, data, out))
         if out is not None and targets is None and can_score(data, out, alone=world.size == 1):

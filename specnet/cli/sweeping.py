@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import statistics
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +14,9 @@ from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
 from specnet.cli.processes import end_on_signals
 from specnet.mpi import is_launched, launched_executor, launched_world
-from specnet.training.metrics import greater_is_better
-from specnet.training.sweep import SEEDS, TABLE, Outcome, Sweep, plan_sweep, run_sweep, share_sweep
+
+if TYPE_CHECKING:
+    from specnet.training.sweep import Outcome, Sweep
 
 
 def sweep(
@@ -39,6 +39,8 @@ def sweep(
 
     Example: specnet sweep digits.experiment.json --set training.optimizer.learning_rate=0.1,0.01 --seeds 3
     """
+    from specnet.training.sweep import TABLE, plan_sweep  # noqa: PLC0415 - needed here only, and start-up waits for it
+
     settings: dict[str, list[str]] = {}
     for setting in set_ or ():
         path, values = _values(setting)
@@ -46,27 +48,17 @@ def sweep(
             msg = f"{path} is set twice; give all its values at once"
             raise typer.BadParameter(msg, param_hint="--set")
         settings[path] = values
-    planned: list[Sweep] = []
 
     def plan() -> Sweep:
-        planned.append(plan_sweep(experiment, settings, seeds=seeds, out=out))
-        total = len(planned[0].trials)
+        made = plan_sweep(experiment, settings, seeds=seeds, out=out)
         if not quiet:
-            note(f"{total} runs into {planned[0].folder}, ranked by {planned[0].monitor}")
-        return planned[0]
+            note(f"{len(made.trials)} runs into {made.folder}, ranked by {made.monitor}")
+        return made
 
-    def tell(outcome: Outcome) -> None:
-        if not quiet:
-            done = f"{len(planned[0].outcomes)}/{len(planned[0].trials)} {outcome.trial.name}"
-            note(f"{done}: {outcome.error or f'{planned[0].monitor} {outcome.value:.4g} in epoch {outcome.epoch}'}")
-
-    if is_launched():
-        ranked = _under_mpi(plan, tell)
-        if ranked is None:  # a worker
-            return
-    else:
-        ranked = _here(plan(), jobs, tell)
-    made = planned[0]
+    made = _under_mpi(plan, quiet=quiet) if is_launched() else _here(plan(), jobs, quiet=quiet)
+    if made is None:  # a worker
+        return
+    ranked = made.ranked()
     if json:
         print_json({"monitor": made.monitor, "runs": [_as_json(outcome) for outcome in ranked]})
     else:
@@ -76,8 +68,9 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _here(planned: Sweep, jobs: int | None, tell: Callable[[Outcome], None]) -> list[Outcome]:
+def _here(made: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
     """Run in processes of this machine; a signal ends them after a step of theirs, with a checkpoint."""
+    from specnet.training.sweep import run_sweep  # noqa: PLC0415
 
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -85,22 +78,36 @@ def _here(planned: Sweep, jobs: int | None, tell: Callable[[Outcome], None]) -> 
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        return run_sweep(planned, jobs=jobs, tell=tell)
+        run_sweep(made, jobs=jobs, tell=_teller(made, quiet=quiet))
     except SystemExit:
-        note(f"stopped; the same command goes on with what is missing in {planned.folder}")
+        note(f"stopped; the same command goes on with what is missing in {made.folder}")
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return made
 
 
-def _under_mpi(plan: Callable[[], Sweep], tell: Callable[[Outcome], None]) -> list[Outcome] | None:
+def _under_mpi(plan: Callable[[], Sweep], *, quiet: bool) -> Sweep | None:
     """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others."""
+    from specnet.training.sweep import share_sweep  # noqa: PLC0415
+
     end_on_signals(launched_world(), "stopped; the same command goes on with what is missing")
     with launched_executor() as executor:
         if executor is None:
             return None
-        return share_sweep(plan(), executor, tell=tell)
+        made = plan()
+        share_sweep(made, executor, tell=_teller(made, quiet=quiet))
+        return made
+
+
+def _teller(made: Sweep, *, quiet: bool) -> Callable[[Outcome], None]:
+    def tell(outcome: Outcome) -> None:
+        if not quiet:
+            done = f"{len(made.outcomes)}/{len(made.trials)} {outcome.trial.name}"
+            note(f"{done}: {outcome.error or f'{made.monitor} {outcome.value:.4g} in epoch {outcome.epoch}'}")
+
+    return tell
 
 
 def _values(setting: str) -> tuple[str, list[str]]:
@@ -129,18 +136,28 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
 
 def _show(made: Sweep, ranked: list[Outcome]) -> None:
     """Print the ranking; of several seeds, by their mean."""
+    from statistics import fmean, stdev  # noqa: PLC0415 - needed here only
+
+    from specnet.training.sweep import SEEDS  # noqa: PLC0415
+
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in ranked:
         groups.setdefault(tuple(outcome.trial.overrides.get(path, "") for path in made.paths), []).append(outcome)
     several = any(set(outcome.trial.overrides) & set(SEEDS) - set(made.paths) for outcome in ranked)
-    means = {key: _mean(outcomes) for key, outcomes in groups.items()}
+    values = {key: [o.value for o in outcomes if o.value is not None] for key, outcomes in groups.items()}
+    means = {key: fmean(found) if found else None for key, found in values.items()}
+
+    def place(key: tuple[str, ...]) -> tuple[bool, bool, float]:
+        """Put combinations of which a run failed behind the others, as the rest says less."""
+        none, value = made.place(means[key])
+        return none, len(values[key]) < len(groups[key]), value
+
     rows: list[list[str]] = []
-    for key in sorted(groups, key=lambda key: _place(made, groups[key], means[key])):
-        values = [outcome.value for outcome in groups[key] if outcome.value is not None]
-        mean = means[key]
+    for key in sorted(groups, key=place):
+        mean, found = means[key], values[key]
         cells = [str(len(rows) + 1), *key, "" if mean is None else f"{mean:.4g}"]
         if several:
-            cells += [f"{statistics.stdev(values):.2g}" if len(values) > 1 else "", str(len(values))]
+            cells += [f"{stdev(found):.2g}" if len(found) > 1 else "", str(len(found))]
         else:
             cells.append(str(groups[key][0].epoch or ""))
         rows.append([*cells, next((outcome.error for outcome in groups[key] if outcome.error), "")])
@@ -154,15 +171,3 @@ def _short(paths: tuple[str, ...]) -> list[str]:
     """Give the last parts of paths, where these differ."""
     names = [path.rpartition(".")[2] for path in paths]
     return names if len(set(names)) == len(names) else list(paths)
-
-
-def _mean(outcomes: list[Outcome]) -> float | None:
-    values = [outcome.value for outcome in outcomes if outcome.value is not None]
-    return statistics.fmean(values) if values else None
-
-
-def _place(made: Sweep, outcomes: list[Outcome], value: float | None) -> tuple[bool, bool, float]:
-    """Order combinations: those of which a run failed behind the others, as the rest says less."""
-    sign = -1.0 if greater_is_better(made.monitor) else 1.0
-    failed = any(outcome.value is None for outcome in outcomes)
-    return value is None, failed, 0.0 if value is None else sign * value

@@ -80,8 +80,10 @@ def train(
             )
     if world.rank:
         return
-    for told in (*([_taken_over(result.transfer)] if result.transfer else []), *map(_changed, result.changes)):
-        note(told)
+    if result.transfer is not None:
+        note(_taken_over(result.transfer))
+    for change in result.changes:
+        note(f"changed since the run began: {change}")
     if stop.signal and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
         settings = [word for setting in set_ or [] for word in ("--set", setting)]
@@ -100,10 +102,6 @@ def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
     if quiet:
         return []
     return [BarProgress() if sys.stderr.isatty() else LineProgress()]
-
-
-def _changed(what: str) -> str:
-    return f"changed since the run began: {what}"
 
 
 def _taken_over(transfer: Transfer) -> str:

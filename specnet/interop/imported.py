@@ -119,13 +119,12 @@ def checked_inputs(name: str, shape: Sequence[int]) -> ShapeTuple:
 
 def shape_after(file: str, entry: Mapping[str, Any], shape: ShapeTuple) -> ShapeTuple:
     """Give the shape behind one layer. Raises CheckpointUnsupportedError where it is no valid layer for this input."""
-    kind = find_layer(entry["type"])
+    kind, nameless = find_layer(entry["type"]), {key: value for key, value in entry.items() if key != "name"}
     try:
         assert kind is not None
-        return kind.nested({key: value for key, value in entry.items() if key != "name"}).output_shape(shape)
+        return kind.nested(nameless).output_shape(shape)
     except (ValidationError, SpecnetError):  # whose words come with the whole document's
-        plan = spec_of_layers(file, shape, [{key: value for key, value in entry.items() if key != "name"}]).plan()
-        return plan.layers[-1].output_shape
+        return spec_of_layers(file, shape, [nameless]).plan().layers[-1].output_shape
 
 
 class Names:

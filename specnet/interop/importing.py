@@ -10,6 +10,11 @@ from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
 from specnet.interop.apart import read_hdf5
 from specnet.interop.imported import Imported, refused
+from specnet.interop.kerasfile import LAYER_GROUPS, from_keras, from_keras_h5
+from specnet.interop.named import from_npz, from_safetensors
+from specnet.interop.onnx_read import from_onnx
+from specnet.interop.rewritten import from_rewritten
+from specnet.interop.weights import from_caffe, from_keras_weights
 from specnet.paths import user_path
 from specnet.spec import ModelSpec
 
@@ -40,38 +45,8 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
         raise refused(name, f"is not put together as such a file is ({type(error).__name__}: {what})") from error
 
 
-def _from_npz(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-    from specnet.interop.named import from_npz  # noqa: PLC0415 - each reader is imported where its file comes
-
-    return from_npz(path, spec, names)
-
-
-def _from_safetensors(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-    from specnet.interop.named import from_safetensors  # noqa: PLC0415
-
-    return from_safetensors(path, spec, names)
-
-
-def _from_onnx(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-    from specnet.interop.onnx_read import from_onnx  # noqa: PLC0415
-
-    _alone(path, spec, names)
-    return from_onnx(path)
-
-
-def _from_keras(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-    from specnet.interop.kerasfile import from_keras  # noqa: PLC0415
-
-    _alone(path, spec, names)
-    return from_keras(path)
-
-
 def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
     """Read an HDF5 file: a whole model, or weights alone."""
-    from specnet.interop.kerasfile import LAYER_GROUPS, from_keras_h5  # noqa: PLC0415
-    from specnet.interop.rewritten import from_rewritten  # noqa: PLC0415
-    from specnet.interop.weights import from_caffe, from_keras_weights  # noqa: PLC0415
-
     name, content = os.fspath(path), read_hdf5(path)
     root = content.attributes["/"]
     whole = from_keras_h5 if "model_config" in root else from_rewritten if root.get("format") == layout.FORMAT else None
@@ -95,9 +70,22 @@ def _alone(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | 
         raise SpecnetError(msg)
 
 
-READERS: dict[str, Callable[[str | os.PathLike[str], ModelSpec | None, Names | None], Imported]] = {
-    ".keras": _from_keras,
-    ".npz": _from_npz,
-    ".onnx": _from_onnx,
-    ".safetensors": _from_safetensors,
+_Reader = Callable[[str | os.PathLike[str], ModelSpec | None, Names | None], Imported]
+
+
+def _whole(read: Callable[[str | os.PathLike[str]], Imported]) -> _Reader:
+    """Make the reader of files that hold their architecture."""
+
+    def reader(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+        _alone(path, spec, names)
+        return read(path)
+
+    return reader
+
+
+READERS: dict[str, _Reader] = {
+    ".keras": _whole(from_keras),
+    ".npz": from_npz,
+    ".onnx": _whole(from_onnx),
+    ".safetensors": from_safetensors,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,8 +77,19 @@ def is_kerass(layer: Mapping[str, Any]) -> bool:
     return own and (layer.get("registered_name") or class_name) == class_name
 
 
-def snake_case(class_name: str) -> str:
-    """Give the name under which a weights file keeps layers of a class: LeakyReLU as leaky_re_lu."""
+def keys_by_class(class_names: Iterable[str]) -> list[str]:
+    """Give the names under which a weights file keeps layers: the class in snake case, and a number among its kind."""
+    counts: dict[str, int] = {}
+    keys = []
+    for class_name in class_names:
+        kind = _snake_case(class_name)
+        number = counts[kind] = counts.get(kind, -1) + 1
+        keys.append(f"{kind}_{number}" if number else kind)
+    return keys
+
+
+def _snake_case(class_name: str) -> str:
+    """Write LeakyReLU as leaky_re_lu."""
     parted = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", parted).lower()
 
@@ -346,10 +357,11 @@ def from_keras_array(target: str, array: npt.NDArray[Any]) -> tuple[str, npt.NDA
     return target, array.reshape(array.shape[-1:]) if target == "slope" else array
 
 
-def to_keras_array(target: str, arrays: Mapping[str, npt.NDArray[Any]], rank: int) -> npt.NDArray[Any]:
-    """Give Keras's array of a variable; `rank` is that of the layer's inputs, with the batch."""
+def to_keras_array(target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], rank: int) -> npt.NDArray[Any]:
+    """Give Keras's array of a layer's variable; arrays by full name, `rank` of the layer's inputs, with the batch."""
     if target == "":  # how many rows a Normalization has seen
         return np.zeros((), np.int32)
     if target == "variance":
-        return np.asarray(arrays["std"] * arrays["std"])
-    return arrays[target].reshape((1,) * (rank - 2) + (-1,)) if target == "slope" else arrays[target]
+        return np.asarray(arrays[f"{layer}.std"] * arrays[f"{layer}.std"])
+    array = arrays[f"{layer}.{target}"]
+    return array.reshape((1,) * (rank - 2) + (-1,)) if target == "slope" else array

@@ -12,15 +12,14 @@ import h5py
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
-from specnet.interop.keras_layers import WRITERS, Entry, Written, snake_case, to_keras_array
+from specnet.interop.imported import MODEL_KEY, Arrays, arrays_of
+from specnet.interop.keras_layers import WRITERS, Entry, Written, keys_by_class, to_keras_array
 from specnet.layertree import CompositeSpec
 from specnet.model import Model
 from specnet.parameters import ShapeTuple
 from specnet.plan import LayerPlan
 from specnet.spec import ModelSpec
 
-MODEL_KEY = "specnet.model"
-"""In metadata.json: the document, for the way back."""
 VERSION = "3.12.0"
 """Of Keras: the files are of the form that this version writes, and later ones read."""
 _DATE = "1980-01-01@00:00:00"
@@ -97,13 +96,8 @@ def _one(class_name: str, config: Entry) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": class_name, "config": config, "registered_name": None}
 
 
-def _arrays(model: Model, layer: KerasForm) -> list[npt.NDArray[Any]]:
-    arrays = {
-        name.rpartition(".")[2]: array
-        for name, array in {**model.parameters, **model.buffers}.items()
-        if name.rpartition(".")[0] == layer.full
-    }
-    return [to_keras_array(target, arrays, layer.rank) for target in layer.written.variables]
+def _variables(arrays: Arrays, layer: KerasForm) -> list[npt.NDArray[Any]]:
+    return [to_keras_array(target, layer.full, arrays, layer.rank) for target in layer.written.variables]
 
 
 def to_keras(model: Model) -> bytes:
@@ -112,7 +106,7 @@ def to_keras(model: Model) -> bytes:
     metadata = {"keras_version": VERSION, "date_saved": _DATE, MODEL_KEY: model.spec.to_json()}
     weights = io.BytesIO()
     with h5py.File(weights, "w") as file:
-        _write_group(file, model, forms_of(model.spec))
+        _write_group(file, arrays_of(model), forms_of(model.spec))
         file.create_group("vars").attrs["name"] = model.spec.name
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:  # stored, as Keras has them
@@ -125,24 +119,21 @@ def to_keras(model: Model) -> bytes:
     return made.getvalue()
 
 
-def _write_group(group: Any, model: Model, layers: Sequence[KerasForm]) -> None:
-    counts: dict[str, int] = {}
+def _write_group(group: Any, arrays: Arrays, layers: Sequence[KerasForm]) -> None:
     within = group.create_group("layers")
-    for layer in layers:
-        kind = snake_case(layer.written.class_name)
-        number = counts[kind] = counts.get(kind, -1) + 1
-        own = within.create_group(f"{kind}_{number}" if number else kind)
+    for layer, key in zip(layers, keys_by_class(layer.written.class_name for layer in layers), strict=True):
+        own = within.create_group(key)
         if layer.inner:
-            _write_group(own, model, layer.inner)
+            _write_group(own, arrays, layer.inner)
         variables = own.create_group("vars")
         variables.attrs["name"] = layer.name
-        for index, array in enumerate(_arrays(model, layer)):
+        for index, array in enumerate(_variables(arrays, layer)):
             variables[str(index)] = array
 
 
 def to_keras_h5(model: Model) -> bytes:
     """Write Keras's legacy format of a whole model. Raises SpecnetError for what Keras cannot express."""
-    layers = forms_of(model.spec)
+    layers, arrays = forms_of(model.spec), arrays_of(model)
     config = _without(config_of(model.spec), "module", "registered_name", "build_config")
     text = json.dumps({"class_name": config["class_name"], "config": config["config"]})
     made = io.BytesIO()
@@ -159,7 +150,7 @@ def to_keras_h5(model: Model) -> bytes:
             if layer.name == "top_level_model_weights":
                 msg = f"{layer.name}: Keras's legacy format has this name for itself; call the layer otherwise"
                 raise SpecnetError(msg)
-            named = [pair for trained in (True, False) for pair in _named(model, layer, trained=trained)]
+            named = [pair for trained in (True, False) for pair in _named(model, arrays, layer, trained=trained)]
             group = weights.create_group(layer.name)
             group.attrs["weight_names"] = [name for name, _ in named]
             for name, array in named:
@@ -167,12 +158,12 @@ def to_keras_h5(model: Model) -> bytes:
     return made.getvalue()
 
 
-def _named(model: Model, layer: KerasForm, *, trained: bool) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def _named(model: Model, arrays: Arrays, layer: KerasForm, *, trained: bool) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Give a layer's variables by their paths; those of a Sequential inside flat, the trained ones first."""
     for inner in layer.inner:
-        for name, array in _named(model, inner, trained=trained):
+        for name, array in _named(model, arrays, inner, trained=trained):
             yield f"{layer.name}/{name}", array
-    for target, array in zip(layer.written.variables, _arrays(model, layer), strict=True):
+    for target, array in zip(layer.written.variables, _variables(arrays, layer), strict=True):
         if (f"{layer.full}.{target}" in model.parameters) == trained:
             yield f"{layer.name}/{_name_of(layer, target)}", array
 

@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from specnet.errors import CheckpointError, CheckpointUnsupportedError
 from specnet.interop.apart import Hdf5Content, read_hdf5
-from specnet.interop.imported import Arrays, Imported, document_of, filled, refused
+from specnet.interop.imported import MODEL_KEY, Arrays, Imported, document_of, filled, refused
 from specnet.interop.keras_config import KerasLayer, KerasNetwork
-from specnet.interop.keras_layers import from_keras_array, snake_case
+from specnet.interop.keras_layers import from_keras_array, keys_by_class
 from specnet.interop.keras_optimizer import restored
-from specnet.interop.keras_write import MODEL_KEY, config_of
+from specnet.interop.keras_write import config_of
 from specnet.paths import user_path
 
 LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
@@ -98,14 +98,8 @@ def _imported(
 
 
 def by_class(layers: Iterable[KerasLayer], group: str) -> list[str]:
-    """Give the key of each layer: its class in snake case, and a number among those of its class."""
-    counts: dict[str, int] = {}
-    keys = []
-    for layer in layers:
-        kind = snake_case(layer.class_name)
-        number = counts[kind] = counts.get(kind, -1) + 1
-        keys.append(f"{group}/{kind}_{number}" if number else f"{group}/{kind}")
-    return keys
+    """Give the key of each layer: by its class, and its number among those of its class."""
+    return [f"{group}/{key}" for key in keys_by_class(layer.class_name for layer in layers)]
 
 
 def arrays_by_key(
@@ -119,25 +113,29 @@ def arrays_by_key(
     arrays: Arrays = {}
     groups = (f"{base}/{group}" for group in LAYER_GROUPS)
     group = next((g for g in groups if g in content.attributes), f"{base}/layers")
-    keys = keys_of(layers, group)
+    keys, variables = keys_of(layers, group), _variables(content, group)
     for layer, key in zip(layers, keys, strict=True):
         if layer.inner:
             arrays |= arrays_by_key(name, content, layer.inner, key, keys_of)
         else:
-            take(name, layer, variables_of(content, key), arrays)
+            take(name, layer, variables.get(key, []), arrays)
     depth = group.count("/") + 2
     there = {"/".join(path.split("/")[:depth]) for path in content.arrays if path.startswith(f"{group}/")}
-    seeds = {key for key in there if not variables_of(content, key) and f"{key}/seed_generator" in content.attributes}
+    seeds = {key for key in there if key not in variables and f"{key}/seed_generator" in content.attributes}
     left = sorted(there - seeds - set(keys))
     if left:
         raise refused(name, f"holds weights in {left[0]!r:.100}, of which the network has no layer")
     return arrays
 
 
-def variables_of(content: Hdf5Content, key: str) -> list[npt.NDArray[Any]]:
-    """Give a layer's variables in their order."""
-    prefix = f"{key}/vars/"
-    return [content.arrays[path] for path in sorted((p for p in content.arrays if p.startswith(prefix)), key=_number)]
+def _variables(content: Hdf5Content, group: str) -> dict[str, list[npt.NDArray[Any]]]:
+    """Give the variables of each layer in a group, by its key, in their order."""
+    found: dict[str, list[str]] = {}
+    for path in content.arrays:
+        key, separator, _ = path.partition("/vars/")
+        if separator and path.startswith(f"{group}/"):
+            found.setdefault(key, []).append(path)
+    return {key: [content.arrays[path] for path in sorted(paths, key=_number)] for key, paths in found.items()}
 
 
 def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays: Arrays) -> None:

@@ -258,8 +258,7 @@ class BatchNorm(_Norm):
         """Write y by the batch's statistics, and what `backward` needs; move the running ones."""
         centred, inverse, shift, size = self._centred, self._inverse, self.parameters["shift"], self._count
         mean, variance = np.empty_like(inverse), np.empty_like(inverse)
-        alone = sums is None
-        if not alone or not kernels.batch_norm(
+        if sums is not None or not kernels.batch_norm(
             rows, self._scale, shift, centred, y, mean, variance, inverse, self.epsilon
         ):
             ones = self._ones_for(rows)

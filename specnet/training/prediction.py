@@ -62,11 +62,17 @@ def predict_file(
     if rows.targets is not None and rows.loss is not None and rows.experiment is not None:
         dataset = Dataset(rows.inputs, rows.targets)
         metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
-    outputs = model.predict(rows.inputs, batch_size=EVALUATION_ROWS)
-    if rows.loss is not None and not logits:
-        outputs = rows.loss.probabilities(outputs)
+    outputs, classes = answers(model, rows.loss, rows.inputs, logits=logits)
     notes = tuple(_far_out(model, rows.inputs, rows.names))
-    return Prediction(outputs, output_names(model), classes_of(model, rows.loss, outputs, logits), metrics, notes)
+    return Prediction(outputs, _names(model), classes, metrics, notes)
+
+
+def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tuple[RawArray, RawArray | None]:
+    """Give what a model says of rows, probabilities for a classifier unless `logits`, and the classes, if any."""
+    outputs: RawArray = model.predict(x, batch_size=EVALUATION_ROWS)
+    if loss is not None and not logits:
+        outputs = loss.probabilities(outputs)
+    return outputs, _classes(model, loss, outputs, logits)
 
 
 class FileRows(NamedTuple):
@@ -179,8 +185,7 @@ def run_experiment(model: Model) -> ExperimentSpec | None:
         raise DataError(msg) from None
 
 
-def output_names(model: Model) -> tuple[str, ...]:
-    """Name the columns of the outputs."""
+def _names(model: Model) -> tuple[str, ...]:
     width = int(np.prod(model.output_shape))
     labels = model.spec.labels
     if len(labels) == width:
@@ -188,8 +193,7 @@ def output_names(model: Model) -> tuple[str, ...]:
     return tuple(f"output_{index}" for index in range(width)) if width > 1 else ("output",)
 
 
-def classes_of(model: Model, loss: Loss | None, outputs: RawArray, logits: bool) -> RawArray | None:
-    """Give the class of each row, by name where there are labels; None for a model that is no classifier."""
+def _classes(model: Model, loss: Loss | None, outputs: RawArray, logits: bool) -> RawArray | None:
     labels = model.spec.labels
     classifier = bool(labels) or (loss is not None and loss.takes_classes())
     binary = loss is not None and loss.yes_or_no and outputs.shape[1:] == (1,)

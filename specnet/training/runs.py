@@ -104,7 +104,7 @@ def train(
     model = run.model
     run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
     if world.rank == 0:
-        _make_folder(target)
+        make_folder(target)
         _write_document(target, spec, folder)
     if early is None or not early.is_over(run.epoch):
         run.go()
@@ -223,7 +223,8 @@ def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
             raise SpecnetError(msg)
 
 
-def _make_folder(target: Path) -> None:
+def make_folder(target: Path) -> None:
+    """Make a run's folder, or the folder of several. Raises SpecnetError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,10 +22,10 @@ from specnet.model import Model
 from specnet.parameters import ShapeTuple
 from specnet.paths import user_path
 from specnet.training.data import fit_inputs
-from specnet.training.datafiles import Columns, RawArray, array_name, kind_of
+from specnet.training.datafiles import RawArray, kind_of
 from specnet.training.losses import Loss
-from specnet.training.prediction import classes_of, far_note, far_values, run_experiment, trained_inputs
-from specnet.training.stored import CHUNK_BYTES, HDF5Array, LargeArray, NpyArray
+from specnet.training.prediction import answers, far_note, far_values, run_experiment, trained_inputs
+from specnet.training.stored import CHUNK_BYTES, LargeArray, NpyArray, open_array
 from specnet.training.tally import EVALUATION_ROWS
 from specnet.world import ALONE, World
 
@@ -81,15 +81,19 @@ def score_file(
     experiment = run_experiment(model)
     loss = None if experiment is None else experiment.training.loss.build()
     trained = None if experiment is None else trained_inputs(experiment, user_path(data))
-    name = inputs or trained
-    scorer = world.together(lambda: _Scorer(model, loss, _open(data, name), os.fspath(data), logits=logits))
+    name, suffix = inputs or trained, Path(out).suffix.lower()
+
+    def open_rows() -> _Scorer:
+        return _Scorer(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
+
+    scorer = world.together(open_rows)
     with contextlib.ExitStack() as stack:
 
         def create() -> tuple[str, int]:
             if world.rank:
                 return "", -1
             temporary, descriptor = stack.enter_context(replacing(out))
-            scorer.write_head(descriptor, Path(out).suffix.lower())
+            scorer.write_head(descriptor)
             return str(temporary), descriptor
 
         temporary, descriptor = world.together(lambda: _told(out, create))
@@ -103,17 +107,9 @@ def score_file(
                 sync(file.fileno())
             return found
 
-        scorer.place(Path(out).suffix.lower())
         parts = world.gather(world.together(lambda: _told(out, fill)))
         world.together(lambda: _told(out, stack.close))
     return Scored(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
-
-
-def _open(data: str | os.PathLike[str], inputs: Columns) -> LargeArray:
-    path = user_path(data)
-    if kind_of(path) == "npy":
-        return NpyArray(path)
-    return HDF5Array(path, array_name(path, inputs or "x"))
 
 
 def _told(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
@@ -135,7 +131,9 @@ def _notes(model: Model, parts: list[_Far], rows: int) -> Iterator[str]:
 class _Scorer:
     """Predicts row after row and writes each where it belongs."""
 
-    def __init__(self, model: Model, loss: Loss | None, source: LargeArray, name: str, *, logits: bool) -> None:
+    def __init__(
+        self, model: Model, loss: Loss | None, source: LargeArray, name: str, suffix: str, *, logits: bool
+    ) -> None:
         self.model = model
         self.loss = loss
         self.source = source
@@ -150,34 +148,28 @@ class _Scorer:
         if classes is not None and classes.dtype.kind == "U":
             longest = max(len(label.encode()) for label in model.spec.labels)
             self._classes = np.dtype(f"S{longest}")
-        self._head: dict[int, bytes] = {}
-        self._offsets: dict[str, int] = {}
+        self._head, self._offsets = self._place(suffix)
 
     def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
         x = fit_inputs(self.source.read(start, stop), self.model.spec, self.name, trained=True, first_row=start)
-        outputs: RawArray = self.model.predict(x, batch_size=EVALUATION_ROWS)
-        if self.loss is not None and not self.logits:
-            outputs = self.loss.probabilities(outputs)
-        return x, outputs, classes_of(self.model, self.loss, outputs, self.logits)
+        return x, *answers(self.model, self.loss, x, logits=self.logits)
 
-    def place(self, suffix: str) -> None:
-        """Decide where in the file the arrays lie."""
+    def _place(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
+        """Give what is not rows, by its offset in the file, and where the arrays lie."""
         shape = (self.rows, *self.model.output_shape)
         if suffix == ".npy":
             head = io.BytesIO()
             np.lib.format.write_array_header_1_0(
                 head, {"descr": self._outputs.str, "fortran_order": False, "shape": shape}
             )
-            self._head, self._offsets = {0: head.getvalue()}, {"outputs": len(head.getvalue())}
-            return
+            return {0: head.getvalue()}, {"outputs": len(head.getvalue())}
         arrays = {"outputs": (shape, self._outputs)}
         if self._classes is not None:
             arrays["class"] = ((self.rows,), self._classes)
-        self._head, self._offsets = hdf5_head(arrays)
+        return _hdf5_head(arrays)
 
-    def write_head(self, descriptor: int, suffix: str) -> None:
+    def write_head(self, descriptor: int) -> None:
         """Write what is not rows."""
-        self.place(suffix)
         for offset, data in self._head.items():
             write_at(descriptor, offset, data)
 
@@ -213,25 +205,19 @@ class _Scorer:
         return _Far(int(far.any(axis=1).sum()), start + row, x[here].copy(), far[here].copy())
 
 
-def hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:
+def _hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:
     """Give an HDF5 file but for its arrays, by offset, and where these lie; their rows are never in memory."""
     import h5py  # noqa: PLC0415 - heavy, and needed for this format only
-    from h5py import h5d, h5p, h5s, h5t  # noqa: PLC0415
+    from h5py import h5d, h5s, h5t  # noqa: PLC0415
+
+    from specnet.checkpoint.write import placed_early, text_type  # noqa: PLC0415
 
     memory = SparseFile()
     offsets: dict[str, int] = {}
     with h5py.File(memory, "w", libver=("v108", "v108")) as file:
-        creation = h5p.create(h5p.DATASET_CREATE)
-        creation.set_layout(h5d.CONTIGUOUS)
-        creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        creation.set_fill_time(h5d.FILL_TIME_NEVER)
-        creation.set_obj_track_times(False)
         for name, (shape, dtype) in arrays.items():
-            kind = h5t.py_create(dtype)
-            if dtype.kind == "S":
-                kind = kind.copy()
-                kind.set_cset(h5t.CSET_UTF8)
-            made = h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), creation)
+            kind = text_type(dtype.itemsize) if dtype.kind == "S" else h5t.py_create(dtype)
+            made = h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), placed_early())
             offsets[name] = made.get_offset()
     pages = {offset: bytes(page)[: memory.end - offset] for offset, page in memory.pages.items() if offset < memory.end}
     end = max(offsets[name] + math.prod(shape) * dtype.itemsize for name, (shape, dtype) in arrays.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -101,22 +102,10 @@ class Step:
         return loss
 
     def _accumulated(self, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
-        """Do the same batch by batch; dropout draws for each row what it would draw in one large batch."""
-        vector, draws = self.model.store.gradient_vector, self.model.draws
-        if self._sum is None:
-            self._sum = np.empty_like(vector)
-        self._sum.fill(0)
-        total, mean, number = self.loss.weight_of(targets, weights), 0.0, draws.step
-        for start in range(0, len(x), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            w = None if weights is None else weights[rows]
-            share = self.loss.weight_of(targets[rows], w) / total
-            draws.step, draws.first_row = number, start
-            mean += share * self._gradients(x[rows], targets[rows], w, outputs[rows], share)
-            self._sum += vector
-        draws.first_row = 0
-        vector[...] = self._sum
-        return mean, total
+        """Do the same batch by batch."""
+        total, size = self.loss.weight_of(targets, weights), self.batch_size
+        parts = [(start, min(start + size, len(x))) for start in range(0, len(x), size)]
+        return self._added_up(parts, total, total, x, targets, weights, outputs), total
 
     def _shared(
         self, share: Share, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
@@ -126,33 +115,54 @@ class Step:
         All take part in every batch, also without rows, as norms over the batch ask all. A loss that is not finite
         makes the sum of the gradients so, which all see.
         """
-        vector, draws, number = self.model.store.gradient_vector, self.model.draws, self.model.draws.step
         own = self.loss.weight_of(targets, weights)
         total = float(rows)
         if self._weighted or weights is not None:
             counted = np.array([own], np.float64)
             share.world.sum(counted)
             total = float(counted[0])
-        parts, mean, at = share.parts(rows), 0.0, 0
-        several = np.zeros_like(vector) if len(parts) > 1 else None
-        for first, stop in parts:
-            mine = slice(at, at + stop - first)
-            at = mine.stop
-            w = None if weights is None else weights[mine]
-            part = self.loss.weight_of(targets[mine], w)
-            draws.step, draws.first_row = number, first
-            loss = self._gradients(x[mine], targets[mine], w, outputs[mine], part / total)
-            mean += loss * part / own if own else 0.0
-            if several is not None:
-                several += vector
-        draws.first_row = 0
-        if several is not None:
-            vector[...] = several
+        mean = self._added_up(share.parts(rows), own, total, x, targets, weights, outputs)
         shared = self.model.store.shared_vector
         shared[-1] = self.asked
         share.world.sum(shared)
         self.agreed = bool(shared[-1])
         return mean, own
+
+    def _added_up(
+        self,
+        parts: Sequence[tuple[int, int]],
+        own: float,
+        total: float,
+        x: Any,
+        targets: Any,
+        weights: Any,
+        outputs: Array,
+    ) -> float:
+        """Fill the gradients with the sum over the batches of a step, x being their rows one behind the other.
+
+        `parts` are the places of those rows in the whole step, for which dropout draws what it would draw in one large
+        batch. `own` is what x counts and `total` what the whole step does. Gives the mean loss of x.
+        """
+        vector, draws, number = self.model.store.gradient_vector, self.model.draws, self.model.draws.step
+        if self._sum is None:
+            self._sum = np.empty_like(vector)
+        sum_, several, mean, at = self._sum, len(parts) > 1, 0.0, 0
+        if several:
+            sum_.fill(0)
+        for first, stop in parts:
+            rows = slice(at, at + stop - first)
+            at = rows.stop
+            w = None if weights is None else weights[rows]
+            part = self.loss.weight_of(targets[rows], w)
+            draws.step, draws.first_row = number, first
+            loss = self._gradients(x[rows], targets[rows], w, outputs[rows], part / total)
+            mean += part / own * loss if own else 0.0
+            if several:
+                sum_ += vector
+        draws.first_row = 0
+        if several:
+            vector[...] = sum_
+        return mean
 
     def _exact_squares(self, x: Any, targets: Any, weights: Any) -> float:
         """Sum the squares in float64: float32 ends at 3e38, whose root is no huge gradient. Raises NotFiniteError."""

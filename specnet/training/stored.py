@@ -110,6 +110,13 @@ class HDF5Array(LargeArray):
             return np.asarray(file[self.name][start:stop])
 
 
+def open_array(path: Path, name: str | Sequence[str] | None) -> LargeArray:
+    """Open the inputs of a .npy file, or of an .h5 file, where they are called "x" unless `name` says otherwise."""
+    if kind_of(path) == "npy":
+        return NpyArray(path)
+    return HDF5Array(path, array_name(path, "x" if name is None else name))
+
+
 def open_large(path: Path, name: str | Sequence[str] | None, *, in_memory: bool | None) -> LargeArray | None:
     """Open the inputs of a file that is to be read in parts; None for one that is to be read whole.
 
@@ -123,7 +130,7 @@ def open_large(path: Path, name: str | Sequence[str] | None, *, in_memory: bool 
         return None
     if in_memory or (in_memory is None and path.exists() and path.stat().st_size < LARGE):
         return None
-    array = NpyArray(path) if kind == "npy" else HDF5Array(path, array_name(path, "x" if name is None else name))
+    array = open_array(path, name)
     if len(array.shape) < 2 or 0 in array.shape:
         msg = f"{path}: inputs: expected rows of at least one axis, got an array of shape {array.shape}"
         raise DataError(msg)

@@ -28,7 +28,7 @@ from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import missing_files
 from specnet.training.machine import THREADS, cores
 from specnet.training.metrics import greater_is_better
-from specnet.training.runs import train
+from specnet.training.runs import make_folder, train
 from specnet.training.saving import HISTORY
 from specnet.training.stopping import is_better
 
@@ -48,10 +48,11 @@ _LAUNCHER = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
 
 
 class Trial(NamedTuple):
-    """One run of a sweep: its folder's name, and what it changes, by path, as JSON text."""
+    """One run of a sweep: its folder's name, what it changes, by path, as JSON text, and how many epochs it has."""
 
     name: str
     overrides: Mapping[str, str]
+    epochs: int
 
 
 @dataclass
@@ -77,12 +78,14 @@ class Sweep:
     """What is varied, seeds and what has one value aside."""
     outcomes: list[Outcome] = field(default_factory=list)
 
+    def place(self, value: float | None) -> tuple[bool, float]:
+        """Give what sorts values of the monitored metric: the better first, none last."""
+        sign = -1.0 if greater_is_better(self.monitor) else 1.0
+        return value is None, 0.0 if value is None else sign * value
+
     def ranked(self) -> list[Outcome]:
         """Give the runs, the best first, those that failed last."""
-        sign = -1.0 if greater_is_better(self.monitor) else 1.0
-        return sorted(
-            self.outcomes, key=lambda o: (o.value is None, sign * (o.value if o.value is not None else 0), o.trial.name)
-        )
+        return sorted(self.outcomes, key=lambda outcome: (*self.place(outcome.value), outcome.trial.name))
 
     def table(self) -> str:
         """Write every run as a row of a table."""
@@ -175,7 +178,7 @@ def _trials(spec: ExperimentSpec, varied: Sequence[str], overrides: dict[str, st
         name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "-", full)[:LONGEST] or "run"
         if name != full and full:
             name += f"-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-        made.append(Trial(name, own))
+        made.append(Trial(name, own, spec.training.epochs))
     return made
 
 
@@ -208,7 +211,7 @@ def run_sweep(
         wrong = (told.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
         return _outcome(sweep, trial, time.monotonic() - begun, wrong)
 
-    _make(sweep.folder)
+    make_folder(sweep.folder)
     pool = ThreadPoolExecutor(jobs)
     try:
         return _gathered(sweep, pool, apart, tell)
@@ -223,16 +226,8 @@ def run_sweep(
 
 def share_sweep(sweep: Sweep, executor: Executor, *, tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
     """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process."""
-    _make(sweep.folder)
+    make_folder(sweep.folder)
     return _gathered(sweep, executor, _Here(sweep), tell)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder}: cannot be written to: {error.strerror or error}"
-        raise SpecnetError(msg) from error
 
 
 class _Here:
@@ -284,9 +279,8 @@ def _outcome(sweep: Sweep, trial: Trial, seconds: float, wrong: str | None) -> O
     """Read what a run has come to from its history."""
     found = Outcome(trial, seconds=seconds, error=wrong.splitlines()[-1][:300] if wrong else None)
     if wrong is None:
-        spec, _ = load_experiment(sweep.experiment, trial.overrides)
         for epoch, value in _history(sweep.folder / trial.name / HISTORY, sweep.monitor):
-            if epoch <= spec.training.epochs and is_better(sweep.monitor, value, found.value):
+            if epoch <= trial.epochs and is_better(sweep.monitor, value, found.value):
                 found.value, found.epoch = value, epoch
         if found.value is None:
             found.error = f"tells no {sweep.monitor}"

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from specnet.training.machine import THREADS, cores
+
 NETWORKS = {
     "64-32-10, batch 32": ((64, 32, 10), 32),
     "784-256-128-10, batch 128": ((784, 256, 128, 10), 128),
@@ -28,18 +30,16 @@ SIZES = (1, 64, 1024, 16_384, 131_072, 1_048_576, 8_388_608)
 ROUNDS = 5
 FABRICS = {"Ethernet, 10 Gbit/s": (30e-6, 1.1e9), "fast, 200 Gbit/s": (2e-6, 22e9)}
 """Latency of a message in seconds, and bytes a second of one process; typical figures, not measured here."""
-THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
-def seconds(work, barrier=lambda: None):
-    """Median of rounds, each long enough to be measured, all processes together."""
+def seconds(work):
+    """Median of rounds, each long enough to be measured."""
     work()
     begun = time.perf_counter()
     work()
     repeats = max(int(0.1 / max(time.perf_counter() - begun, 1e-7)), 3)
     found = []
     for _ in range(ROUNDS):
-        barrier()
         begun = time.perf_counter()
         for _ in range(repeats):
             work()
@@ -243,8 +243,7 @@ def share_of_step(parts, whole, batch, rows):
 
 def predicted(found):
     """Predict 4 processes on the cores of this machine from 1 and 2: the figures, and the model's settings."""
-    cores = len(os.sched_getaffinity(0))
-    crowd = max(4 // cores, 1)  # processes a core
+    crowd = max(4 // cores(), 1)  # processes a core
     pair = found["2 on one core"] if crowd > 1 else found["2"]
     latency, rate = fitted(pair["allreduce"])
     rows = {}
