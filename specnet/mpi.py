@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
+from specnet.launcher import is_launched, started
 from specnet.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID")
-"""What launchers of MPICH, Open MPI, MVAPICH, Slurm and Cray set."""
-
 
 class MpiWorld(World):
     """The processes of a communicator, by default all that were launched."""
 
     def __init__(self, comm: Any = None) -> None:
         self.mpi = _mpi4py()
-        self.comm = self.mpi.COMM_WORLD if comm is None else comm
+        self.comm = _whole(self.mpi) if comm is None else comm
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
 
@@ -45,15 +43,10 @@ class MpiWorld(World):
         self.comm.Abort(code)
 
 
-def is_launched() -> bool:
-    """Tell whether an MPI launcher has started this process; imports nothing."""
-    return any(name in os.environ for name in _LAUNCHED)
-
-
 def launched_world(*, wanted: bool = False) -> World:
     """Give the world that the launcher made, or this process alone; `wanted` asks for MPI without a launcher, too.
 
-    Raises SpecnetError where mpi4py, or an MPI library, is missing.
+    Raises SpecnetError where mpi4py, or an MPI library, is missing, or is not the one that the launcher is made for.
     """
     return MpiWorld() if wanted or is_launched() else ALONE
 
@@ -62,9 +55,9 @@ def launched_world(*, wanted: bool = False) -> World:
 def launched_executor() -> Iterator[Executor | None]:
     """Give the first process an executor whose workers the others are (itself, where it is alone); them, None.
 
-    Raises SpecnetError where mpi4py, or an MPI library, is missing.
+    Raises SpecnetError as launched_world does.
     """
-    _mpi4py()
+    _whole(_mpi4py())
     from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
 
     pool: Any = MPICommExecutor()  # its types do not say that it gives an Executor
@@ -73,9 +66,36 @@ def launched_executor() -> Iterator[Executor | None]:
 
 
 def _mpi4py() -> Any:
+    """Import MPI and begin with it. Raises SpecnetError where that cannot be, which the library itself ends at once."""
     try:
-        from mpi4py import MPI  # noqa: PLC0415 - of an extra
+        import mpi4py  # noqa: PLC0415 - of an extra
+
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = True
+        from mpi4py import MPI  # noqa: PLC0415
     except (ImportError, RuntimeError) as error:  # a RuntimeError where it finds no MPI library
         msg = f"MPI is not there: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]'"
-        raise SpecnetError(msg) from error
+        raise World.everywhere(SpecnetError(msg)) from error
+    if not MPI.Is_initialized():
+        if "OMPI_COMM_WORLD_SIZE" in os.environ and MPI.get_vendor()[0] == "MPICH":
+            raise _strangers(MPI, "Open MPI's launcher")
+        MPI.Init_thread()
     return MPI
+
+
+def _whole(mpi: Any) -> Any:
+    """Give the communicator of all processes. Raises SpecnetError where each of several would be alone in its own."""
+    if started() > 1 and mpi.COMM_WORLD.Get_size() == 1:
+        raise _strangers(mpi, f"the launcher, which has started {started()} processes,")
+    return mpi.COMM_WORLD
+
+
+def _strangers(mpi: Any, launcher: str) -> SpecnetError:
+    vendor, version = mpi.get_vendor()
+    library = f"mpi4py's {vendor} {'.'.join(map(str, version))}"
+    msg = (
+        f"{launcher} and {library} do not know each other, so each process would work alone; "
+        "use the mpiexec of that MPI, say which MPI to Slurm (srun --mpi=pmi2), "
+        "or name the launcher's library in MPI4PY_LIBMPI"
+    )
+    return World.everywhere(SpecnetError(msg))

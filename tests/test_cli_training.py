@@ -175,3 +175,16 @@ def test_large_files_are_predicted_in_parts_as_small_ones_are(tmp_path):
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(made.stdout.split()[-2]) < 250_000  # kB
     assert np.load(tmp_path / "large-out.npy", mmap_mode="r").shape == (12_000_000, 2)
+
+
+def test_wide_rows_are_predicted_a_few_at_a_time(tmp_path):
+    """A thousand rows of a million numbers would take 4 GB; the bits are the same whichever way the file is read."""
+    width = 2**20
+    model = specnet.build(specnet.ModelSpec(input_shape=(width,), layers=[{"type": "affine", "units": 3}]))
+    specnet.save(tmp_path / "wide.h5", model)
+    x = np.random.default_rng(0).normal(size=(20, width)).astype("f4")
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    for data in ("x.npy", "x.npz"):
+        run("predict", "wide.h5", "--data", data, "--out", f"{data}.npy", cwd=tmp_path)
+        assert np.array_equal(np.load(tmp_path / f"{data}.npy"), model.predict(x, batch_size=16))

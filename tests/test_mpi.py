@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.launcher import THREADS, cores
 from tests.test_cli import run
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed")
@@ -21,11 +23,18 @@ MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.envir
 if MPIEXEC is None:
     pytest.skip("there is no mpiexec", allow_module_level=True)
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "0"}
+PLAIN = {key: value for key, value in ENVIRONMENT.items() if not key.startswith(("PMI", "OMPI_COMM_WORLD", "SLURM"))}
 ROOT = Path(__file__).parent.parent
+VENDOR = subprocess.run(
+    [sys.executable, "-c", "from mpi4py import MPI; print(MPI.get_vendor()[0])"],
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout.strip()
 TRAIN = [sys.executable, "-m", "specnet", "train", "e.json"]
 
 
-def launch(*arguments, cwd, timeout=120):
+def launch(*arguments, cwd, timeout=120, environment=ENVIRONMENT):
     """Run mpiexec; give the finished process."""
     return subprocess.run(
         [MPIEXEC, *map(str, arguments)],
@@ -34,7 +43,7 @@ def launch(*arguments, cwd, timeout=120):
         text=True,
         timeout=timeout,
         check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -44,6 +53,11 @@ def mpi(count, *command, cwd, code=0, timeout=120):
     assert made.returncode == code, made.stderr
     assert "Traceback" not in made.stderr
     return made.stdout, made.stderr
+
+
+def said(err):
+    """Give the lines of standard error without those of Open MPI's launcher, which stand between rules."""
+    return re.sub(r"-{60,}\n.*?-{60,}\n?", "", err, flags=re.DOTALL).strip().splitlines()
 
 
 def document(**training):
@@ -233,7 +247,7 @@ def other_document(folder):
 def test_what_differs_between_processes_is_told_before_the_first_step(folder, change, told):
     err = different(folder, change)
     assert err.count(told) == 1
-    assert len(err.strip().splitlines()) == 1
+    assert len(said(err)) == 1
 
 
 def test_a_fault_that_all_see_is_told_once(folder):
@@ -243,7 +257,7 @@ def test_a_fault_that_all_see_is_told_once(folder):
     ):
         _, err = mpi(3, *TRAIN, "--out", "r", *arguments, cwd=folder, code=1)
         assert err.count(told) == 1
-        assert len(err.strip().splitlines()) == 1
+        assert len(said(err)) == 1
     assert not (folder / "r").exists()
 
 
@@ -261,7 +275,7 @@ def test_a_loss_that_is_not_finite_names_process_and_rows(folder):
     np.savez(folder / "rows.npz", x=x, t=np.ones((64, 3)))
     (folder / "e.json").write_text(json.dumps(doc))
     _, err = mpi(3, *TRAIN, "--out", "r", "--quiet", cwd=folder, code=1)
-    assert len(err.strip().splitlines()) == 1
+    assert len(said(err)) == 1
     assert "at step 3, in epoch 1" in err
     assert "in process 2 of 3, rows 10 to 15 of the step's 16" in err
 
@@ -311,25 +325,29 @@ def descendants(pid):
     ("how", "told"),
     [
         ("kill", None),
-        ("term", "stopped; the last checkpoint is whole"),
-        ("ctrl-c", "stopped; the last checkpoint is whole"),
+        ("term", "stopped after a whole step; long/last.h5 is written"),
+        ("ctrl-c", "stopped after a whole step; long/last.h5 is written"),
     ],
 )
 def test_one_that_ends_ends_all(folder, how, told):
     process, workers = begin(folder, 3)
+    steps = specnet.load(folder / "long/last.h5").run_state["step"]
     if how == "ctrl-c":
         process.send_signal(signal.SIGINT)
     else:
         os.kill(workers[1], signal.SIGKILL if how == "kill" else signal.SIGTERM)
     _, err = process.communicate(timeout=10)
-    assert process.returncode != 0
+    assert (
+        process.returncode
+        in {"kill": range(1, 256), "term": (143,), "ctrl-c": (130,) if VENDOR == "MPICH" else (1,)}[how]
+    )
     limit = time.monotonic() + 5
     while any("specnet" in command_of(pid) for pid in workers):
         assert time.monotonic() < limit, "an orphan"
         time.sleep(0.05)
     if told is not None:
         assert err.count(told) == 1
-    specnet.load(folder / "long/last.h5")
+    assert how == "kill" or specnet.load(folder / "long/last.h5").run_state["step"] > steps
     mpi(2, *TRAIN, "--out", "long", "--resume", "--quiet", "--set", "training.epochs=1", cwd=folder)
 
 
@@ -352,6 +370,26 @@ def test_one_that_fails_alone_ends_all_with_one_message(folder, error, told):
     made = launch("-n", "3", sys.executable, "failing.py", cwd=folder, timeout=10)
     assert made.returncode == 1
     assert made.stderr.count(told) == 1
+
+
+HANGING = """
+import time
+from specnet.cli.processes import end_soon, joined
+with joined(False) as world:
+    if world.rank == 1:
+        end_soon(world, "stopped", 143)
+        time.sleep(60)
+    world.gather(None)
+"""
+
+
+def test_a_signal_ends_also_what_does_not_come_to_its_next_step(folder):
+    (folder / "hanging.py").write_text(HANGING)
+    begun = time.monotonic()
+    made = launch("-n", "2", sys.executable, "hanging.py", cwd=folder, timeout=20)
+    assert time.monotonic() - begun < 12  # with the start of two processes
+    assert made.returncode == 143
+    assert said(made.stderr)[0] == "process 1 of 2: stopped"
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_all(folder):
@@ -419,8 +457,9 @@ def test_a_sweep_is_shared(folder):
 
 def test_a_shared_sweep_is_ended_by_a_signal(folder):
     rates = ("--set", "training.optimizer.learning_rate=0.1,0.01,0.001", "--set", "training.epochs=1000000")
+    seldom = ("--set", "training.checkpoint.every_epochs=1000000")
     process = subprocess.Popen(
-        [MPIEXEC, "-n", "2", sys.executable, "-m", "specnet", "sweep", "e.json", *rates, "--out", "s"],
+        [MPIEXEC, "-n", "2", sys.executable, "-m", "specnet", "sweep", "e.json", *rates, *seldom, "--out", "s"],
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
@@ -428,21 +467,25 @@ def test_a_shared_sweep_is_ended_by_a_signal(folder):
         start_new_session=True,
     )
     limit = time.monotonic() + 60
-    while not (folder / "s/learning_rate=0.1/last.h5").exists():
+    while not (folder / "s/learning_rate=0.1/experiment.json").exists():
         assert time.monotonic() < limit
         time.sleep(0.05)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
-    assert process.returncode == 130
+    assert process.returncode == (130 if VENDOR == "MPICH" else 1)
     assert err.count("stopped; the same command goes on with what is missing") == 1
-    specnet.load(folder / "s/learning_rate=0.1/last.h5")
+    assert specnet.load(folder / "s/learning_rate=0.1/last.h5").run_state["step"] > 0
+    assert not (folder / "s/learning_rate=0.01").exists()
 
 
 def test_usage_and_dry_runs_are_told_once(folder):
     out, _ = mpi(2, *TRAIN, "--dry-run", cwd=folder)
     assert out.count("rows to train on") == 1
     _, err = mpi(2, *TRAIN, "--set", "nonsense", cwd=folder, code=2)
-    assert "Usage: " in err
+    assert err.count("Usage: ") == err.count("expected PATH=VALUE") == 1
+    _, err = mpi(2, *TRAIN, "--nonsense", cwd=folder, code=2)
+    assert err.count("Usage: ") == 1
     np.save(folder / "own.npy", np.zeros((3, 6)))
     run("train", "e.json", "--out", "r", "--quiet", cwd=folder)
     arguments = ("predict", "r/last.h5", "--data", "own.npy", "--out", "own.npy")
@@ -450,10 +493,54 @@ def test_usage_and_dry_runs_are_told_once(folder):
     assert err.count("is the data itself") == 1
 
 
+@pytest.mark.parametrize(
+    "told", [{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, {"SLURM_STEP_NUM_TASKS": "2"}]
+)
+@pytest.mark.parametrize("command", [("train", "e.json"), ("sweep", "e.json", "--set", "training.epochs=1,2")])
+def test_processes_that_do_not_know_each_other_do_not_write_into_one_folder(folder, command, told):
+    """As with Open MPI's mpirun before mpi4py with MPICH, or with Slurm's srun where it was not told of MPI."""
+    if "OMPI_COMM_WORLD_SIZE" in told and VENDOR != "MPICH":
+        pytest.skip("mpi4py's library is Open MPI itself")
+    _, err = run(*command, "--out", "r", cwd=folder, code=1, env={**PLAIN, **told})
+    assert "do not know each other, so each process would work alone" in err
+    assert len(err.splitlines()) == 1
+    assert not (folder / "r").exists()
+
+
+@pytest.mark.parametrize("given", [None, "3"])
+def test_processes_share_the_cores_unless_told_otherwise(folder, given):
+    environment = {key: value for key, value in PLAIN.items() if key not in THREADS}
+    if given:
+        environment["OMP_NUM_THREADS"] = given
+    made = launch("-n", 2, *TRAIN, "--out", "r", "--set", "training.epochs=1", cwd=folder, environment=environment)
+    assert made.returncode == 0, made.stderr
+    record = json.loads(specnet.load(folder / "r/last.h5").run_state["machine"])
+    assert record["threads"] == int(given or max(cores() // 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("told", "threads"),
+    [
+        ({}, None),
+        ({"PMI_RANK": "0", "PMI_SIZE": "64", "MPI_LOCALNRANKS": "1"}, cores()),
+        ({"PMI_RANK": "5", "PMI_SIZE": "64", "MPI_LOCALNRANKS": str(cores() * 2)}, 1),
+        ({"SLURM_STEP_NUM_TASKS": "9", "SLURM_STEP_TASKS_PER_NODE": "1(x4),5"}, cores()),
+        ({"SLURM_STEP_NUM_TASKS": "9", "SLURM_STEP_TASKS_PER_NODE": "9", "SLURM_CPUS_PER_TASK": "7"}, 7),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "not a number"}, cores()),
+    ],
+)
+def test_what_launchers_say_of_a_machine(told, threads):
+    code = "import os; from specnet.launcher import *; share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
+    environment = {key: value for key, value in PLAIN.items() if key not in THREADS}
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **told}
+    )
+    assert made.stdout.strip() == str(threads)
+
+
 def test_mpi_is_imported_under_a_launcher_or_when_asked(folder):
     code = "import sys; from specnet.cli.main import run; sys.argv = ['specnet', *sys.argv[1:]]\n"
     code += "try:\n    run()\nfinally:\n    print('mpi4py' in sys.modules)"
-    plain = {key: value for key, value in ENVIRONMENT.items() if not key.startswith(("PMI", "OMPI"))}
     for more, expected in (((), "False"), (("--mpi",), "True")):
         made = subprocess.run(
             [sys.executable, "-c", code, "train", "e.json", "--out", f"r{expected}", "--quiet", *more],
@@ -461,6 +548,6 @@ def test_mpi_is_imported_under_a_launcher_or_when_asked(folder):
             capture_output=True,
             text=True,
             check=True,
-            env={**plain, "PYTHONPATH": str(ROOT)},
+            env={**PLAIN, "PYTHONPATH": str(ROOT)},
         )
         assert made.stdout.splitlines()[-1] == expected

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.errors import SpecError
+from specnet.training.dataspec import DataEntry
 from specnet.training.sweep import plan_sweep, run_sweep, runs_of
 from tests.test_cli import run
 
@@ -87,13 +89,28 @@ def test_seeds_alone(folder):
     assert {path.name for path in (folder / "s").iterdir() if path.is_dir()} == {"seed=0", "seed=1"}
 
 
+def test_the_data_are_read_once_for_all_combinations_that_ask_the_same_of_them(folder, monkeypatch):
+    read, opened = DataEntry.read, []
+    monkeypatch.setattr(DataEntry, "read", lambda *args: opened.append(args) or read(*args))
+    rates = {"training.optimizer.learning_rate": ["0.1", "0.01", "0.001"], "training.batch_size": ["4", "8"]}
+    sweep = plan_sweep(folder / "e.json", rates)
+    alike = len(opened)
+    assert len(sweep.trials) == 6
+    plan_sweep(folder / "e.json", rates | {"model.layers[0].units": ["3", "5"]})
+    assert alike > 0
+    assert len(opened) == 3 * alike
+    (folder / "rows.npz").write_bytes(b"no longer")
+    with pytest.raises(SpecError, match=r"and 5 more combinations"):
+        plan_sweep(folder / "e.json", rates)
+
+
 def test_all_faults_come_before_the_first_run(folder):
     arguments = ("--set", "training.loss=softmax_cross_entropy,nonsense", "--set", "model.layers[0].units=3,0")
     _, err = run("sweep", "e.json", *arguments, "--out", "s", cwd=folder, code=1)
     assert 'training.loss: unknown loss "nonsense"' in err
     assert "model.layers[0].units: expected a positive integer, got the integer 0" in err
     assert "(with training.loss=softmax_cross_entropy model.layers[0].units=0" in err
-    assert "and 1 more combinations)" in err
+    assert "and 1 more combination)" in err
     assert len(err.splitlines()) == 2
     assert not (folder / "s").exists()
     for setting, told in (("training.epochs", "expected PATH=A,B"), ("=1,2", "expected PATH=A,B")):

@@ -4,10 +4,13 @@ import signal
 import sys
 from typing import NoReturn
 
+from specnet.launcher import share_cores
+
 
 def main() -> None:
     """Run the `specnet` command; interrupted, it exits with 130 at any time, also while it imports what it needs."""
     signal.signal(signal.SIGINT, _interrupted)
+    share_cores()
     from specnet.cli.main import run  # noqa: PLC0415
 
     run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -22,9 +23,8 @@ Mpi = Annotated[
     bool, typer.Option("--mpi", help="Use MPI although no launcher is recognized; mpiexec is recognized by itself.")
 ]
 RESUMABLE = "stopped; the last checkpoint is whole, --resume goes on from it"
-_GRACE = 1.0
+GRACE = 2.0
 """Seconds that the others leave the first process to say why all end."""
-
 _HEARD = 0.5
 """Seconds that the launcher has to pass a message on, before it ends everything."""
 
@@ -60,12 +60,20 @@ def end_on_signals(world: World, told: str) -> None:
     """End all where one is asked to: the others would wait for it. `told` is what the message says."""
 
     def handle(number: int, _frame: object) -> None:
-        if world.rank:
-            time.sleep(_GRACE)
-        _end(world, told, 128 + number)
+        _end_in(world, 0.0, told, 128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+
+
+def end_soon(world: World, told: str, code: int, seconds: float = 6.0) -> None:
+    """End all in some seconds, in which a checkpoint can be written, unless this process has ended by then."""
+    threading.Thread(target=_end_in, args=(world, seconds, told, code), daemon=True).start()
+
+
+def _end_in(world: World, seconds: float, told: str, code: int) -> None:
+    time.sleep(seconds + (GRACE if world.rank else 0.0))
+    _end(world, told, code)
 
 
 def _end(world: World, message: str, code: int) -> None:

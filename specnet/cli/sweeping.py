@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,12 @@ import typer
 
 from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
-from specnet.cli.processes import end_on_signals
-from specnet.mpi import is_launched, launched_executor, launched_world
+from specnet.cli.processes import end_soon
+from specnet.launcher import is_launched
+from specnet.mpi import launched_executor, launched_world
 
 if TYPE_CHECKING:
+    from specnet.training.loop import Event
     from specnet.training.sweep import Outcome, Sweep
 
 
@@ -92,13 +95,33 @@ def _under_mpi(plan: Callable[[], Sweep], *, quiet: bool) -> Sweep | None:
     """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others."""
     from specnet.training.sweep import share_sweep  # noqa: PLC0415
 
-    end_on_signals(launched_world(), "stopped; the same command goes on with what is missing")
+    world = launched_world()
+
+    def stop(number: int, _frame: object) -> None:
+        if not _Stopped.by:
+            end_soon(world, "stopped; the same command goes on with what is missing", 128 + number, seconds=2.0)
+        _Stopped.by = number
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     with launched_executor() as executor:
         if executor is None:
             return None
         made = plan()
-        share_sweep(made, executor, tell=_teller(made, quiet=quiet))
+        share_sweep(made, executor, listeners=[_Stopped()], tell=_teller(made, quiet=quiet))
         return made
+
+
+class _Stopped:
+    """Ends a worker's run after the step during which a signal came, and begins no other: all end soon."""
+
+    by = 0
+
+    def __call__(self, event: Event) -> None:
+        if self.by:
+            event.run.stop()
+        while self.by and event.kind == "end":  # its checkpoint is written
+            time.sleep(1)
 
 
 def _teller(made: Sweep, *, quiet: bool) -> Callable[[Outcome], None]:

@@ -16,7 +16,7 @@ import typer
 from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
 from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
-from specnet.cli.processes import Mpi, joined
+from specnet.cli.processes import RESUMABLE, Mpi, end_soon, joined
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.errors import SpecnetError
 from specnet.training.loop import Event, Listener
@@ -66,7 +66,7 @@ def train(
                 _rehearse(experiment, overrides, json=json)
             return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
-        with _stops_on_signals(world) as stop, _told_as_json(json_lines and world.rank == 0):
+        with _told_as_json(json_lines and world.rank == 0), _stops_on_signals(world) as stop:
             result = run_training(
                 experiment,
                 out=out,
@@ -78,18 +78,19 @@ def train(
                 check_finite=check_finite,
                 world=world,
             )
+            stopped_by = max(world.gather(stop.signal))
     if world.rank:
         return
     if result.transfer is not None:
         note(_taken_over(result.transfer))
     for change in result.changes:
         note(f"changed since the run began: {change}")
-    if stop.signal and not result.finished:
+    if stopped_by and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
         settings = [word for setting in set_ or [] for word in ("--set", setting)]
         again = shlex.join(["specnet", "train", experiment, *options, *settings, "--resume"])
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
-        raise typer.Exit(128 + stop.signal)
+        raise typer.Exit(128 + stopped_by)
     if resume and not stop.steps:
         way = "training.early_stopping.patience" if result.stopped_early else "training.epochs"
         note(f"{result.checkpoint_path}: the run was finished already; --set {way}=N makes it longer")
@@ -202,16 +203,15 @@ class _Stop:
 def _stops_on_signals(world: World) -> Iterator[_Stop]:
     """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole.
 
-    Processes that share a run end at once (processes.py): they are not in the same step.
+    Processes that share a run agree on the step; where that takes too long, they end without another checkpoint.
     """
     stop = _Stop()
-    if world.size > 1:
-        yield stop
-        return
 
     def handle(number: int, _frame: object) -> None:
-        if stop.signal:
+        if stop.signal and world.size == 1:
             sys.exit(128 + number)
+        if not stop.signal and world.size > 1:  # launchers pass on what a terminal has sent already
+            end_soon(world, RESUMABLE, 128 + number)
         stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -14,7 +14,7 @@ from specnet.inspection.inspect import experiment_of
 from specnet.model import Model
 from specnet.training.datafiles import Columns
 from specnet.training.prediction import file_rows
-from specnet.training.tally import EVALUATION_ROWS
+from specnet.training.tally import evaluation_rows
 
 WORST = 12
 MOST_CLASSES = 512
@@ -58,7 +58,7 @@ def classify(
     rows = file_rows(model, path, inputs, targets)
     if rows.loss is None or rows.targets is None or not rows.loss.has_classes():
         return None
-    p = rows.loss.probabilities(model.predict(rows.inputs, batch_size=EVALUATION_ROWS))
+    p = rows.loss.probabilities(model.predict(rows.inputs, batch_size=evaluation_rows(model)))
     truth = np.asarray(rows.targets)
     if not rows.loss.takes_classes():
         if p.shape[1:] != (1,):

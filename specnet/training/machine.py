@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from specnet.kernels import backend
-
-THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+from specnet.launcher import THREADS, cores
 
 
 def machine_record(processes: int = 1) -> str:
@@ -76,8 +75,3 @@ def _threads() -> int:
         if given.isdecimal() and int(given) > 0:
             return int(given)
     return cores()
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

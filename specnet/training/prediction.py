@@ -23,7 +23,7 @@ from specnet.training.datafiles import TABLES, Columns, RawArray, RawRows, array
 from specnet.training.dataspec import DataEntry
 from specnet.training.experiment import ExperimentSpec
 from specnet.training.losses import Loss
-from specnet.training.tally import EVALUATION_ROWS, evaluate
+from specnet.training.tally import evaluate, evaluation_rows
 
 FAR = 3
 
@@ -69,7 +69,7 @@ def predict_file(
 
 def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tuple[RawArray, RawArray | None]:
     """Give what a model says of rows, probabilities for a classifier unless `logits`, and the classes, if any."""
-    outputs: RawArray = model.predict(x, batch_size=EVALUATION_ROWS)
+    outputs: RawArray = model.predict(x, batch_size=evaluation_rows(model))
     if loss is not None and not logits:
         outputs = loss.probabilities(outputs)
     return outputs, _classes(model, loss, outputs, logits)

@@ -1,6 +1,6 @@
 """Predictions for files larger than memory, by one process or by several that share the rows, into one file.
 
-Rows go through the model in chunks of 1,024, as bits depend on the batch; every process has whole chunks.
+Rows go through the model in chunks of `evaluation_rows`, as bits depend on the batch; every process has whole chunks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from specnet.training.datafiles import RawArray, kind_of
 from specnet.training.losses import Loss
 from specnet.training.prediction import answers, far_note, far_values, run_experiment, trained_inputs
 from specnet.training.stored import CHUNK_BYTES, LargeArray, NpyArray, open_array
-from specnet.training.tally import EVALUATION_ROWS
+from specnet.training.tally import evaluation_rows
 from specnet.world import ALONE, World
 
 T = TypeVar("T")
@@ -175,10 +175,11 @@ class _Scorer:
 
     def fill(self, descriptor: int, world: World) -> _Far:
         """Write the rows of this process, in whole chunks."""
-        chunks = -(-self.rows // EVALUATION_ROWS)
-        first, stop = (min(chunk * EVALUATION_ROWS, self.rows) for chunk in world.share(chunks))
+        together = evaluation_rows(self.model)
+        chunks = -(-self.rows // together)
+        first, stop = (min(chunk * together, self.rows) for chunk in world.share(chunks))
         row_bytes = max(math.prod(self.source.shape[1:]) * 8, 1)
-        step = max(CHUNK_BYTES // (row_bytes * EVALUATION_ROWS), 1) * EVALUATION_ROWS
+        step = max(CHUNK_BYTES // (row_bytes * together), 1) * together
         found = _Far()
         for start in range(first, stop, step):
             x, outputs, classes = self._predict(start, min(start + step, stop))

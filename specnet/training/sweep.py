@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 from specnet.checkpoint.durable import write_file
 from specnet.errors import Problem, SpecError, SpecnetError
+from specnet.launcher import THREADS, cores
 from specnet.paths import user_path
 from specnet.training.experiment import ExperimentSpec, load_experiment
 from specnet.training.loading import missing_files
-from specnet.training.machine import THREADS, cores
+from specnet.training.loop import Listener
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import make_folder, train
 from specnet.training.saving import HISTORY
@@ -124,12 +125,13 @@ def plan_sweep(
     trials: list[Trial] = []
     faults: dict[str, list[str]] = {}
     monitors: dict[str, str] = {}
+    data: dict[str, SpecError | None] = {}
     name = ""
     for values in itertools.product(*settings.values()):
         overrides = dict(zip(settings, values, strict=True))
         told = " ".join(f"{path}={overrides[path]}" for path in varied)
         try:
-            spec, folder = load_experiment(experiment, overrides, check_data=True)
+            spec, folder = _checked(experiment, overrides, data)
         except SpecError as error:
             for line in error.lines():
                 faults.setdefault(line, []).append(told)
@@ -149,13 +151,32 @@ def plan_sweep(
     return Sweep(os.fspath(experiment), target, next(iter(monitors)), trials, tuple(varied))
 
 
+def _checked(
+    experiment: str | os.PathLike[str], overrides: Mapping[str, str], known: dict[str, SpecError | None]
+) -> tuple[ExperimentSpec, Path]:
+    """Check a combination; the data files once for all combinations that ask the same of them. Raises SpecError."""
+    spec, folder = load_experiment(experiment, overrides)
+    asked = spec.model_dump_json(include={"data": True, "model": True, "training": {"loss"}})
+    if asked not in known:
+        try:
+            load_experiment(experiment, overrides, check_data=True)
+            known[asked] = None
+        except SpecError as error:
+            known[asked] = error
+    fault = known[asked]
+    if fault is not None:
+        raise fault
+    return spec, folder
+
+
 def _monitor(spec: ExperimentSpec) -> str:
     return spec.training.checkpoint.monitored or ("val_loss" if spec.data.validation is not None else "loss")
 
 
 def _where(combinations: list[str]) -> str:
     """Say which combinations have a fault."""
-    more = f", and {len(combinations) - 1} more combinations" if len(combinations) > 1 else ""
+    count = len(combinations) - 1
+    more = f", and {count} more combination{'s' if count > 1 else ''}" if count else ""
     return f" (with {combinations[0]}{more})" if combinations[0] else ""
 
 
@@ -224,22 +245,38 @@ def run_sweep(
         pool.shutdown()
 
 
-def share_sweep(sweep: Sweep, executor: Executor, *, tell: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
-    """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process."""
+def share_sweep(
+    sweep: Sweep,
+    executor: Executor,
+    *,
+    listeners: Sequence[Listener] = (),
+    tell: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:
+    """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process.
+
+    `listeners` go to the workers, whose runs they hear.
+    """
     make_folder(sweep.folder)
-    return _gathered(sweep, executor, _Here(sweep), tell)
+    return _gathered(sweep, executor, _Here(sweep, listeners), tell)
 
 
 class _Here:
     """Trains in this process; can be sent to another one."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, listeners: Sequence[Listener]) -> None:
         self.sweep = Sweep(sweep.experiment, sweep.folder, sweep.monitor, [], sweep.paths)
+        self.listeners = listeners
 
     def __call__(self, trial: Trial) -> Outcome:
         begun, wrong = time.monotonic(), None
         try:
-            train(self.sweep.experiment, out=self.sweep.folder / trial.name, resume=True, overrides=trial.overrides)
+            train(
+                self.sweep.experiment,
+                out=self.sweep.folder / trial.name,
+                resume=True,
+                overrides=trial.overrides,
+                listeners=self.listeners,
+            )
         except SpecnetError as error:
             wrong = str(error)
         except Exception as error:  # noqa: BLE001 - as a process of its own would, it fails alone

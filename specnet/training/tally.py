@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,13 @@ from specnet.training.metrics import MetricSpec
 from specnet.training.stored import Rows
 from specnet.world import ALONE, World
 
-EVALUATION_ROWS = 1024
+_MOST_ROWS = 1024
+_MOST_BYTES = 2**26
+
+
+def evaluation_rows(model: Model) -> int:
+    """Count the rows that are predicted at a time, which last bits depend on: 1,024, or fewer of more than 64 KiB."""
+    return max(min(_MOST_BYTES // (math.prod(model.input_shape) * model.input_dtype.itemsize), _MOST_ROWS), 1)
 
 
 class Tally:
@@ -94,7 +101,7 @@ class Tally:
 def evaluate(model: Model, loss: Loss, data: Rows, metrics: Sequence[MetricSpec] = (), world: World = ALONE) -> Tally:
     """Count loss and metrics over all rows, as `predict` answers them; each process of a world looks at its share."""
     tally = Tally(metrics, model.output_shape, loss)
-    for part in data.in_order(EVALUATION_ROWS, *world.share(len(data))):
+    for part in data.in_order(evaluation_rows(model), *world.share(len(data))):
         outputs = model.predict(part.inputs)
         tally.begin(outputs, part.targets, len(part))
         tally.add(loss(outputs, part.targets, part.weights)[0], loss.weight_of(part.targets, part.weights), len(part))
