@@ -60,7 +60,10 @@ def test_the_stable_form_does_not_know_the_file(folder, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_git_shows_checkpoints_as_text(root, folder, tmp_path, python):
+def test_git_shows_checkpoints_as_text(root, folder, tmp_path, python, monkeypatch):
+    for who in ("AUTHOR", "COMMITTER"):  # git caches the texts as notes, which have an author
+        monkeypatch.setenv(f"GIT_{who}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "somebody@example.org")
     lines = [line.strip() for line in (root / "docs/inspection.md").read_text().splitlines() if "diff" in line]
     three = [line for line in lines if line.startswith(("echo '*.h5", "git config diff.specnet"))]
     assert len(three) == 3

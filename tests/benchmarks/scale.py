@@ -2,6 +2,10 @@
 
 python tests/benchmarks/scale.py [--json FILE] measures with 1, 2 and 4 processes of this machine, fits a model to the
 figures of 1 and 2, holds it against those of 4, and extends it to 1,024. It needs the extra `mpi`, and takes torch.
+
+A round launches four processes, each on a core (two to a core where there are two or three), and measures its figures
+one after the other, while processes that have no part in one sleep: what is compared was measured within seconds, as a
+virtual machine's cores come nearer to each other and move apart (an all-reduce then takes three times as long).
 """
 
 import argparse
@@ -14,11 +18,12 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from specnet.training.machine import THREADS, cores
+from specnet.launcher import THREADS
 
 NETWORKS = {
     "64-32-10, batch 32": ((64, 32, 10), 32),
@@ -27,24 +32,18 @@ NETWORKS = {
     "1024-2048-2048-1000, batch 256": ((1024, 2048, 2048, 1000), 256),
 }
 SIZES = (1, 64, 1024, 16_384, 131_072, 1_048_576, 8_388_608)
-ROUNDS = 5
+PARTS = (2, 4, 8, 16, 64, 256, 1024)
+SECONDS = 0.1
+"""How long a figure is measured."""
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+CROWD = math.ceil(4 / len(CORES))
+"""How many of four processes share a core."""
+GROUPS = {"1": (0,), "2": (0, 1), "2 on one core": (0, len(CORES)), "4": (0, 1, 2, 3)}
+"""The processes of a figure by rank; rank r is on core r modulo the cores."""
+if CROWD == 1:
+    del GROUPS["2 on one core"]
 FABRICS = {"Ethernet, 10 Gbit/s": (30e-6, 1.1e9), "fast, 200 Gbit/s": (2e-6, 22e9)}
 """Latency of a message in seconds, and bytes a second of one process; typical figures, not measured here."""
-
-
-def seconds(work):
-    """Median of rounds, each long enough to be measured."""
-    work()
-    begun = time.perf_counter()
-    work()
-    repeats = max(int(0.1 / max(time.perf_counter() - begun, 1e-7)), 3)
-    found = []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        found.append((time.perf_counter() - begun) / repeats)
-    return statistics.median(found)
 
 
 def network(widths):
@@ -77,58 +76,92 @@ def stepper(widths, batch, world):
     x = rng.normal(size=(batch, widths[0])).astype("f4")[first:stop]
     y = rng.integers(0, widths[-1], batch)[first:stop]
     outputs = np.empty((stop - first, widths[-1]), "f4")
-    return lambda: step(0, x, y, None, outputs, batch), model
+    return lambda: step(0, x, y, None, outputs, batch)
+
+
+def part(widths, rows, _world):
+    """Make a step on so many rows that each process takes for itself."""
+    from specnet.world import ALONE
+
+    return stepper(widths, rows, ALONE)
+
+
+def reducer(numbers, world):
+    return partial(world.sum, np.zeros(numbers, "f4"))
+
+
+def overlapped(widths, rows, world):
+    """Make an all-reduce of the gradients that is begun before a step, and ends behind it."""
+    vector, alone = np.zeros(size_of(widths), "f4"), part(widths, rows, world)
+
+    def both():
+        request = world.comm.Iallreduce(world.mpi.IN_PLACE, vector)
+        alone()
+        request.Wait()
+
+    return both
+
+
+def figures():
+    """List what is measured, what is compared side by side: its group, its place in the result, and how to make it."""
+    for size in SIZES:
+        for group in list(GROUPS)[1:]:
+            yield group, ("allreduce", str(size)), partial(reducer, size)
+    for name, (widths, batch) in NETWORKS.items():
+        for parts in PARTS:
+            if batch // parts:
+                yield "1", ("parts", name, str(batch // parts)), partial(part, widths, batch // parts)
+        for group in GROUPS:
+            yield group, ("steps", name), partial(stepper, widths, batch)
+        for group in ("2", "4"):
+            rows = batch // len(GROUPS[group])
+            yield group, ("overlap", name, "alone"), partial(part, widths, rows)
+            yield group, ("overlap", name, "all-reduce"), partial(reducer, size_of(widths))
+            yield group, ("overlap", name, "at once"), partial(overlapped, widths, rows)
 
 
 def worker():
-    """Measure in each process; the first one prints."""
-    from specnet.mpi import launched_world
-    from specnet.world import ALONE
+    """Measure one round in four processes; the first one prints it."""
+    from specnet.mpi import MpiWorld, launched_world
 
-    world = launched_world(wanted=True)
-    barrier, found = world.comm.Barrier, {"processes": world.size, "steps": {}, "allreduce": {}, "overlap": {}}
-
-    def together(work):  # as many repeats in each process
-        work()
-        repeats = max(world.comm.bcast(int(0.1 / max(timed(work), 1e-7))), 3)
-        times = []
-        for _ in range(ROUNDS):
-            barrier()
-            begun = time.perf_counter()
-            for _ in range(repeats):
-                work()
-            times.append(time.perf_counter() - begun)
-        return statistics.median(times) / repeats
-
-    def timed(work):
-        begun = time.perf_counter()
-        work()
-        return time.perf_counter() - begun
-
-    for size in SIZES:
-        array = np.ones(size, "f4")
-        found["allreduce"][str(size)] = together(lambda array=array: world.sum(array))
-    for name, (widths, batch) in NETWORKS.items():
-        step, model = stepper(widths, batch, world)
-        found["steps"][name] = together(step)
-        if world.size == 1:
-            for parts in (2, 4, 8, 16, 64, 256, 1024):
-                if batch // parts:
-                    own, _ = stepper(widths, batch // parts, ALONE)
-                    found.setdefault("parts", {}).setdefault(name, {})[str(batch // parts)] = seconds(own)
-        else:
-            vector = model.store.gradient_vector
-            alone, _ = stepper(widths, max(batch // world.size, 1), ALONE)
-
-            def overlapped(vector=vector, alone=alone):
-                request = world.comm.Iallreduce(world.mpi.IN_PLACE, vector)
-                alone()
-                request.Wait()
-
-            apart = together(alone), together(lambda vector=vector: world.sum(vector))
-            found["overlap"][name] = (*apart, together(overlapped))
-    if world.rank == 0:
+    everyone = launched_world(wanted=True)
+    pin(everyone.rank)
+    groups = {}
+    for group, ranks in GROUPS.items():
+        groups[group] = MpiWorld(everyone.comm.Split(everyone.rank in ranks, everyone.rank))
+    found = {}
+    for group, (*places, last), make in figures():
+        ready = everyone.comm.Ibarrier()
+        while not ready.Test():
+            time.sleep(0.001)
+        if everyone.rank in GROUPS[group]:
+            at = found.setdefault(group, {})
+            for place in places:
+                at = at.setdefault(place, {})
+            at[last] = together(groups[group].comm, make(groups[group]))
+    if everyone.rank == 0:
         print(json.dumps(found))
+
+
+def together(comm, work):
+    """Seconds of what all processes of a group do, as often in each."""
+
+    def timed(repeats):
+        comm.Barrier()
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - begun) / repeats
+
+    timed(3)
+    repeats = max(int(SECONDS / comm.bcast(timed(3))), 6)
+    return timed(repeats)
+
+
+def pin(rank):
+    """Keep a process on its core, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {CORES[rank % len(CORES)]})
 
 
 def ddp_worker(rank, size, port):
@@ -139,6 +172,7 @@ def ddp_worker(rank, size, port):
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    pin(rank)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
     found = {}
     for name, (widths, batch) in NETWORKS.items():
@@ -158,25 +192,21 @@ def ddp_worker(rank, size, port):
         for _ in range(20):
             step()
         repeats = {"64": 1000, "784": 200, "1024": 10}[name.split("-")[0]]
-        times = []
-        for _ in range(ROUNDS):
-            torch.distributed.barrier()
-            begun = time.perf_counter()
-            for _ in range(repeats):
-                step()
-            times.append((time.perf_counter() - begun) / repeats)
-        found[name] = statistics.median(times)
+        torch.distributed.barrier()
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        found[name] = (time.perf_counter() - begun) / repeats
     if rank == 0:
         print(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-def launched(count, *, one_core=False):
+def launched():
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    pinned = ["taskset", "-c", "0"] if one_core else []
-    command = [*pinned, mpiexec, "-n", str(count), sys.executable, __file__, "--worker"]
+    command = [mpiexec, "-n", "4", sys.executable, __file__, "--worker"]
     environment = os.environ | dict.fromkeys(THREADS, "1")
-    made = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(made.stdout.splitlines()[-1])
 
 
@@ -196,38 +226,25 @@ def has_torch():
 
 
 def median(rounds):
-    """Take the median of each figure over rounds of the same form."""
+    """Take the median of each figure over rounds."""
     first = rounds[0]
     if isinstance(first, dict):
         return {key: median([found[key] for found in rounds]) for key in first}
-    if isinstance(first, list):
-        return [median(list(values)) for values in zip(*rounds, strict=True)]
     return statistics.median(rounds)
 
 
 def measure(rounds):
     """Measure in turn, so that what the machine does otherwise falls on all alike."""
-    found = {"1": [], "2": [], "2 on one core": [], "4": [], "ddp": []}
+    found = []
     for _ in range(rounds):
-        for key in ("1", "2", "4"):
-            found[key].append(launched(int(key)))
-        found["2 on one core"].append(launched(2, one_core=True))
+        found.append(launched())
         if has_torch():
-            found["ddp"].append(ddp(2))
-    return {key: median(values) for key, values in found.items() if values}
+            found[-1]["ddp"] = ddp(2)
+    return found
 
 
 def size_of(widths):
     return sum(a * b + b for a, b in itertools.pairwise(widths))
-
-
-def fitted(allreduce):
-    """Fit the all-reduce of two: t = latency + numbers * rate, by least squares of the relative differences."""
-    sizes = np.array([int(size) for size in allreduce])
-    times = np.array(list(allreduce.values()))
-    design = np.stack([np.ones(len(sizes)), sizes], 1) / times[:, np.newaxis]
-    latency, rate = np.linalg.lstsq(design, np.ones(len(sizes)), rcond=None)[0]
-    return max(latency, 0.0), rate
 
 
 def reduction(processes, numbers, latency, rate):
@@ -242,18 +259,19 @@ def share_of_step(parts, whole, batch, rows):
 
 
 def predicted(found):
-    """Predict 4 processes on the cores of this machine from 1 and 2: the figures, and the model's settings."""
-    crowd = max(4 // cores(), 1)  # processes a core
-    pair = found["2 on one core"] if crowd > 1 else found["2"]
-    latency, rate = fitted(pair["allreduce"])
+    """Predict the steps of 4 processes from the figures of 1 and 2.
+
+    Two of four, and with them the first round of the all-reduce, are as they are with two (on one core, where four have
+    to share theirs). The second round is between those pairs: each process of a core makes it in its turn, and it takes
+    what an all-reduce of two on two cores takes, or half of its numbers where four have a core each.
+    """
     rows = {}
-    for name, (widths, batch) in NETWORKS.items():
-        parts, whole = found["1"]["parts"][name], found["1"]["steps"][name]
-        two, four = (share_of_step(parts, whole, batch, batch / count) for count in (2, 4))
-        together = max(pair["steps"][name] - crowd * two, 0.0)  # what two spend on each other
-        numbers = size_of(widths)
-        growth = reduction(4, numbers, latency, rate) / reduction(2, numbers, latency, rate)
-        rows[name] = (crowd * four + together * growth, found["4"]["steps"][name])
+    for name, (_, batch) in NETWORKS.items():
+        alone = found["1"]["parts"][name]
+        pair = found["2" if CROWD == 1 else "2 on one core"]["steps"][name] - CROWD * alone[str(batch // 2)]
+        latency, across = found["2"]["allreduce"]["1"], found["2"]["overlap"][name]["all-reduce"]
+        second = (latency + across) / 2 if CROWD == 1 else CROWD * across
+        rows[name] = CROWD * alone[str(batch // 4)] + pair + second
     return rows
 
 
@@ -270,23 +288,31 @@ def extended(found):
     return tables
 
 
-def show(found):
+def show(rounds):
     """Print all of it as Markdown tables."""
-    counts = [key for key in ("1", "2", "2 on one core", "4") if key in found]
-    print(f"| step, µs | {' | '.join(counts)} | torch DDP, 2 |\n|---|{'---|' * (len(counts) + 1)}")
+    found = median(rounds)
+    print(f"| step, µs | {' | '.join(GROUPS)} | torch DDP, 2 |\n|---|{'---|' * (len(GROUPS) + 1)}")
     for name in NETWORKS:
-        cells = [f"{found[key]['steps'][name] * 1e6:,.0f}" for key in counts]
+        cells = [f"{found[key]['steps'][name] * 1e6:,.0f}" for key in GROUPS]
         print(f"| {name} | {' | '.join(cells)} | {found.get('ddp', {}).get(name, math.nan) * 1e6:,.0f} |")
-    print(f"\n| all-reduce of numbers, µs | {' | '.join(counts[1:])} |\n|---|{'---|' * (len(counts) - 1)}")
+    several = list(GROUPS)[1:]
+    print(f"\n| all-reduce of numbers, µs | {' | '.join(several)} |\n|---|{'---|' * len(several)}")
     for size in SIZES:
-        cells = [f"{found[key]['allreduce'][str(size)] * 1e6:,.1f}" for key in counts[1:]]
+        cells = [f"{found[key]['allreduce'][str(size)] * 1e6:,.1f}" for key in several]
         print(f"| {size:,} | {' | '.join(cells)} |")
-    print("\n| overlap with 2, µs | alone | all-reduce | one after the other | at once |\n|---|---|---|---|---|")
-    for name, (alone, wire, both) in found["2"]["overlap"].items():
-        print(f"| {name} | {alone * 1e6:,.0f} | {wire * 1e6:,.0f} | {(alone + wire) * 1e6:,.0f} | {both * 1e6:,.0f} |")
-    print("\n| 4 processes, µs | predicted | measured | off |\n|---|---|---|---|")
-    for name, (told, measured) in predicted(found).items():
-        print(f"| {name} | {told * 1e6:,.0f} | {measured * 1e6:,.0f} | {told / measured - 1:+.0%} |")
+    for group in ("2", "4"):
+        print(f"\n| overlap with {group}, µs | alone | all-reduce | one after the other | at once |\n|{'---|' * 5}")
+        for name, figure in found[group]["overlap"].items():
+            alone, wire, both = (figure[key] * 1e6 for key in ("alone", "all-reduce", "at once"))
+            print(f"| {name} | {alone:,.0f} | {wire:,.0f} | {alone + wire:,.0f} | {both:,.0f} |")
+    print("\n| 4 processes, µs | predicted | measured | off | off in single rounds |\n|---|---|---|---|---|")
+    told = [predicted(one) for one in rounds]
+    for name in NETWORKS:
+        pairs = [(one[name], measured["4"]["steps"][name]) for one, measured in zip(told, rounds, strict=True)]
+        off = [guess / real - 1 for guess, real in pairs]
+        guess, real = (statistics.median(values) * 1e6 for values in zip(*pairs, strict=True))
+        middle = statistics.median(off)
+        print(f"| {name} | {guess:,.0f} | {real:,.0f} | {middle:+.0%} | {min(off):+.0%} to {max(off):+.0%} |")
     for fabric, table in extended(found).items():
         counts = list(next(iter(table.values())))
         print(f"\n| {fabric}: step, µs | {' | '.join(map(str, counts))} |\n|---|{'---|' * len(counts)}")
@@ -298,7 +324,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--ddp", nargs=3, type=int)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", help="write the figures here; read them from here where the file is there already")
     given = parser.parse_args()
     if given.worker:
@@ -308,7 +334,7 @@ def main():
     elif given.json and Path(given.json).exists():
         show(json.loads(Path(given.json).read_text()))
     else:
-        found = json.loads(json.dumps(measure(given.rounds)))
+        found = measure(given.rounds)
         if given.json:
             Path(given.json).write_text(json.dumps(found, indent=1))
         show(found)
