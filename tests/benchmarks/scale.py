@@ -4,8 +4,9 @@ python tests/benchmarks/scale.py [--json FILE] measures with 1, 2 and 4 processe
 figures of 1 and 2, holds it against those of 4, and extends it to 1,024. It needs the extra `mpi`, and takes torch.
 
 A round launches four processes, each on a core (two to a core where there are two or three), and measures its figures
-one after the other, while processes that have no part in one sleep: what is compared was measured within seconds, as a
-virtual machine's cores come nearer to each other and move apart (an all-reduce then takes three times as long).
+one after the other, while processes that have no part in one sleep. What is shown is the least of all rounds, of every
+figure, as what else the machine does only adds to it; and a virtual machine's cores come nearer to each other and move
+apart (an all-reduce then takes three times as long), which rounds of one figure alone would mix up with what it is.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -33,8 +33,8 @@ NETWORKS = {
 }
 SIZES = (1, 64, 1024, 16_384, 131_072, 1_048_576, 8_388_608)
 PARTS = (2, 4, 8, 16, 64, 256, 1024)
-SECONDS = 0.1
-"""How long a figure is measured."""
+WINDOWS, SECONDS = 3, 0.05
+"""A figure is the least of so many means in each round, each over so long or three steps."""
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 CROWD = math.ceil(4 / len(CORES))
 """How many of four processes share a core."""
@@ -154,8 +154,8 @@ def together(comm, work):
         return (time.perf_counter() - begun) / repeats
 
     timed(3)
-    repeats = max(int(SECONDS / comm.bcast(timed(3))), 6)
-    return timed(repeats)
+    repeats = max(int(SECONDS / comm.bcast(timed(3))), 3)
+    return min(timed(repeats) for _ in range(WINDOWS))
 
 
 def pin(rank):
@@ -171,8 +171,7 @@ def ddp_worker(rank, size, port):
     from torch.nn.parallel import DistributedDataParallel
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    pin(rank)
+    torch.set_num_threads(1)  # and on no core of its own, as gloo has threads beside it
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
     found = {}
     for name, (widths, batch) in NETWORKS.items():
@@ -191,12 +190,15 @@ def ddp_worker(rank, size, port):
 
         for _ in range(20):
             step()
-        repeats = {"64": 1000, "784": 200, "1024": 10}[name.split("-")[0]]
-        torch.distributed.barrier()
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        found[name] = (time.perf_counter() - begun) / repeats
+        repeats = {"64": 100, "784": 50, "1024": 3}[name.split("-")[0]]
+        times = []
+        for _ in range(WINDOWS):
+            torch.distributed.barrier()
+            begun = time.perf_counter()
+            for _ in range(repeats):
+                step()
+            times.append((time.perf_counter() - begun) / repeats)
+        found[name] = min(times)
     if rank == 0:
         print(json.dumps(found))
     torch.distributed.destroy_process_group()
@@ -225,12 +227,12 @@ def has_torch():
     return subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode == 0
 
 
-def median(rounds):
-    """Take the median of each figure over rounds."""
+def least(rounds):
+    """Take the least of each figure over rounds."""
     first = rounds[0]
     if isinstance(first, dict):
-        return {key: median([found[key] for found in rounds]) for key in first}
-    return statistics.median(rounds)
+        return {key: least([found[key] for found in rounds]) for key in first}
+    return min(rounds)
 
 
 def measure(rounds):
@@ -261,17 +263,20 @@ def share_of_step(parts, whole, batch, rows):
 def predicted(found):
     """Predict the steps of 4 processes from the figures of 1 and 2.
 
-    Two of four, and with them the first round of the all-reduce, are as they are with two (on one core, where four have
-    to share theirs). The second round is between those pairs: each process of a core makes it in its turn, and it takes
-    what an all-reduce of two on two cores takes, or half of its numbers where four have a core each.
+    On top of the work alone comes what two on two cores spend on each other: a round of the all-reduce, and waiting for
+    memory. Where four share two cores, so comes what two on one core do, and the round between the cores is made by
+    each of a core's processes; with a core for each, a second round, of half the numbers.
     """
     rows = {}
     for name, (_, batch) in NETWORKS.items():
-        alone = found["1"]["parts"][name]
-        pair = found["2" if CROWD == 1 else "2 on one core"]["steps"][name] - CROWD * alone[str(batch // 2)]
-        latency, across = found["2"]["allreduce"]["1"], found["2"]["overlap"][name]["all-reduce"]
-        second = (latency + across) / 2 if CROWD == 1 else CROWD * across
-        rows[name] = CROWD * alone[str(batch // 4)] + pair + second
+        alone, steps = found["1"]["parts"][name], {group: found[group]["steps"][name] for group in GROUPS}
+        half, quarter = alone[str(batch // 2)], alone[str(batch // 4)]
+        across, latency = found["2"]["overlap"][name]["all-reduce"], found["2"]["allreduce"]["1"]
+        rows[name] = CROWD * quarter + steps["2"] - half
+        if CROWD == 1:
+            rows[name] += (latency + across) / 2
+        else:
+            rows[name] += steps["2 on one core"] - CROWD * half + (CROWD - 1) * across
     return rows
 
 
@@ -290,7 +295,7 @@ def extended(found):
 
 def show(rounds):
     """Print all of it as Markdown tables."""
-    found = median(rounds)
+    found = least(rounds)
     print(f"| step, µs | {' | '.join(GROUPS)} | torch DDP, 2 |\n|---|{'---|' * (len(GROUPS) + 1)}")
     for name in NETWORKS:
         cells = [f"{found[key]['steps'][name] * 1e6:,.0f}" for key in GROUPS]
@@ -305,14 +310,10 @@ def show(rounds):
         for name, figure in found[group]["overlap"].items():
             alone, wire, both = (figure[key] * 1e6 for key in ("alone", "all-reduce", "at once"))
             print(f"| {name} | {alone:,.0f} | {wire:,.0f} | {alone + wire:,.0f} | {both:,.0f} |")
-    print("\n| 4 processes, µs | predicted | measured | off | off in single rounds |\n|---|---|---|---|---|")
-    told = [predicted(one) for one in rounds]
-    for name in NETWORKS:
-        pairs = [(one[name], measured["4"]["steps"][name]) for one, measured in zip(told, rounds, strict=True)]
-        off = [guess / real - 1 for guess, real in pairs]
-        guess, real = (statistics.median(values) * 1e6 for values in zip(*pairs, strict=True))
-        middle = statistics.median(off)
-        print(f"| {name} | {guess:,.0f} | {real:,.0f} | {middle:+.0%} | {min(off):+.0%} to {max(off):+.0%} |")
+    print("\n| 4 processes, µs | predicted | measured | off |\n|---|---|---|---|")
+    for name, told in predicted(found).items():
+        measured = found["4"]["steps"][name]
+        print(f"| {name} | {told * 1e6:,.0f} | {measured * 1e6:,.0f} | {told / measured - 1:+.0%} |")
     for fabric, table in extended(found).items():
         counts = list(next(iter(table.values())))
         print(f"\n| {fabric}: step, µs | {' | '.join(map(str, counts))} |\n|---|{'---|' * len(counts)}")
@@ -324,7 +325,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--ddp", nargs=3, type=int)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", help="write the figures here; read them from here where the file is there already")
     given = parser.parse_args()
     if given.worker:
