@@ -37,6 +37,7 @@ from specnet.layerchecks import (
 )
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.layertree import LAYERS_SCHEMA, CompositeSpec, LayerEntries, completed, counting, details, siblings
+from specnet.listing import html_table
 from specnet.migrations import check_format, format_of, migrated
 from specnet.parameters import ShapeTuple
 from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
@@ -209,9 +210,7 @@ class ModelSpec(Document):
 
     def _repr_html_(self) -> str:
         """Show a table of the layers in a notebook."""
-        from specnet.inspection.diagram import table  # noqa: PLC0415 - seldom needed
-
-        return table(self)
+        return html_table(self)
 
     def to_json(self) -> str:
         """Write the normalized document, indented, ending in a newline."""

@@ -33,6 +33,7 @@ PUBLIC = {
 }
 ORDER = [
     "errors",
+    "launcher",
     "jsontext",
     "parameters",
     "kernels",
@@ -55,6 +56,7 @@ ORDER = [
     "layertree",
     "layerchecks",
     "layers",
+    "listing",
     "spec",
     "checkpoint",
     "training",

@@ -12,7 +12,8 @@ from specnet.checkpoint import check, load
 from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
-from specnet.layer import batch_of, size_of
+from specnet.layer import batch_of
+from specnet.listing import rows
 from specnet.paths import is_same_file, user_path
 from specnet.spec import ModelSpec
 from specnet.training.experiment import ExperimentSpec, load_experiment
@@ -130,22 +131,16 @@ def summary(
         save_diagram(spec, out)
         note(f"{out}: {sum(1 for _ in spec.walk())} layers")
         return
-    rows: list[dict[str, Any]] = []
-    for name, layer, plan in spec.walk():
-        count = None if plan.layers else sum(map(size_of, plan.parameters.values()))  # its layers' follow
-        rows.append({"layer": name, "type": layer.type, "output_shape": plan.output_shape, "parameters": count})
+    layers = rows(spec)
     item = 4 if spec.dtype == "float32" else 8
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
     if json:
         model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
-        print_json({**model, "layers": rows, **totals})
+        keys = ("layer", "type", "output_shape", "parameters")
+        print_json({**model, "layers": [dict(zip(keys, row, strict=True)) for row in layers], **totals})
         return
-    table = []
-    for row in rows:
-        name, count = str(row["layer"]), row["parameters"]
-        indented = "  " * name.count(".") + name
-        table.append([indented, str(row["type"]), batch_of(row["output_shape"]), "" if count is None else f"{count:,}"])
-    table.insert(0, ["(input)", "", batch_of(spec.input_shape), ""])
+    table = [["(input)", "", batch_of(spec.input_shape), ""]]
+    table += [["  " * row.depth + row.name, row.type, batch_of(row.output_shape), row.number] for row in layers]
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')

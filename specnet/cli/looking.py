@@ -180,16 +180,11 @@ def trace(
     if target is not None and dy is not None:
         msg = "--target makes the gradient of the outputs, --dy gives it; choose one"
         raise typer.BadParameter(msg)
+    _require("--loss", loss, "--target", target)
+    _require("--as", as_, "--explain", explain or None)
     if save is not None and any(is_same_file(save, source) for source in (path, input_)):
         msg = f"{save}: would be written over; save the trace to another file"
         raise DataError(msg)
-    for option, given, needed, there in (
-        ("--loss", loss, "--target", target),
-        ("--as", as_, "--explain", explain or None),
-    ):
-        if given is not None and there is None:
-            msg = f"{option} is for {needed}"
-            raise typer.BadParameter(msg)
     path = str(checkpoint_of(path))
     model = load(path) if is_hdf5(path) else build(spec_of(path))
     is_json = input_.lstrip().startswith("[")
@@ -207,6 +202,13 @@ def trace(
         note(f"warning: {warning}")
     if save is not None:
         note(f"{save}: the arrays of {len(traced.layers)} layers")
+
+
+def _require(option: str, given: object, needed: str, there: object) -> None:
+    """Refuse an option that says nothing without another one."""
+    if given is not None and there is None:
+        msg = f"{option} is for {needed}"
+        raise typer.BadParameter(msg)
 
 
 def _columns(names: str | None) -> Columns:

@@ -87,8 +87,7 @@ def train(
         note(f"changed since the run began: {change}")
     if stopped_by and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
-        settings = [word for setting in set_ or [] for word in ("--set", setting)]
-        again = shlex.join(["specnet", "train", experiment, *options, *settings, "--resume"])
+        again = _again([experiment, *options], set_ or [])
         note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
         raise typer.Exit(128 + stopped_by)
     if resume and not stop.steps:
@@ -103,6 +102,12 @@ def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
     if quiet:
         return []
     return [BarProgress() if sys.stderr.isatty() else LineProgress()]
+
+
+def _again(arguments: list[str], settings: list[str]) -> str:
+    """Give the command that goes on with a run."""
+    set_again = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["specnet", "train", *arguments, *set_again, "--resume"])
 
 
 def _taken_over(transfer: Transfer) -> str:

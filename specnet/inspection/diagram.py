@@ -1,4 +1,4 @@
-"""A network as a picture: Mermaid text for READMEs, SVG or PNG drawn by matplotlib, a table for notebooks."""
+"""A network as a picture: Mermaid text for READMEs, SVG or PNG drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -6,38 +6,20 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from specnet.checkpoint.durable import write_file
 from specnet.errors import SpecnetError
 from specnet.inspection.charts import INK, MUTED, SURFACE, new_figure, svg_of
-from specnet.layer import batch_of, size_of
+from specnet.layer import batch_of
 from specnet.layertree import CompositeSpec
+from specnet.listing import Row, rows
 from specnet.spec import ModelSpec
 
 LONGEST = 20
 MOST_BOXES = 40
 """A longer network is drawn with its first and its last layers, and says how many are between."""
-
-
-class Row(NamedTuple):
-    """One line on a layer: how deep it is nested, its own name, type, output shape, and number of parameters."""
-
-    depth: int
-    name: str
-    type: str
-    shape: str
-    parameters: int
-
-
-def rows(spec: ModelSpec) -> list[Row]:
-    """List the layers, those in composites behind them."""
-    return [
-        Row(name.count("."), name, layer.type, batch_of(plan.output_shape), sum(map(size_of, plan.parameters.values())))
-        for name, layer, plan in spec.walk()
-    ]
 
 
 def mermaid(spec: ModelSpec) -> str:
@@ -73,8 +55,8 @@ class _Flowchart:
                 start = self.composite(layer, start, name)
             else:
                 row = self.known[name]
-                count = f", {row.parameters:,} parameters" if row.parameters else ""
-                start = self.edge(start, self.node(f"{row.name}: {row.type}<br/>{row.shape}{count}"))
+                count = f", {row.number} parameters" if row.parameters else ""
+                start = self.edge(start, self.node(f"{row.name}: {row.type}<br/>{batch_of(row.output_shape)}{count}"))
         return start
 
     def composite(self, layer: Any, start: str, name: str) -> str:
@@ -86,23 +68,10 @@ class _Flowchart:
             return self.chain(ways[0], start, f"{name}.")
         ends = [self.chain(way, start, f"{name}.") for way in ways]
         sign = "+" if layer.type == "residual" else layer.type
-        meeting = self.node(f"{name}: {sign}<br/>{self.known[name].shape}", "(({}))")
+        meeting = self.node(f"{name}: {sign}<br/>{batch_of(self.known[name].output_shape)}", "(({}))")
         for end in ends:
             self.edge(end, meeting)
         return meeting
-
-
-def table(spec: ModelSpec) -> str:
-    """Write a network as an HTML table, for notebooks."""
-    lines = [
-        f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td><td>{escape(row.shape)}</td>"
-        f'<td style="text-align:right">{row.parameters:,}</td></tr>'
-        for row in rows(spec)
-    ]
-    head = "<tr><th>Layer</th><th>Type</th><th>Output</th><th>Parameters</th></tr>"
-    about = f"<b>{escape(spec.name)}</b>, {spec.parameter_count:,} parameters, {spec.dtype}"
-    first = f"<tr><td>(input)</td><td></td><td>{batch_of(spec.input_shape)}</td><td></td></tr>"
-    return f"<div>{about}<table><thead>{head}</thead><tbody>{first}{''.join(lines)}</tbody></table></div>"
 
 
 def draw(spec: ModelSpec) -> Any:
@@ -143,9 +112,9 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
             if index == half:
                 yield 0, "", f"{len(all_rows) - 2 * half} more layers"
             continue
-        count = f", {row.parameters:,} parameters" if row.parameters else ""
+        count = f", {row.number} parameters" if row.parameters else ""
         name = _short(row.name.rpartition(".")[2])
-        yield min(row.depth, 6), f"{name} ({row.type})", _short(row.shape) + count
+        yield min(row.depth, 6), f"{name} ({row.type})", _short(batch_of(row.output_shape)) + count
 
 
 def _short(text: str) -> str:

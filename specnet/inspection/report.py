@@ -14,9 +14,10 @@ from typing import Any
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.inspection import charts
 from specnet.inspection.classified import Classified, Sample, classify
-from specnet.inspection.diagram import draw, rows
+from specnet.inspection.diagram import draw
 from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
+from specnet.listing import rows
 from specnet.model import Model
 from specnet.training.datafiles import Columns
 from specnet.training.experiment import ExperimentSpec
