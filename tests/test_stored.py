@@ -15,7 +15,9 @@ import specnet
 from specnet import DataError
 from specnet.training import stored
 from specnet.training.data import Dataset, Order
+from specnet.training.sharing import Share
 from specnet.training.stored import HDF5Array, NpyArray, StoredRows, ahead
+from specnet.world import World
 from tests.support import arrays_of, same_arrays
 
 SPEC = specnet.ModelSpec(input_shape=(3,), layers=[{"type": "standardize"}, {"type": "affine", "units": 2}])
@@ -183,6 +185,47 @@ def test_wide_rows_are_bounded_by_their_bytes(monkeypatch, dtype, order):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < rows.working_bytes(8) + 2 * 2**20
+
+
+class Several(World):
+    """One of several processes that never speak with each other."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("gap", [0, 24, 2**16], ids=["no gap", "a row", "whole chunks"])
+@pytest.mark.parametrize("order", [None, Order(1, 2)], ids=["in order", "shuffled"])
+@pytest.mark.parametrize(("path", "count"), [("x.npy", 1), ("x.npy", 3), ("x.npy", 20), ("d.h5", 3)])
+def test_processes_read_their_rows_alone(monkeypatch, path, count, order, gap):
+    """All rows of an epoch once, where the whole block has them, whatever is read in between."""
+    x, rows = rows_of(path=path)
+    (whole,) = [np.concatenate([block.inputs for block in rows.blocks(16, order)])]
+    monkeypatch.setattr(stored, "GAP_BYTES", gap)
+    read, spans = rows._file.read, []
+    monkeypatch.setattr(rows._file, "read", lambda *given: spans.extend(given) or read(*given))
+    found, seen = np.full_like(x, np.nan), 0
+    for rank in range(count):
+        share, at = Share(Several(rank, count), 16), 0
+        for block in rows.blocks(16, order, share=share):
+            places = share.places(0, block.of, 16) + at
+            assert np.array_equal(x[block.targets].astype("f4"), block.inputs)
+            found[places] = block.inputs
+            seen += len(block)
+            at += block.of
+    assert seen == len(x)
+    assert np.array_equal(found, whole)
+    lengths = [stop - start for start, stop in spans]
+    if gap == 0 and path == "x.npy":
+        assert sum(lengths) == len(x)
+
+
+def test_pieces_of_a_file_are_read_once_though_rows_between_are_not_needed(monkeypatch):
+    _, rows = rows_of(path="d.h5")
+    assert rows._file.stride == 16
+    monkeypatch.setattr(stored, "GAP_BYTES", 0)
+    assert rows._needed(np.array([0, 3, 19, 36, 70])) == [(0, 20), (36, 37), (70, 71)]
+    assert rows._needed(np.array([], int)) == []
 
 
 def test_large_files_are_read_in_parts_by_themselves(monkeypatch):

@@ -151,7 +151,8 @@ class _Scorer:
         self._head, self._offsets = self._place(suffix)
 
     def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
-        x = fit_inputs(self.source.read(start, stop), self.model.spec, self.name, trained=True, first_row=start)
+        (rows,) = self.source.read((start, stop))
+        x = fit_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
         return x, *answers(self.model, self.loss, x, logits=self.logits)
 
     def _place(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:

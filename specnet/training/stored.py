@@ -27,6 +27,8 @@ from specnet.training.datafiles import RawArray, array_name, guarded, kind_of, o
 from specnet.training.sharing import Share
 
 T = TypeVar("T")
+Span = tuple[int, int]
+"""Rows from the first number to before the second."""
 
 LARGE = 2**30
 """Bytes of inputs from which a file is read in chunks, unless its entry says in_memory."""
@@ -36,12 +38,18 @@ MIXED = 4
 """Chunks whose rows are mixed; so many are in memory twice, once in use and once being read ahead."""
 
 
+GAP_BYTES = 2**17
+"""Rows that a process does not need are read with those around them where they are fewer: the system does so, too."""
+
+
 class LargeArray(ABC):
     """An array in a file, some rows of which are read at a time; holds that it is the file that was opened."""
 
     path: Path
     shape: ShapeTuple
     dtype: np.dtype[Any]
+    stride = 1
+    """Rows that the file stores as one piece, and that are read together whatever is asked."""
 
     def _watch(self) -> None:
         self._state = self._look()
@@ -50,16 +58,17 @@ class LargeArray(ABC):
         found = self.path.stat()
         return found.st_size, found.st_mtime_ns, found.st_ino
 
-    def read(self, start: int, stop: int) -> RawArray:
-        """Read rows from `start` to before `stop`. Raises DataError, also for a file that has changed."""
-        values: RawArray = guarded(self.path, lambda: self._read(start, stop))
-        if guarded(self.path, self._look) != self._state or len(values) != stop - start:
+    def read(self, *spans: Span) -> list[RawArray]:
+        """Read the rows of each span. Raises DataError, also for a file that has changed."""
+        values: list[RawArray] = guarded(self.path, lambda: list(self._read(spans)))
+        lengths = [stop - start for start, stop in spans]
+        if guarded(self.path, self._look) != self._state or list(map(len, values)) != lengths:
             msg = f"{self.path}: has changed since it was opened"
             raise DataError(msg)
         return values
 
     @abstractmethod
-    def _read(self, start: int, stop: int) -> RawArray: ...
+    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]: ...
 
 
 class NpyArray(LargeArray):
@@ -81,15 +90,16 @@ class NpyArray(LargeArray):
                 raise DataError(msg)
             return shape, dtype, file.tell()
 
-    def _read(self, start: int, stop: int) -> RawArray:
+    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]:
         row = math.prod(self.shape[1:])
-        with self.path.open("rb") as file:
-            file.seek(self.offset + start * row * self.dtype.itemsize)
-            values = np.fromfile(file, self.dtype, (stop - start) * row)
-        if len(values) != (stop - start) * row:
-            msg = f"{self.path}: is not whole: its head promises {self.shape[0]} rows"
-            raise DataError(msg)
-        return values.reshape(stop - start, *self.shape[1:])
+        with self.path.open("rb", buffering=0) as file:
+            for start, stop in spans:
+                file.seek(self.offset + start * row * self.dtype.itemsize)
+                values = np.fromfile(file, self.dtype, (stop - start) * row)
+                if len(values) != (stop - start) * row:
+                    msg = f"{self.path}: is not whole: its head promises {self.shape[0]} rows"
+                    raise DataError(msg)
+                yield values.reshape(stop - start, *self.shape[1:])
 
 
 class HDF5Array(LargeArray):
@@ -98,16 +108,18 @@ class HDF5Array(LargeArray):
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         guarded(path, self._watch)
-        self.shape, self.dtype = guarded(path, self._head)
+        self.shape, self.dtype, self.stride = guarded(path, self._head)
 
-    def _head(self) -> tuple[ShapeTuple, np.dtype[Any]]:
+    def _head(self) -> tuple[ShapeTuple, np.dtype[Any], int]:
         with open_hdf5(self.path) as file:
             stored = pick_dataset(self.path, file, self.name)
-            return stored.shape, stored.dtype
+            return stored.shape, stored.dtype, stored.chunks[0] if stored.chunks else 1
 
-    def _read(self, start: int, stop: int) -> RawArray:
+    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]:
         with open_hdf5(self.path) as file:
-            return np.asarray(file[self.name][start:stop])
+            stored = file[self.name]
+            for start, stop in spans:
+                yield np.asarray(stored[start:stop])
 
 
 def open_array(path: Path, name: str | Sequence[str] | None) -> LargeArray:
@@ -165,21 +177,24 @@ class StoredRows:
         hasher, low, high = hashlib.sha256(), None, None
         rows = max(CHUNK_BYTES // self._row_bytes, 1)
         for start in range(0, len(self), rows):
-            values = self._read(start, min(start + rows, len(self)))
+            (values,) = self._read((start, min(start + rows, len(self))))
             hasher.update(np.ascontiguousarray(values).data)
             least, most = values.min(axis=0), values.max(axis=0)
             low = least if low is None else np.minimum(low, least)
             high = most if high is None else np.maximum(high, most)
         assert low is not None
         assert high is not None
+        self._none = (values[:0].copy(), self.targets[:0], None if self.weights is None else self.weights[:0])
         return Features(low.astype(np.float64), high.astype(np.float64)), hasher.hexdigest()
 
-    def _read(self, start: int, stop: int) -> RawArray:
-        return fit_inputs(self._file.read(start, stop), self._spec, self._source, first_row=start)
+    def _read(self, *spans: Span) -> Iterator[RawArray]:
+        for (start, _), values in zip(spans, self._file.read(*spans), strict=True):
+            yield fit_inputs(values, self._spec, self._source, first_row=start)
 
-    def _part(self, start: int, stop: int) -> Dataset:
-        weights = None if self.weights is None else self.weights[start:stop]
-        return Dataset(self._read(start, stop), self.targets[start:stop], weights)
+    def _parts(self, *spans: Span) -> Iterator[Dataset]:
+        for (start, stop), inputs in zip(spans, self._read(*spans), strict=True):
+            weights = None if self.weights is None else self.weights[start:stop]
+            yield Dataset(inputs, self.targets[start:stop], weights)
 
     def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
         """Yield the rows from `first` to before `stop`, so many at a time at most; fewer where a row is large."""
@@ -187,13 +202,13 @@ class StoredRows:
         rows = min(rows, max(CHUNK_BYTES // self._row_bytes, 1))
         chunk = max(CHUNK_BYTES // (self._row_bytes * rows), 1) * rows
         spans = [(start, min(start + chunk, stop)) for start in range(first, stop, chunk)]
-        for part in ahead(self._part(*span) for span in spans):
+        for part in ahead(part for span in spans for part in self._parts(span)):
             yield from part.in_order(rows)
 
     def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
         """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
-        With `share`, a process's part of each: chunks are read whole, and other rows dropped at once.
+        With `share`, a process's part of each, the only rows that are read but for what lies closely between them.
         """
         return ahead(self._blocks(size, order, first, share))
 
@@ -216,26 +231,32 @@ class StoredRows:
                 yield replace(self._mixed(spans, places, share.places(first, count, size)), of=count - first)
             first = 0
 
-    def _mixed(self, spans: list[tuple[int, int]], places: RawArray, wanted: RawArray) -> Dataset:
+    def _mixed(self, spans: list[Span], places: RawArray, wanted: RawArray) -> Dataset:
         """Put the rows of some chunks where `places` says, one chunk in memory beside them; keep those `wanted`."""
-        block: Dataset | None = None
+        empty = (None if a is None else np.empty((len(wanted), *a.shape[1:]), a.dtype) for a in self._none)
+        block = Dataset(*empty)  # type: ignore[arg-type]
         done = 0
         target = np.full(len(places), -1)
         target[wanted] = np.arange(len(wanted))
-        for span in spans:
-            part = self._part(*span)
-            if block is None:
-                block = Dataset(*(None if a is None else np.empty((len(wanted), *a.shape[1:]), a.dtype)
-                                  for a in (part.inputs, part.targets, part.weights)))  # type: ignore[arg-type]  # fmt: skip
-            to = target[places[done : done + len(part)]]
-            done += len(part)
-            if len(wanted) < len(places):
-                part, to = part.rows(to >= 0), to[to >= 0]
-            block.inputs[to], block.targets[to] = part.inputs, part.targets
-            if block.weights is not None:
-                block.weights[to] = part.weights
-        assert block is not None
+        for first, last in spans:
+            to = target[places[done : done + last - first]]
+            done += last - first
+            needed = self._needed(np.flatnonzero(to >= 0))
+            parts = self._parts(*((first + start, first + stop) for start, stop in needed))
+            for (start, stop), part in zip(needed, parts, strict=True):
+                own = to[start:stop]
+                kept = slice(None) if len(wanted) == len(places) else own >= 0
+                rows, at = part.rows(kept), own[kept]
+                block.inputs[at], block.targets[at] = rows.inputs, rows.targets
+                if block.weights is not None:
+                    block.weights[at] = rows.weights
         return block
+
+    def _needed(self, rows: RawArray) -> list[Span]:
+        """Give the spans that are read for some rows, in order, of a chunk: they end where long gaps begin."""
+        longest = max(GAP_BYTES // self._row_bytes, self._file.stride - 1)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) - 1 > longest) + 1)
+        return [(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
 
     def rows(self, indices: RawArray | slice) -> Dataset:
         """Refuse what needs all rows at once. Raises DataError."""
