@@ -13,14 +13,10 @@ _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"
 """What launchers of MPICH, Open MPI, MVAPICH, Slurm and Cray set."""
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """Where they say how many processes there are; Slurm says so also where it starts them without MPI."""
-_HERE = (
-    "MPI_LOCALNRANKS",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "SLURM_STEP_TASKS_PER_NODE",
-)
-"""How many of them are on this machine; Slurm's "2(x4),1" is two on each of four machines, and one on the last."""
+_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
+"""How many of them are on this machine."""
+_SLURM_HERE = "SLURM_STEP_TASKS_PER_NODE"
+"""The same of Slurm's own steps: "2(x4),1" is two on each of four machines, and one on the last."""
 
 
 def is_launched() -> bool:
@@ -48,9 +44,12 @@ def share_cores() -> None:
 
     Threads of several processes that wait for each other's cores make a step ten times as long.
     """
-    if is_launched() and not any(name in os.environ for name in THREADS):
-        own = _told(("SLURM_CPUS_PER_TASK",), 0) or max(cores() // max(_told(_HERE, started()), 1), 1)
-        os.environ |= dict.fromkeys(THREADS, str(own))
+    if not is_launched() or any(os.environ.get(name) for name in THREADS):
+        return
+    here = _told(_HERE, 0)
+    own = 0 if here else min(_told(("SLURM_CPUS_PER_TASK",), 0), cores())
+    own = own or max(cores() // max(here or _told((_SLURM_HERE,), started()), 1), 1)
+    os.environ |= dict.fromkeys(THREADS, str(own))
 
 
 def _told(names: tuple[str, ...], otherwise: int) -> int:

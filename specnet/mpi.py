@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,12 +45,12 @@ class MpiWorld(World):
         self.comm.Abort(code)
 
 
-def launched_world(*, wanted: bool = False) -> World:
-    """Give the world that the launcher made, or this process alone; `wanted` asks for MPI without a launcher, too.
+def launched_world(*, wanted: bool | None = None) -> World:
+    """Give the world that the launcher made, or this process alone; `wanted` asks for MPI, or for none, in any case.
 
     Raises SpecnetError where mpi4py, or an MPI library, is missing, or is not the one that the launcher is made for.
     """
-    return MpiWorld() if wanted or is_launched() else ALONE
+    return MpiWorld() if wanted or (wanted is None and is_launched()) else ALONE
 
 
 @contextmanager
@@ -70,16 +72,21 @@ def _mpi4py() -> Any:
     try:
         import mpi4py  # noqa: PLC0415 - of an extra
 
-        mpi4py.rc.initialize = False
-        mpi4py.rc.finalize = True
+        if "mpi4py.MPI" not in sys.modules:  # what a script has set up itself stays
+            mpi4py.rc.initialize = False
+            mpi4py.rc.finalize = True
         from mpi4py import MPI  # noqa: PLC0415
     except (ImportError, RuntimeError) as error:  # a RuntimeError where it finds no MPI library
-        msg = f"MPI is not there: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]'"
+        msg = (
+            f"MPI is not there: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]', "
+            "or --no-mpi where each process is to work alone"
+        )
         raise World.everywhere(SpecnetError(msg)) from error
     if not MPI.Is_initialized():
-        if "OMPI_COMM_WORLD_SIZE" in os.environ and MPI.get_vendor()[0] == "MPICH":
+        if "OMPI_COMM_WORLD_SIZE" in os.environ and started() > 1 and MPI.get_vendor()[0] == "MPICH":
             raise _strangers(MPI, "Open MPI's launcher")
-        MPI.Init_thread()
+        with warnings.catch_warnings(action="ignore"):  # of a launcher it does not know, which is told below
+            MPI.Init_thread()
     return MPI
 
 
@@ -96,6 +103,6 @@ def _strangers(mpi: Any, launcher: str) -> SpecnetError:
     msg = (
         f"{launcher} and {library} do not know each other, so each process would work alone; "
         "use the mpiexec of that MPI, say which MPI to Slurm (srun --mpi=pmi2), "
-        "or name the launcher's library in MPI4PY_LIBMPI"
+        "name the launcher's library in MPI4PY_LIBMPI, or say --no-mpi where each is to work alone"
     )
     return World.everywhere(SpecnetError(msg))

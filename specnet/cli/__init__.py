@@ -4,12 +4,15 @@ import signal
 import sys
 from typing import NoReturn
 
-from specnet.launcher import share_cores
+from specnet.launcher import is_launched, share_cores
 
 
 def main() -> None:
-    """Run the `specnet` command; interrupted, it exits with 130 at any time, also while it imports what it needs."""
-    signal.signal(signal.SIGINT, _interrupted)
+    """Run the `specnet` command; interrupted, it exits with 130 at any time, also while it imports what it needs.
+
+    Under an MPI launcher it is killed until MPI has begun: the launcher then ends the others, which would wait for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL if is_launched() else _interrupted)
     share_cores()
     from specnet.cli.main import run  # noqa: PLC0415
 

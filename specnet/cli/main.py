@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import specnet
 from specnet.cli import documents, foreign, looking, prediction, starting, sweeping, training
@@ -17,23 +16,8 @@ from specnet.cli.processes import GRACE
 from specnet.errors import SpecnetError
 from specnet.launcher import is_first
 
-
-class _Commands(TyperGroup):
-    """Lets the first one of several processes tell wrong usage, which all of them see."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if getattr(error, "exit_code", 0) != 2 or is_first():
-                raise
-            time.sleep(GRACE)
-            raise typer.Exit(2) from None
-
-
 app = typer.Typer(
     name="specnet",
-    cls=_Commands,
     help="Neural networks as two files people can read: a JSON document and an HDF5 checkpoint.",
     no_args_is_help=False,
     invoke_without_command=True,

@@ -34,7 +34,7 @@ def predict(
     out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
     json: Json = False,
-    mpi: Mpi = False,
+    mpi: Mpi = None,
 ) -> None:
     """Predict for the rows of a data file: probabilities and class for a classifier, outputs for others.
 
@@ -44,7 +44,7 @@ def predict(
     """
     from specnet.training.scoring import can_score, score_file  # noqa: PLC0415 - needed here only
 
-    with joined(mpi, "stopped; no predictions are written") as world:
+    with joined(mpi, "stopped; no predictions are written") as (world, _):
         world.together(lambda: _keep_apart(checkpoint, data, out))
         if out is not None and targets is None and can_score(data, out, alone=world.size == 1):
             model = world.together(lambda: load(checkpoint))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -20,30 +20,79 @@ from specnet.mpi import launched_world
 from specnet.world import World
 
 Mpi = Annotated[
-    bool, typer.Option("--mpi", help="Use MPI although no launcher is recognized; mpiexec is recognized by itself.")
+    bool | None,
+    typer.Option("--mpi/--no-mpi", help="Use MPI, or have each process work alone. [default: as it was launched]"),
 ]
-RESUMABLE = "stopped; the last checkpoint is whole, --resume goes on from it"
+RESUMABLE = "stopped; what was written is whole, and --resume goes on from it"
 GRACE = 2.0
 """Seconds that the others leave the first process to say why all end."""
 _HEARD = 0.5
 """Seconds that the launcher has to pass a message on, before it ends everything."""
 
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Ending:
+    """Ends all processes where this one hears a signal, at once or after some time to do it by itself.
+
+    A thread hears of signals through a pipe: Python's handlers wait for the main thread, which may wait inside MPI for
+    a process that does not answer any more. `told` is what is said.
+    """
+
+    def __init__(self, world: World, told: str) -> None:
+        self._world = world
+        self._told = told
+        self._seconds = 0.0
+        self._busy: Callable[[], bool] = lambda: False
+        self._over = False
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in _NUMBERS:
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+
+    def _watch(self, reader: int) -> None:
+        number = 0
+        while number not in _NUMBERS:
+            number = os.read(reader, 1)[0]
+        time.sleep(self._seconds)
+        while self._busy():
+            time.sleep(0.05)
+        time.sleep(GRACE if self._world.rank else 0.0)
+        if not self._over:
+            _end(self._world, self._told, 128 + number)
+
+    @contextmanager
+    def patient(self, seconds: float, busy: Callable[[], bool]) -> Iterator[None]:
+        """Leave the main thread some seconds to end by itself, and as long as it is `busy` with that.
+
+        Signals that come later are not heeded: what follows is the end.
+        """
+        self._seconds, self._busy = seconds, busy
+        try:
+            yield
+        finally:
+            self._over = True
+            for number in _NUMBERS:  # launchers pass on what a terminal has sent already
+                signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
-def joined(mpi: bool, stopped: str = RESUMABLE) -> Iterator[World]:
+def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, Ending | None]]:
     """Give the processes that the launcher started; whatever one of them raises alone ends all, with one message.
 
-    `stopped` is what is said where a signal ends them.
-
-    What all raise is told by the first; the others end without a word.
+    `stopped` is what is said where a signal ends them. What all raise is told by the first; the others end without a
+    word.
     """
     world = launched_world(wanted=mpi)
     if world.size == 1:
-        yield world
+        yield world, None
         return
-    end_on_signals(world, stopped)
+    ending = Ending(world, stopped)
     try:
-        yield world
+        yield world, ending
     except SpecnetError as error:
         if not error.everywhere:
             _end(world, "\n".join(error_lines(error)), 1)
@@ -54,26 +103,6 @@ def joined(mpi: bool, stopped: str = RESUMABLE) -> Iterator[World]:
         raise
     except Exception:  # noqa: BLE001 - a bug, of which the others know nothing
         _end(world, traceback.format_exc(), 1)
-
-
-def end_on_signals(world: World, told: str) -> None:
-    """End all where one is asked to: the others would wait for it. `told` is what the message says."""
-
-    def handle(number: int, _frame: object) -> None:
-        _end_in(world, 0.0, told, 128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-
-
-def end_soon(world: World, told: str, code: int, seconds: float = 6.0) -> None:
-    """End all in some seconds, in which a checkpoint can be written, unless this process has ended by then."""
-    threading.Thread(target=_end_in, args=(world, seconds, told, code), daemon=True).start()
-
-
-def _end_in(world: World, seconds: float, told: str, code: int) -> None:
-    time.sleep(seconds + (GRACE if world.rank else 0.0))
-    _end(world, told, code)
 
 
 def _end(world: World, message: str, code: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +12,12 @@ import typer
 
 from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
-from specnet.cli.processes import end_soon
+from specnet.cli.processes import Ending, Mpi
 from specnet.launcher import is_launched
 from specnet.mpi import launched_executor, launched_world
 
 if TYPE_CHECKING:
-    from specnet.training.loop import Event
+    from specnet.training.loop import Event, Run
     from specnet.training.sweep import Outcome, Sweep
 
 
@@ -37,6 +36,7 @@ def sweep(
     out: Annotated[str | None, typer.Option("--out", "-o", help="The folder. [default: runs/<name>-sweep]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
     json: Json = False,
+    mpi: Mpi = None,
 ) -> None:
     """Train every combination of some settings, each in a folder of its own, and rank them; again, it goes on.
 
@@ -58,7 +58,8 @@ def sweep(
             note(f"{len(made.trials)} runs into {made.folder}, ranked by {made.monitor}")
         return made
 
-    made = _under_mpi(plan, quiet=quiet) if is_launched() else _here(plan(), jobs, quiet=quiet)
+    under = is_launched() if mpi is None else mpi
+    made = _under_mpi(plan, quiet=quiet) if under else _here(plan(), jobs, quiet=quiet)
     if made is None:  # a worker
         return
     ranked = made.ranked()
@@ -92,36 +93,49 @@ def _here(made: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
 
 
 def _under_mpi(plan: Callable[[], Sweep], *, quiet: bool) -> Sweep | None:
-    """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others."""
+    """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others.
+
+    Launchers pass a signal on to all: the first hands out no more, the others end their runs with a checkpoint.
+    """
     from specnet.training.sweep import share_sweep  # noqa: PLC0415
 
-    world = launched_world()
+    world = launched_world(wanted=True)
+    ending = Ending(world, "stopped; the same command goes on with what is missing")
 
     def stop(number: int, _frame: object) -> None:
-        if not _Stopped.by:
-            end_soon(world, "stopped; the same command goes on with what is missing", 128 + number, seconds=2.0)
-        _Stopped.by = number
+        again, _Stopped.by = bool(_Stopped.by), number
+        if world.rank == 0 and not again:
+            sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with launched_executor() as executor:
+    with ending.patient(8.0 if world.rank == 0 else 6.0, _Stopped.is_ending), launched_executor() as executor:
         if executor is None:
             return None
-        made = plan()
-        share_sweep(made, executor, listeners=[_Stopped()], tell=_teller(made, quiet=quiet))
+        try:
+            made = plan()
+            share_sweep(made, executor, listeners=[_Stopped()], tell=_teller(made, quiet=quiet))
+        except SystemExit:
+            note("stopped; the same command goes on with what is missing")
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
         return made
 
 
 class _Stopped:
-    """Ends a worker's run after the step during which a signal came, and begins no other: all end soon."""
+    """Ends a worker's run after the step during which a signal came."""
 
     by = 0
+    run: Run | None = None
+
+    @classmethod
+    def is_ending(cls) -> bool:
+        return cls.run is not None and cls.run.stopping
 
     def __call__(self, event: Event) -> None:
+        _Stopped.run = event.run
         if self.by:
             event.run.stop()
-        while self.by and event.kind == "end":  # its checkpoint is written
-            time.sleep(1)
 
 
 def _teller(made: Sweep, *, quiet: bool) -> Callable[[Outcome], None]:

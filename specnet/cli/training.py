@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from json import dumps
 from typing import Annotated
 
@@ -16,14 +16,13 @@ import typer
 from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
 from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
-from specnet.cli.processes import RESUMABLE, Mpi, end_soon, joined
+from specnet.cli.processes import Ending, Mpi, joined
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.errors import SpecnetError
-from specnet.training.loop import Event, Listener
+from specnet.training.loop import Event, Listener, Run
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import TrainingResult
 from specnet.training.runs import train as run_training
-from specnet.world import World
 
 
 def train(
@@ -48,7 +47,7 @@ def train(
         bool, typer.Option("--json-lines", help="Print each event as a line of JSON, for programs.")
     ] = False,
     json: Json = False,
-    mpi: Mpi = False,
+    mpi: Mpi = None,
 ) -> None:
     """Train as an experiment document says; writes experiment.json, last.h5, best.h5 and history.csv.
 
@@ -60,13 +59,13 @@ def train(
         msg = "--resume goes on with a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
     overrides = _overrides(set_ or [])
-    with joined(mpi) as world:
+    with joined(mpi) as (world, ending):
         if dry_run:
             if world.rank == 0:
                 _rehearse(experiment, overrides, json=json)
             return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
-        with _told_as_json(json_lines and world.rank == 0), _stops_on_signals(world) as stop:
+        with _told_as_json(json_lines and world.rank == 0), _stops_on_signals(ending) as stop:
             result = run_training(
                 experiment,
                 out=out,
@@ -197,34 +196,40 @@ class _Stop:
 
     signal = 0
     steps = 0
+    run: Run | None = None
+
+    def is_ending(self) -> bool:
+        """Tell whether the last step is taken, also where processes had to agree on it: what is left is to save."""
+        return self.run is not None and self.run.stopping
 
     def __call__(self, event: Event) -> None:
+        self.run = event.run
         self.steps += event.kind == "step"
         if self.signal:
             event.run.stop()
 
 
 @contextmanager
-def _stops_on_signals(world: World) -> Iterator[_Stop]:
+def _stops_on_signals(ending: Ending | None) -> Iterator[_Stop]:
     """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole.
 
-    Processes that share a run agree on the step; where that takes too long, they end without another checkpoint.
+    Processes that share a run have an `ending`: they agree on the step, and are ended where that takes too long.
     """
     stop = _Stop()
 
     def handle(number: int, _frame: object) -> None:
-        if stop.signal and world.size == 1:
+        if stop.signal and ending is None:
             sys.exit(128 + number)
-        if not stop.signal and world.size > 1:  # launchers pass on what a terminal has sent already
-            end_soon(world, RESUMABLE, 128 + number)
         stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        with nullcontext() if ending is None else ending.patient(6.0, stop.is_ending):
+            yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if ending is None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def replay(
