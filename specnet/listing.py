@@ -13,28 +13,24 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A layer: its full name, its type, the shape of its outputs, its parameters; None for a composite's layers'."""
+    """A layer: its full name, type, shape of outputs, number of parameters; a composite's are those of its layers."""
 
     name: str
     type: str
     output_shape: ShapeTuple
-    parameters: int | None
+    parameters: int
+    is_composite: bool
 
     @property
     def depth(self) -> int:
         """How many composites it is in."""
         return self.name.count(".")
 
-    @property
-    def number(self) -> str:
-        """The number of parameters, to be printed."""
-        return "" if self.parameters is None else f"{self.parameters:,}"
-
 
 def rows(spec: ModelSpec) -> list[Row]:
     """List the layers, those in composites behind them."""
     return [
-        Row(name, layer.type, plan.output_shape, None if plan.layers else sum(map(size_of, plan.parameters.values())))
+        Row(name, layer.type, plan.output_shape, sum(map(size_of, plan.parameters.values())), bool(plan.layers))
         for name, layer, plan in spec.walk()
     ]
 
@@ -43,7 +39,7 @@ def html_table(spec: ModelSpec) -> str:
     """Write a document as an HTML table, for notebooks."""
     lines = [
         f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td>"
-        f'<td>{batch_of(row.output_shape)}</td><td style="text-align:right">{row.number}</td></tr>'
+        f'<td>{batch_of(row.output_shape)}</td><td style="text-align:right">{row.parameters:,}</td></tr>'
         for row in rows(spec)
     ]
     head = "<tr><th>Layer</th><th>Type</th><th>Output</th><th>Parameters</th></tr>"

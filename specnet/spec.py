@@ -37,7 +37,6 @@ from specnet.layerchecks import (
 )
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.layertree import LAYERS_SCHEMA, CompositeSpec, LayerEntries, completed, counting, details, siblings
-from specnet.listing import html_table
 from specnet.migrations import check_format, format_of, migrated
 from specnet.parameters import ShapeTuple
 from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
@@ -210,6 +209,8 @@ class ModelSpec(Document):
 
     def _repr_html_(self) -> str:
         """Show a table of the layers in a notebook."""
+        from specnet.listing import html_table  # noqa: PLC0415 - seldom needed
+
         return html_table(self)
 
     def to_json(self) -> str:

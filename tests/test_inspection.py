@@ -339,6 +339,10 @@ def test_notebooks_show_a_table_and_nothing_of_it_is_markup():
         assert "<script>" not in shown
         assert "&lt;script&gt;" in shown
         assert "<td>affine_1</td><td>affine</td><td>(batch, 2)</td>" in shown
+    inner = {"type": "sequential", "name": "block", "layers": layers}
+    shown = specnet.ModelSpec(input_shape=(4,), layers=[inner])._repr_html_()
+    assert "<td>block</td><td>sequential</td><td>(batch, 2)</td>" in shown
+    assert shown.count(">10</td>") == 2  # a composite's are those of its layers
     assert repr(spec) == "<ModelSpec '<script>alert(1)</script>': (4,) -> (2,), 10 parameters, float32>"
     many = specnet.ModelSpec(input_shape=(4,), layers=[{"type": "relu"}] * 500)
     assert len(repr(many)) < 200

@@ -280,10 +280,10 @@ def test_a_loss_that_is_not_finite_names_process_and_rows(folder):
     assert "in process 2 of 3, rows 10 to 15 of the step's 16" in err
 
 
-def begin(folder, count, *more):
-    """Start a run that takes for ever, and wait for its first checkpoint; give the launcher and its processes."""
+def begin(folder, count, *command, until):
+    """Start a command in so many processes, and wait for a file of it; give the launcher."""
     process = subprocess.Popen(
-        [MPIEXEC, "-n", str(count), *TRAIN, "--out", "long", "--set", "training.epochs=1000000", "--quiet", *more],
+        [MPIEXEC, "-n", str(count), *command],
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
@@ -291,10 +291,17 @@ def begin(folder, count, *more):
         start_new_session=True,
     )
     limit = time.monotonic() + 60
-    while not (folder / "long/last.h5").exists():
+    while not (folder / until).exists():
         assert time.monotonic() < limit
         assert process.poll() is None
         time.sleep(0.05)
+    return process
+
+
+def begin_long(folder, count):
+    """Start a run that takes for ever, and wait for its first checkpoint; give the launcher and its processes."""
+    more = ("--out", "long", "--set", "training.epochs=1000000", "--quiet")
+    process = begin(folder, count, *TRAIN, *more, until="long/last.h5")
     workers = [pid for pid in descendants(process.pid) if "specnet" in command_of(pid)]
     assert len(workers) == count
     return process, workers
@@ -337,7 +344,7 @@ def descendants(pid):
     ],
 )
 def test_one_that_ends_ends_all(folder, how, told):
-    process, workers = begin(folder, 3)
+    process, workers = begin_long(folder, 3)
     steps = specnet.load(folder / "long/last.h5").run_state["step"]
     if how == "ctrl-c":
         process.send_signal(signal.SIGINT)
@@ -379,7 +386,7 @@ def test_one_that_fails_alone_ends_all_with_one_message(folder, error, told):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("told", ["launcher", "process"])
 def test_a_signal_ends_also_a_run_that_waits_for_a_process_for_ever(folder, told):
-    process, workers = begin(folder, 2)
+    process, workers = begin_long(folder, 2)
     os.kill(workers[1], signal.SIGSTOP)  # as on a machine that hangs
     time.sleep(0.5)
     if told == "launcher":
@@ -460,18 +467,8 @@ def test_a_sweep_is_shared(folder):
 def test_a_shared_sweep_is_ended_by_a_signal(folder):
     rates = ("--set", "training.optimizer.learning_rate=0.1,0.01,0.001", "--set", "training.epochs=1000000")
     seldom = ("--set", "training.checkpoint.every_epochs=1000000")
-    process = subprocess.Popen(
-        [MPIEXEC, "-n", "2", sys.executable, "-m", "specnet", "sweep", "e.json", *rates, *seldom, "--out", "s"],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    limit = time.monotonic() + 60
-    while not (folder / "s/learning_rate=0.1/experiment.json").exists():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    command = (sys.executable, "-m", "specnet", "sweep", "e.json", *rates, *seldom, "--out", "s")
+    process = begin(folder, 2, *command, until="s/learning_rate=0.1/experiment.json")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)

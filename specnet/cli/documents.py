@@ -13,7 +13,7 @@ from specnet.cli.output import note, print_annotations, print_json, print_table,
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.jsontext import parse_json
 from specnet.layer import batch_of
-from specnet.listing import rows
+from specnet.listing import Row, rows
 from specnet.paths import is_same_file, user_path
 from specnet.spec import ModelSpec
 from specnet.training.experiment import ExperimentSpec, load_experiment
@@ -136,14 +136,25 @@ def summary(
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
     if json:
         model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
-        keys = ("layer", "type", "output_shape", "parameters")
-        print_json({**model, "layers": [dict(zip(keys, row, strict=True)) for row in layers], **totals})
+        told = [
+            {"layer": row.name, "type": row.type, "output_shape": row.output_shape, "parameters": _own(row)}
+            for row in layers
+        ]
+        print_json({**model, "layers": told, **totals})
         return
     table = [["(input)", "", batch_of(spec.input_shape), ""]]
-    table += [["  " * row.depth + row.name, row.type, batch_of(row.output_shape), row.number] for row in layers]
+    for row in layers:
+        own = _own(row)
+        count = "" if own is None else f"{own:,}"
+        table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), count])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
+
+
+def _own(row: Row) -> int | None:
+    """Give a layer's parameters; None for a composite, whose layers follow with theirs."""
+    return None if row.is_composite else row.parameters
 
 
 def spec_of(path: str) -> ModelSpec:

@@ -96,7 +96,7 @@ def run() -> None:
             sys.stdout.flush()
     except SpecnetError as error:
         if error.everywhere and not is_first():
-            time.sleep(GRACE)
+            time.sleep(GRACE)  # some launchers end all where one ends, before the first has told it
         else:
             report_errors(error)
         sys.exit(1)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from specnet.cli.output import error_lines
 from specnet.errors import SpecnetError
 from specnet.mpi import launched_world
 from specnet.world import World
+
+if TYPE_CHECKING:
+    from specnet.training.loop import Event, Run
 
 Mpi = Annotated[
     bool | None,
@@ -28,9 +31,25 @@ GRACE = 2.0
 """Seconds that the others leave the first process to say why all end."""
 _HEARD = 0.5
 """Seconds that the launcher has to pass a message on, before it ends everything."""
-
-
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """A listener that counts a run's steps, and ends it after the one during which `signal` was set."""
+
+    signal = 0
+    steps = 0
+    run: Run | None = None
+
+    def is_ending(self) -> bool:
+        """Tell whether the last step is taken, also where processes had to agree on it: what is left is to save."""
+        return self.run is not None and self.run.stopping
+
+    def __call__(self, event: Event) -> None:
+        self.run = event.run
+        self.steps += event.kind == "step"
+        if self.signal:
+            event.run.stop()
 
 
 class Ending:
@@ -65,7 +84,7 @@ class Ending:
             _end(self._world, self._told, 128 + number)
 
     @contextmanager
-    def patient(self, seconds: float, busy: Callable[[], bool]) -> Iterator[None]:
+    def patient(self, busy: Callable[[], bool], *, seconds: float = 6.0) -> Iterator[None]:
         """Leave the main thread some seconds to end by itself, and as long as it is `busy` with that.
 
         Signals that come later are not heeded: what follows is the end.

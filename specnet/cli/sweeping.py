@@ -12,13 +12,17 @@ import typer
 
 from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
-from specnet.cli.processes import Ending, Mpi
-from specnet.launcher import is_launched
+from specnet.cli.processes import Ending, Mpi, Stop
 from specnet.mpi import launched_executor, launched_world
+from specnet.world import ALONE, World
 
 if TYPE_CHECKING:
-    from specnet.training.loop import Event, Run
+    from specnet.training.loop import Event
     from specnet.training.sweep import Outcome, Sweep
+
+_STOPPED = "stopped; the same command goes on with what is missing"
+_STOP = Stop()
+"""Ends this process's runs, which another one hands to it."""
 
 
 def sweep(
@@ -58,8 +62,8 @@ def sweep(
             note(f"{len(made.trials)} runs into {made.folder}, ranked by {made.monitor}")
         return made
 
-    under = is_launched() if mpi is None else mpi
-    made = _under_mpi(plan, quiet=quiet) if under else _here(plan(), jobs, quiet=quiet)
+    world = launched_world(wanted=mpi)
+    made = _here(plan(), jobs, quiet=quiet) if world is ALONE else _under_mpi(world, plan, quiet=quiet)
     if made is None:  # a worker
         return
     ranked = made.ranked()
@@ -84,7 +88,7 @@ def _here(made: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
     try:
         run_sweep(made, jobs=jobs, tell=_teller(made, quiet=quiet))
     except SystemExit:
-        note(f"stopped; the same command goes on with what is missing in {made.folder}")
+        note(f"{_STOPPED} in {made.folder}")
         raise
     finally:
         for number, handler in before.items():
@@ -92,50 +96,39 @@ def _here(made: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
     return made
 
 
-def _under_mpi(plan: Callable[[], Sweep], *, quiet: bool) -> Sweep | None:
+def _under_mpi(world: World, plan: Callable[[], Sweep], *, quiet: bool) -> Sweep | None:
     """Let the processes of the launcher take the runs; the first one hands them out. Give None in the others.
 
     Launchers pass a signal on to all: the first hands out no more, the others end their runs with a checkpoint.
     """
     from specnet.training.sweep import share_sweep  # noqa: PLC0415
 
-    world = launched_world(wanted=True)
-    ending = Ending(world, "stopped; the same command goes on with what is missing")
+    ending = Ending(world, _STOPPED)
 
     def stop(number: int, _frame: object) -> None:
-        again, _Stopped.by = bool(_Stopped.by), number
+        again, _STOP.signal = bool(_STOP.signal), number
         if world.rank == 0 and not again:
             sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with ending.patient(8.0 if world.rank == 0 else 6.0, _Stopped.is_ending), launched_executor() as executor:
+    patience = ending.patient(_STOP.is_ending, seconds=8.0 if world.rank == 0 else 6.0)  # the first waits for all
+    with patience, launched_executor() as executor:
         if executor is None:
             return None
         try:
             made = plan()
-            share_sweep(made, executor, listeners=[_Stopped()], tell=_teller(made, quiet=quiet))
+            share_sweep(made, executor, listeners=[_heed], tell=_teller(made, quiet=quiet))
         except SystemExit:
-            note("stopped; the same command goes on with what is missing")
+            note(_STOPPED)
             executor.shutdown(wait=False, cancel_futures=True)
             raise
         return made
 
 
-class _Stopped:
-    """Ends a worker's run after the step during which a signal came."""
-
-    by = 0
-    run: Run | None = None
-
-    @classmethod
-    def is_ending(cls) -> bool:
-        return cls.run is not None and cls.run.stopping
-
-    def __call__(self, event: Event) -> None:
-        _Stopped.run = event.run
-        if self.by:
-            event.run.stop()
+def _heed(event: Event) -> None:
+    """Ask _STOP, whichever process this has been sent to."""
+    _STOP(event)
 
 
 def _teller(made: Sweep, *, quiet: bool) -> Callable[[Outcome], None]:

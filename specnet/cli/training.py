@@ -16,10 +16,10 @@ import typer
 from specnet.checkpoint.transfer import Transfer
 from specnet.cli.documents import Json
 from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
-from specnet.cli.processes import Ending, Mpi, joined
+from specnet.cli.processes import Ending, Mpi, Stop, joined
 from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
 from specnet.errors import SpecnetError
-from specnet.training.loop import Event, Listener, Run
+from specnet.training.loop import Listener
 from specnet.training.metrics import greater_is_better
 from specnet.training.runs import TrainingResult
 from specnet.training.runs import train as run_training
@@ -191,31 +191,13 @@ def _told_as_json(wanted: bool) -> Iterator[None]:
         raise
 
 
-class _Stop:
-    """A listener that counts steps, and ends the run after the one during which a signal came."""
-
-    signal = 0
-    steps = 0
-    run: Run | None = None
-
-    def is_ending(self) -> bool:
-        """Tell whether the last step is taken, also where processes had to agree on it: what is left is to save."""
-        return self.run is not None and self.run.stopping
-
-    def __call__(self, event: Event) -> None:
-        self.run = event.run
-        self.steps += event.kind == "step"
-        if self.signal:
-            event.run.stop()
-
-
 @contextmanager
-def _stops_on_signals(ending: Ending | None) -> Iterator[_Stop]:
+def _stops_on_signals(ending: Ending | None) -> Iterator[Stop]:
     """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole.
 
     Processes that share a run have an `ending`: they agree on the step, and are ended where that takes too long.
     """
-    stop = _Stop()
+    stop = Stop()
 
     def handle(number: int, _frame: object) -> None:
         if stop.signal and ending is None:
@@ -224,7 +206,7 @@ def _stops_on_signals(ending: Ending | None) -> Iterator[_Stop]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with nullcontext() if ending is None else ending.patient(6.0, stop.is_ending):
+        with nullcontext() if ending is None else ending.patient(stop.is_ending):
             yield stop
     finally:
         if ending is None:

@@ -55,8 +55,9 @@ class _Flowchart:
                 start = self.composite(layer, start, name)
             else:
                 row = self.known[name]
-                count = f", {row.number} parameters" if row.parameters else ""
-                start = self.edge(start, self.node(f"{row.name}: {row.type}<br/>{batch_of(row.output_shape)}{count}"))
+                start = self.edge(
+                    start, self.node(f"{row.name}: {row.type}<br/>{batch_of(row.output_shape)}{_count(row)}")
+                )
         return start
 
     def composite(self, layer: Any, start: str, name: str) -> str:
@@ -112,9 +113,12 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
             if index == half:
                 yield 0, "", f"{len(all_rows) - 2 * half} more layers"
             continue
-        count = f", {row.number} parameters" if row.parameters else ""
         name = _short(row.name.rpartition(".")[2])
-        yield min(row.depth, 6), f"{name} ({row.type})", _short(batch_of(row.output_shape)) + count
+        yield min(row.depth, 6), f"{name} ({row.type})", _short(batch_of(row.output_shape)) + _count(row)
+
+
+def _count(row: Row) -> str:
+    return f", {row.parameters:,} parameters" if row.parameters else ""
 
 
 def _short(text: str) -> str:

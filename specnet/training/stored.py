@@ -37,9 +37,8 @@ CHUNK_BYTES = 2**24
 MIXED = 4
 """Chunks whose rows are mixed; so many are in memory twice, once in use and once being read ahead."""
 
-
 GAP_BYTES = 2**17
-"""Rows that a process does not need are read with those around them where they are fewer: the system does so, too."""
+"""Rows between those that a process needs are read, too, where they take no more; the system reads that far ahead."""
 
 
 class LargeArray(ABC):
@@ -168,12 +167,14 @@ class StoredRows:
         self._spec = spec
         self._source = source
         self._row_bytes = max(inputs.dtype.itemsize, np.dtype(spec.dtype).itemsize) * math.prod(inputs.shape[1:])
-        self._features, self._inputs_digest = self._scan()
+        self._features, self._inputs_digest, none = self._scan()
+        self._none = (none, targets[:0], None if weights is None else weights[:0])
 
     def __len__(self) -> int:
         return self._file.shape[0]
 
-    def _scan(self) -> tuple[Features, str]:
+    def _scan(self) -> tuple[Features, str, RawArray]:
+        """Look at all inputs; give their range, their digest, and none of them, as a model takes them."""
         hasher, low, high = hashlib.sha256(), None, None
         rows = max(CHUNK_BYTES // self._row_bytes, 1)
         for start in range(0, len(self), rows):
@@ -184,8 +185,7 @@ class StoredRows:
             high = most if high is None else np.maximum(high, most)
         assert low is not None
         assert high is not None
-        self._none = (values[:0].copy(), self.targets[:0], None if self.weights is None else self.weights[:0])
-        return Features(low.astype(np.float64), high.astype(np.float64)), hasher.hexdigest()
+        return Features(low.astype(np.float64), high.astype(np.float64)), hasher.hexdigest(), values[:0].copy()
 
     def _read(self, *spans: Span) -> Iterator[RawArray]:
         for (start, _), values in zip(spans, self._file.read(*spans), strict=True):

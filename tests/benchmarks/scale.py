@@ -143,19 +143,20 @@ def worker():
         print(json.dumps(found))
 
 
+def timed(barrier, work, repeats):
+    """Seconds of what all processes do so often, from when all are there."""
+    barrier()
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - begun) / repeats
+
+
 def together(comm, work):
     """Seconds of what all processes of a group do, as often in each."""
-
-    def timed(repeats):
-        comm.Barrier()
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        return (time.perf_counter() - begun) / repeats
-
-    timed(3)
-    repeats = max(int(SECONDS / comm.bcast(timed(3))), 3)
-    return min(timed(repeats) for _ in range(WINDOWS))
+    timed(comm.Barrier, work, 3)
+    repeats = max(int(SECONDS / comm.bcast(timed(comm.Barrier, work, 3))), 3)
+    return min(timed(comm.Barrier, work, repeats) for _ in range(WINDOWS))
 
 
 def pin(rank):
@@ -191,14 +192,7 @@ def ddp_worker(rank, size, port):
         for _ in range(20):
             step()
         repeats = {"64": 100, "784": 50, "1024": 3}[name.split("-")[0]]
-        times = []
-        for _ in range(WINDOWS):
-            torch.distributed.barrier()
-            begun = time.perf_counter()
-            for _ in range(repeats):
-                step()
-            times.append((time.perf_counter() - begun) / repeats)
-        found[name] = min(times)
+        found[name] = min(timed(torch.distributed.barrier, step, repeats) for _ in range(WINDOWS))
     if rank == 0:
         print(json.dumps(found))
     torch.distributed.destroy_process_group()
