@@ -1,4 +1,9 @@
-"""What several tests need: one example of every layer, and arrays compared bit by bit."""
+"""What several tests need: one example of every layer, arrays compared bit by bit, packages of npm."""
+
+import shutil
+import subprocess
+
+import pytest
 
 import specnet
 
@@ -73,3 +78,16 @@ def assert_same_gradients_without_the_inputs(model, x, dy):
     model.forward(x)
     assert model.backward(dy, input_gradient=False) is None
     assert same_arrays(arrays_of(model), expected)
+
+
+def npm_install(folder, package):
+    """Install a package into a folder; skip where npm is missing, or cannot do it in two minutes."""
+    if not (shutil.which("npm") and shutil.which("node")):
+        pytest.skip("npm and node are not installed")
+    command = [shutil.which("npm"), "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, package]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm cannot install {package}: its registry does not answer")
+    if made.returncode:
+        pytest.skip(f"npm cannot install {package}: {made.stderr.strip()[:200]}")

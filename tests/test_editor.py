@@ -5,12 +5,13 @@ in a folder where npm has installed the package.
 """
 
 import json
-import shutil
 import subprocess
 
 import pytest
 
+import specnet.layers.specs  # noqa: F401 - registers them
 from specnet.registry import layer_types
+from tests.support import npm_install
 
 PACKAGE = "vscode-json-languageservice@5.7.2"
 
@@ -18,13 +19,8 @@ PACKAGE = "vscode-json-languageservice@5.7.2"
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """A folder into which npm has installed the engine."""
-    if not (shutil.which("npm") and shutil.which("node")):
-        pytest.skip("npm and node are not installed")
     folder = tmp_path_factory.mktemp("npm")
-    command = [shutil.which("npm"), "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, PACKAGE]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
-    if made.returncode:
-        pytest.skip(f"npm cannot install {PACKAGE}: {made.stderr.strip()[:200]}")
+    npm_install(folder, PACKAGE)
     return folder
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specnet
-from tests.support import model_of
+from tests.support import model_of, npm_install
 
 
 @pytest.fixture
@@ -33,12 +33,7 @@ def test_pyfive(path, model):
 
 
 def test_h5wasm(path, model, root, tmp_path):
-    if not (shutil.which("npm") and shutil.which("node")):
-        pytest.skip("npm and node are not installed")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", tmp_path, "h5wasm@0.10.3"]
-    made = subprocess.run(install, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
-    if made.returncode:
-        pytest.skip(f"npm cannot install h5wasm: {made.stderr.strip()[:200]}")
+    npm_install(tmp_path, "h5wasm@0.10.3")
     command = ["node", root / "tests/golden/h5wasm.mjs", path]
     made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert made.returncode == 0, made.stderr

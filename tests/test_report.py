@@ -1,9 +1,7 @@
 """The report: one page, safe, small, and right in a real browser."""
 
-import json
 import re
 import shutil
-import subprocess
 import time
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 import specnet
 from specnet import inspection
-from tests.support import model_of
+from tests.support import model_of, npm_install
 from tests.test_inspection import trained
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'specnet-nn[report]'")
@@ -224,15 +222,8 @@ def axe_core(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "axe"
     script = folder / "node_modules/axe-core/axe.min.js"
     if not script.exists():
-        if shutil.which("npm") is None:
-            pytest.skip("npm is not installed, which fetches axe-core")
         folder.mkdir(exist_ok=True)
-        (folder / "package.json").write_text(json.dumps({"private": True}))
-        made = subprocess.run(
-            ["npm", "install", "--silent", "axe-core@4"], cwd=folder, check=False, capture_output=True
-        )
-        if made.returncode:
-            pytest.skip("axe-core cannot be fetched from the npm registry")
+        npm_install(folder, "axe-core@4")
     return script
 
 
