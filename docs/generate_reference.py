@@ -12,10 +12,10 @@ from typing import Any
 from specnet import ShapeError
 from specnet.initializers import NAMES, OBJECTS
 from specnet.layerspec import LayerSpec
-from specnet.layertree import CompositeSpec
-from specnet.registry import layer_types
 from specnet.schema import json_schema
 from specnet.spec import ModelSpec
+from specnet.spec.composite_spec import CompositeSpec
+from specnet.spec.registry import layer_types
 from specnet.training.losses import LOSSES
 from specnet.training.metrics import METRICS
 from specnet.training.optimizers import OPTIMIZERS

@@ -1,12 +1,14 @@
 """specnet: neural networks as two files people can read, a JSON document and an HDF5 checkpoint.
 
-The public names are resolved when first used: importing this imports nothing heavy.
+Public names are resolved when first used, so `import specnet` imports nothing heavy.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from specnet.version import __version__
 
 if TYPE_CHECKING:
     from specnet.checkpoint import load as load
@@ -23,15 +25,14 @@ if TYPE_CHECKING:
     from specnet.errors import SpecnetError as SpecnetError
     from specnet.layer import Layer as Layer
     from specnet.layerspec import LayerSpec as LayerSpec
+    from specnet.layerspec import ParameterSpec as ParameterSpec
     from specnet.model import Model as Model
     from specnet.model import build as build
-    from specnet.registry import register_layer as register_layer
     from specnet.spec import ModelSpec as ModelSpec
     from specnet.spec import load_spec as load_spec
+    from specnet.spec.registry import register_layer as register_layer
     from specnet.training import fit as fit
     from specnet.training import train as train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "CheckpointCorruptError": "errors",
@@ -43,6 +44,7 @@ _HOMES = {
     "LayerSpec": "layerspec",
     "Model": "model",
     "ModelSpec": "spec",
+    "ParameterSpec": "layerspec",
     "Problem": "errors",
     "ShapeError": "errors",
     "SpecError": "errors",
@@ -52,11 +54,11 @@ _HOMES = {
     "load": "checkpoint",
     "load_parameters": "checkpoint",
     "load_spec": "spec",
-    "register_layer": "registry",
+    "register_layer": "spec.registry",
     "save": "checkpoint",
     "train": "training",
 }
-_SUBPACKAGES = ("checkpoint", "errors", "inspection", "layers", "testing", "training")
+_MODULES = ("checkpoint", "errors", "fields", "inspection", "layers", "testing", "training")
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
 
@@ -66,11 +68,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"specnet.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
-    if name in _SUBPACKAGES:
+    if name in _MODULES:
         return import_module(f"specnet.{name}")
     msg = f"module 'specnet' has no attribute {name!r}"
     raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_SUBPACKAGES])
+    return sorted([*__all__, *_MODULES])

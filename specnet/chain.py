@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from specnet.arrays.parameters import Array
 from specnet.layer import Layer
-from specnet.parameters import Array
 
 T = TypeVar("T")
 

@@ -9,13 +9,13 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import FLOAT64
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.arrays.randomness import Draws
 from specnet.chain import Chain
-from specnet.errors import SpecnetError
-from specnet.jsontext import Path
-from specnet.layer import FLOAT64, Layer
-from specnet.parameters import Array, ShapeTuple
+from specnet.errors import KeyPath, SpecnetError
+from specnet.layer import Layer
 from specnet.plan import LayerPlan, Planner, fold
-from specnet.randomness import Draws
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Composite(Layer):
 
     @classmethod
     @abstractmethod
-    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
         """Give the lists of layers in a document's fields, each with its path; of faulty fields what is there."""
 
     @classmethod

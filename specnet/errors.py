@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PathKey = str | int
+KeyPath = tuple[PathKey, ...]
+"""Where a value stands in a document: the keys and indices that lead to it."""
 
 
 def path_text(path: Sequence[PathKey]) -> str:

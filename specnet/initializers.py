@@ -16,10 +16,11 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from specnet.parameters import ShapeTuple
-from specnet.tagged import Tagged
-from specnet.validation import Document, NonNegativeReal, Real
-from specnet.wording import fault, mismatch
+from specnet.arrays.parameters import ShapeTuple
+from specnet.document.base import Document
+from specnet.document.messages import fault, mismatch
+from specnet.document.tagged_union import Tagged
+from specnet.fields import NonNegativeReal, Real
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 

@@ -9,13 +9,14 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 import numpy as np
 from pydantic import Field, field_validator
 
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.document.base import Document
+from specnet.document.messages import describe, fault, nearest
 from specnet.errors import SpecnetError
+from specnet.fields import expecting
 from specnet.initializers import NAMES
 from specnet.layer import Layer
-from specnet.parameters import Array, ShapeTuple
 from specnet.plan import LayerPlan
-from specnet.validation import Document, expecting
-from specnet.wording import describe, fault, nearest
 
 LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
 

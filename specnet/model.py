@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import as_floats, as_integers, batch_of
+from specnet.arrays.parameters import Array, Parameters, ShapeTuple
+from specnet.arrays.randomness import Draws
 from specnet.chain import Chain
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import Layer, as_floats, as_integers, batch_of
-from specnet.parameters import Array, Parameters, ShapeTuple
+from specnet.layer import Layer
 from specnet.plan import LayerPlan, ModelPlan
-from specnet.randomness import Draws
 
 if TYPE_CHECKING:
-    from specnet.spec import ModelSpec
+    from specnet.spec.model_spec import ModelSpec
 
 _ELSEWHERE = {
     "fit": "specnet.fit(model, x, y, loss=...) or specnet.train(experiment)",
@@ -39,8 +40,11 @@ class Model:
     `run_state` holds what a training run keeps in its checkpoints, None for a model that no run has saved.
     """
 
-    def __init__(self, plan: ModelPlan, store: Parameters, layers: Sequence[Layer]) -> None:
+    def __init__(
+        self, plan: ModelPlan, store: Parameters, layers: Sequence[Layer], document: Callable[[], ModelSpec]
+    ) -> None:
         self.plan = plan
+        self._document = document
         self.store = store
         self.layers = tuple(layers)
         self.dtype = np.dtype(plan.dtype)
@@ -75,7 +79,7 @@ class Model:
     @cached_property
     def spec(self) -> ModelSpec:
         """The model's document."""
-        return self.plan.spec()
+        return self._document()
 
     @property
     def parameters(self) -> Mapping[str, Array]:
@@ -242,24 +246,27 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
     """
     # Imported here: a checkpoint is loaded without them, and Pydantic takes longer to import than numpy.
     from specnet import initializers  # noqa: PLC0415
-    from specnet.spec import ModelSpec  # noqa: PLC0415
+    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415
 
     if not isinstance(spec, ModelSpec):
         msg = f"build: expected a ModelSpec, got {type(spec).__name__}; make one with load_spec(path) or ModelSpec(...)"
         raise SpecnetError(msg)
     if seed is not None:
         spec = spec.with_seed(seed)
-    model = assemble(spec.plan())
+    model = assemble(spec.plan(), lambda: spec)
     for name, parameter in spec.parameter_specs().items():
         model.parameters[name][...] = initializers.draw(parameter.initializer, spec.seed, name, parameter.shape)
     return model
 
 
-def assemble(plan: ModelPlan, values: Mapping[str, Array] | None = None) -> Model:
-    """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over."""
+def assemble(plan: ModelPlan, document: Callable[[], ModelSpec], values: Mapping[str, Array] | None = None) -> Model:
+    """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over.
+
+    `document` returns the document of `plan`; it is called when somebody asks for `Model.spec`.
+    """
     store = Parameters(plan.parameter_shapes(), plan.dtype, values)
     layers = [p.make({name: store.values[f"{p.name}.{name}"] for name in p.parameters}) for p in plan.layers]
-    return Model(plan, store, layers)
+    return Model(plan, store, layers, document)
 
 
 def _check_arrays(layer: Layer, planned: LayerPlan, store: Parameters) -> None:
@@ -287,7 +294,7 @@ def _restored(
     run_state: dict[str, Any] | None,
 ) -> Model:
     """Rebuild a copied or unpickled model: arrays of its own, in vectors of its own."""
-    model = assemble(spec.plan())
+    model = assemble(spec.plan(), lambda: spec)
     for name, value in values.items():
         model.parameters[name][...] = value
     for name, buffer in buffers.items():

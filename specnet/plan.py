@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.document.canonical import sha256_of
 from specnet.errors import SpecnetError
-from specnet.jsontext import sha256_of
 from specnet.layer import Layer
-from specnet.parameters import Array, ShapeTuple
-
-if TYPE_CHECKING:
-    from specnet.spec import ModelSpec
-
 
 MAX_ELEMENTS = 2**31
 """The most elements that a model's input, a layer's output or all parameters together may have, unless set."""
@@ -82,14 +78,13 @@ def fold(planners: Iterable[Planner], input_shape: ShapeTuple) -> Iterator[Layer
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A whole network. `spec` gives its document, which a loaded model reads only when someone asks."""
+    """A whole network: what `assemble` makes a Model of."""
 
     name: str
     dtype: str
     seed: int
     input_shape: ShapeTuple
     layers: tuple[LayerPlan, ...]
-    spec: Callable[[], ModelSpec]
 
     @property
     def input_dtype(self) -> str:

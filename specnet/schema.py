@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from specnet.layertree import LAYER_ENTRY, PLACEHOLDER
-from specnet.spec import ModelSpec
-from specnet.validation import Document
+from specnet.document.base import Document
+from specnet.spec.composite_spec import LAYER_ENTRY, PLACEHOLDER
+from specnet.spec.model_spec import ModelSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -18,7 +18,7 @@ def json_schema(kind: Literal["model", "experiment"]) -> Schema:
     """Describe one kind of document, with every layer type that is registered now."""
     if kind == "model":
         return {"$schema": DIALECT, **_complete(ModelSpec)}
-    from specnet.training.experiment import ExperimentSpec  # noqa: PLC0415 - not needed for a model's schema
+    from specnet.training.spec.experiment_spec import ExperimentSpec  # noqa: PLC0415 - not needed for a model's schema
 
     schema = _complete(ExperimentSpec)
     model = _complete(ModelSpec)

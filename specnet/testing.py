@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.parameters import Array
 from specnet.checkpoint import load, save
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layers.standardize import fit_inputs
 from specnet.layerspec import LayerSpec
 from specnet.model import Model, build
-from specnet.parameters import Array
-from specnet.spec import ModelSpec
+from specnet.spec.model_spec import ModelSpec
 
 STEPS = (1e-4, 1e-5, 1e-6)
 """Step sizes of numerical gradients: a kink between two points of one is seldom between those of all."""

@@ -2,8 +2,8 @@
 
 import random
 
-from specnet.checkpoint.hdf5 import walk_structure
-from specnet.checkpoint.metadata import Reader, lookup3
+from specnet.checkpoint.hdf5.metadata import Reader, lookup3
+from specnet.checkpoint.hdf5.structure import walk_structure
 
 # Fields of the structures, as (offset, size); from the HDF5 File Format Specification, version 3.0.
 STRUCTURES = {

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import specnet
 from specnet import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, CheckpointUnsupportedError
-from specnet.checkpoint import document as documents
-from specnet.checkpoint.hdf5 import read_structure
-from specnet.checkpoint.metadata import lookup3
-from specnet.jsontext import canonical_json
+from specnet.checkpoint import fast_plan as documents
+from specnet.checkpoint.hdf5.metadata import lookup3
+from specnet.checkpoint.hdf5.structure import read_structure
+from specnet.document.canonical import canonical_json
 from tests.support import arrays_of, model_of, same_arrays
 from tests.test_spec import documents as valid_documents
 from tests.test_spec import objects_in
@@ -437,7 +437,7 @@ def test_a_document_taken_without_pydantic_is_one_that_pydantic_takes(document, 
         target[data.draw(st.sampled_from([*target, "extra", "labels"]))] = data.draw(junk)
     text = json.dumps(written).encode()
     identity = documents.identity_of(written)
-    plan = documents._plain_plan(text, identity, None)
+    plan = documents._plain_plan(text, identity)
     if plan is None:
         return
     spec = specnet.ModelSpec.from_text(text)
@@ -449,13 +449,13 @@ def test_a_document_taken_without_pydantic_is_one_that_pydantic_takes(document, 
 
 def test_an_ordinary_document_is_taken_without_pydantic(model):
     text = model.spec.to_json().encode()
-    assert documents._plain_plan(text, model.spec.identity, None) is not None
+    assert documents._plain_plan(text, model.spec.identity) is not None
 
 
 def test_a_document_whose_shapes_do_not_fit_is_not_taken(tmp_path, model):
     document = json.loads(model.spec.to_json())
     document["layers"].append({"type": "reshape", "name": "reshape_1", "shape": [5, 7]})
-    assert documents._plain_plan(json.dumps(document).encode(), documents.identity_of(document), None) is None
+    assert documents._plain_plan(json.dumps(document).encode(), documents.identity_of(document)) is None
     with pytest.raises(CheckpointError, match=r"2 elements; .* has 35"):
         specnet.load(forged(tmp_path, model, json.dumps(document)))
 

@@ -169,7 +169,7 @@ def test_large_files_are_predicted_in_parts_as_small_ones_are(tmp_path):
         return  # how much memory a process has had is read there
     large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", "f4", (12_000_000, 3))
     del large  # 144 MB of zeros, sparse
-    code = "import sys; from specnet.cli.main import app; sys.argv[0] = 'specnet'\n"
+    code = "import sys; from specnet.cli.app import app; sys.argv[0] = 'specnet'\n"
     code += "try:\n    app()\nfinally:\n    print(*[line for line in open('/proc/self/status') if 'VmHWM' in line])"
     command = [sys.executable, "-c", code, "predict", "r/last.h5", "--data", "large.npy", "--out", "large-out.npy"]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 
 import specnet
 from specnet import DataError
-from specnet.training.data import fit_inputs, fit_targets
-from specnet.training.datafiles import read_array, read_rows
+from specnet.data.conform import fit_inputs, fit_targets
+from specnet.data.files import read_array, read_rows
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
 from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy

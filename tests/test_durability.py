@@ -14,7 +14,8 @@ import pytest
 
 import specnet
 from specnet import CheckpointError
-from specnet.checkpoint import durable, write
+from specnet.checkpoint import write
+from specnet.files import atomic as durable
 from tests.support import arrays_of, model_of, same_arrays
 
 

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-import specnet.layers.specs  # noqa: F401 - registers them
-from specnet.registry import layer_types
+import specnet.spec  # noqa: F401 - registers the built-in layers
+from specnet.spec.registry import layer_types
 from tests.support import npm_install
 
 PACKAGE = "vscode-json-languageservice@5.7.2"

@@ -6,7 +6,8 @@ import pytest
 
 import specnet
 from specnet import SpecError
-from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.training.experiment import load_experiment
+from specnet.training.spec.experiment_spec import ExperimentSpec
 
 MODEL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
 MINIMAL = {"model": MODEL, "data": {"train": {"path": "d.npz"}}, "training": {"loss": "softmax_cross_entropy"}}

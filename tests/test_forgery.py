@@ -16,8 +16,8 @@ import specnet
 from specnet import CheckpointError
 from specnet.checkpoint import digests, read, write
 from specnet.checkpoint import format as layout
-from specnet.checkpoint.metadata import Reader, lookup3
-from specnet.checkpoint.sparse import SparseFile
+from specnet.checkpoint.hdf5.metadata import Reader, lookup3
+from specnet.files.sparse import SparseFile
 from tests.forge import Forge
 from tests.support import arrays_of, model_of, same_arrays
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnet
-from specnet.jsontext import MAX_BYTES, canonical_json, parse_json, sha256_of
+from specnet.document.canonical import canonical_json, sha256_of
+from specnet.document.json_text import MAX_BYTES, parse_json
 
 
 def fault(text):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from specnet.training.epoch_metrics import Tally
 from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from specnet.training.metrics import METRICS, MONITORS, greater_is_better, short_name
-from specnet.training.tally import Tally
 
 RNG = np.random.default_rng(3)
 

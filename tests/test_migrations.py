@@ -7,7 +7,7 @@ import pytest
 
 import specnet
 from specnet import ModelSpec, SpecError
-from specnet.migrations import MIGRATIONS
+from specnet.document.migrations import MIGRATIONS
 from specnet.plan import identity_of
 from tests.support import model_of
 from tests.test_checkpoint import forged

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.launcher import THREADS, cores
+from specnet.mpi.launcher import THREADS, cores
 from tests.test_cli import run
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed")
@@ -533,7 +533,7 @@ def test_processes_share_the_cores_unless_told_otherwise(folder, given):
     ],
 )
 def test_what_launchers_say_of_a_machine(told, threads):
-    code = "import os; from specnet.launcher import *; share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
+    code = "import os; from specnet.mpi.launcher import *; share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
     environment = {key: value for key, value in PLAIN.items() if key not in THREADS}
     made = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **told}
@@ -542,7 +542,7 @@ def test_what_launchers_say_of_a_machine(told, threads):
 
 
 def test_mpi_is_imported_under_a_launcher_or_when_asked(folder):
-    code = "import sys; from specnet.cli.main import run; sys.argv = ['specnet', *sys.argv[1:]]\n"
+    code = "import sys; from specnet.cli.app import run; sys.argv = ['specnet', *sys.argv[1:]]\n"
     code += "try:\n    run()\nfinally:\n    print('mpi4py' in sys.modules)"
     for more, expected in (((), "False"), (("--mpi",), "True")):
         made = subprocess.run(

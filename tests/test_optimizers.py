@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.training import optimizer as machinery
 from specnet.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from specnet.training.optimizers import base as machinery
 from tests.support import model_of, same_arrays
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet import ModelSpec, registry
+from specnet import ModelSpec
 from specnet.checkpoint.plugins import missing_plugins
-from specnet.registry import find_layer, load_plugins
+from specnet.spec import registry
+from specnet.spec.registry import find_layer, load_plugins
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_name_taken_twice_is_refused(offer):
     offer("another", {"toy_tanh": "other:ToySpec"}, other=TOY)
     assert "is offered by another and toy; uninstall all but one" in fault("toy_tanh")
     failures = " ".join(str(error) for error in load_plugins())
-    assert "'relu' of the package toy: layer type 'relu' is taken by specnet.layers.specs.ReluSpec" in failures
+    assert "'relu' of the package toy: layer type 'relu' is taken by specnet.spec.layers.relu.ReluSpec" in failures
     assert ModelSpec(input_shape=(4,), layers=[{"type": "relu"}]).layers[0].layer is specnet.layers.Relu
 
 

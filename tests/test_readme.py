@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet import registry
+from specnet.spec import registry
 from specnet.training.experiment import load_experiment
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import specnet
 from specnet import CheckpointError, DataError, SpecError
-from specnet.training.saving import keep_older
+from specnet.training.runs.run_folder import keep_older
 from tests.support import arrays_of, same_arrays
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from specnet import ModelSpec, SpecError
 from specnet.checkpoint.schema_check import accepts
 from specnet.schema import json_schema, schema_text
-from specnet.training.experiment import ExperimentSpec
+from specnet.training.spec.experiment_spec import ExperimentSpec
 from tests.test_spec import documents, objects_in
 
 MODEL = json_schema("model")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import specnet
 from specnet import ModelSpec, SpecError
-from specnet.jsontext import canonical_json
+from specnet.document.canonical import canonical_json
 from specnet.layer import Layer
-from specnet.registry import layer_types
+from specnet.spec.registry import layer_types
 from specnet.testing import build_sample, sample_inputs
 
 SMALL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
@@ -450,7 +450,7 @@ def test_a_layer_registered_later_counts_at_once():
         with pytest.raises(specnet.SpecnetError, match="taken by"):
             specnet.register_layer("test_double")(specnet.layers.ReluSpec)
     finally:
-        from specnet import registry
+        from specnet.spec import registry
 
         del registry._registered["test_double"]
     with pytest.raises(specnet.SpecnetError, match="LayerSpec"):

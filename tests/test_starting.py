@@ -8,7 +8,7 @@ import pytest
 
 import specnet
 from specnet import DataError, SpecnetError
-from specnet.training.starting import start
+from specnet.training.runs.scaffold import start
 
 pl = pytest.importorskip("polars", reason="polars is not installed")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.training.finite import NotFiniteError
+from specnet.training.finite_check import NotFiniteError
 from tests.support import arrays_of, model_of, same_arrays
 
 RNG = np.random.default_rng(0)

@@ -13,11 +13,14 @@ import pytest
 
 import specnet
 from specnet import DataError
-from specnet.training import stored
-from specnet.training.data import Dataset, Order
-from specnet.training.sharing import Share
-from specnet.training.stored import HDF5Array, NpyArray, StoredRows, ahead
-from specnet.world import World
+from specnet.data import large_arrays
+from specnet.data import streaming as stored
+from specnet.data.dataset import Dataset, Order
+from specnet.data.large_arrays import HDF5Array, NpyArray
+from specnet.data.prefetch import ahead
+from specnet.data.streaming import StoredRows
+from specnet.mpi.batch_shares import Share
+from specnet.mpi.world import World
 from tests.support import arrays_of, same_arrays
 
 SPEC = specnet.ModelSpec(input_shape=(3,), layers=[{"type": "standardize"}, {"type": "affine", "units": 2}])
@@ -230,7 +233,7 @@ def test_pieces_of_a_file_are_read_once_though_rows_between_are_not_needed(monke
 
 def test_large_files_are_read_in_parts_by_themselves(monkeypatch):
     files()
-    monkeypatch.setattr(stored, "LARGE", 1000)
+    monkeypatch.setattr(large_arrays, "LARGE", 1000)
     kinds = []
     specnet.train(document(**NPY), out="r", listeners=[lambda event: kinds.append(type(event.run.data))])
     assert set(kinds) == {StoredRows}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.data.spec import DataEntry
 from specnet.errors import SpecError
-from specnet.training.dataspec import DataEntry
 from specnet.training.sweep import plan_sweep, run_sweep, runs_of
 from tests.test_cli import run
 

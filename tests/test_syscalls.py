@@ -20,7 +20,8 @@ SERVER = textwrap.dedent(
     """
     import mmap, os, signal, sys
     import numpy as np, specnet
-    from specnet.checkpoint import durable, write
+    from specnet.checkpoint import write
+    from specnet.files import atomic as durable
 
     layers = [{"type": "affine", "units": 50}, {"type": "affine", "units": 2}]
     model = specnet.build(specnet.ModelSpec(input_shape=(60,), layers=layers))

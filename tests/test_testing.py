@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet import registry
+from specnet.spec import registry
 from specnet.testing import check_gradients, check_layer, numerical_gradient, relative_error, sample_inputs
 from tests.support import model_of
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.training.data import Dataset
+from specnet.data.dataset import Dataset
+from specnet.training.epoch_metrics import evaluate
 from specnet.training.loop import Run
 from specnet.training.losses import MeanSquaredError
 from specnet.training.optimizers import SGD
-from specnet.training.tally import evaluate
-from specnet.training.trainingspec import TrainingSpec
+from specnet.training.spec.training_spec import TrainingSpec
 from tests.support import arrays_of, model_of, same_arrays
 
 
@@ -209,7 +209,7 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done():
     ],
 )
 def test_when_checkpoints_are_written(checkpoint, saved, monkeypatch):
-    from specnet.training import saving
+    from specnet.training.runs import checkpointing as saving
 
     steps = []
     real = saving.save
@@ -259,7 +259,7 @@ def test_a_run_that_diverges_stops_and_keeps_what_was_good():
 
 
 def test_a_failed_save_stops_the_run(monkeypatch):
-    from specnet.training import saving
+    from specnet.training.runs import checkpointing as saving
 
     def broken(path, model):
         raise specnet.CheckpointError(f"{path}: not saved")
@@ -401,7 +401,7 @@ def kept(*steps):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer["type"])
 def test_a_replay_finds_the_same_bits(optimizer):
-    from specnet.training.replay import replay
+    from specnet.training.runs.replay import replay
 
     specnet.train(document(optimizer=optimizer, every_steps=1), out="r", listeners=[kept(3, 8)])
     before = {path.name: path.read_bytes() for path in Path("r").iterdir()}
@@ -415,7 +415,7 @@ def test_a_replay_finds_the_same_bits(optimizer):
 
 
 def test_a_replay_finds_what_differs(monkeypatch):
-    from specnet.training.replay import replay
+    from specnet.training.runs.replay import replay
 
     specnet.train(document(every_steps=1), out="r", listeners=[kept(3, 8)])
     model = specnet.load("r/8.h5")

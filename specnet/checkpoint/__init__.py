@@ -1,7 +1,7 @@
 """Checkpoints: a model, and the run that trained it, in one HDF5 file.
 
-format.py names what is in it, durable.py replaces files, write.py saves; hdf5.py reads the file's structures and
-read.py holds them against the document.
+`format` has the names in the file, `write` saves, `read` loads: `hdf5` parses the file's structures, `fast_plan` its
+document, and `read` checks one against the other before it reads an array. Imports everything up to `model`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from specnet.jsontext import sha256_of
+from specnet.document.canonical import sha256_of
 
 FORMAT = "specnet-checkpoint"
 VERSION = 1

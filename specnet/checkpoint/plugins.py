@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from specnet.document.json_text import parse_json
 from specnet.errors import SpecError
-from specnet.jsontext import parse_json
 
 if TYPE_CHECKING:
     from specnet.layerspec import LayerSpec
@@ -26,10 +26,10 @@ _FORMS = {
 
 def plugin_records(layers: Iterable[LayerSpec]) -> str:
     """Write, as JSON, type, module, distribution and version of every layer that is not built in; "" without any."""
-    from specnet.registry import origin_of  # noqa: PLC0415 - loading does without
+    from specnet.spec.registry import origin_of  # noqa: PLC0415 - loading does without
 
     kinds = {layer.type: type(layer) for layer in _all(layers)}
-    kinds = {name: kind for name, kind in kinds.items() if not kind.__module__.startswith("specnet.layers.")}
+    kinds = {name: kind for name, kind in kinds.items() if not kind.__module__.startswith("specnet.spec.layers.")}
     return json.dumps([origin_of(kind) for kind in kinds.values()], indent=2) if kinds else ""
 
 

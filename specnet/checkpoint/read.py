@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import size_of
+from specnet.arrays.parameters import ShapeTuple
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
-from specnet.checkpoint.document import read_plan
-from specnet.checkpoint.hdf5 import StoredDataset, Structure, read_structure
-from specnet.differences import differences
-from specnet.errors import (
-    CheckpointCorruptError,
-    CheckpointError,
-    CheckpointMismatchError,
-    CheckpointUnsupportedError,
-)
-from specnet.jsontext import MAX_BYTES
-from specnet.layer import size_of
+from specnet.checkpoint.fast_plan import read_plan
+from specnet.checkpoint.hdf5.structure import StoredDataset, Structure, read_structure
+from specnet.document.diff import differences
+from specnet.document.json_text import MAX_BYTES
+from specnet.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, CheckpointUnsupportedError
+from specnet.files.paths import user_path
 from specnet.model import Model, assemble
-from specnet.parameters import ShapeTuple
-from specnet.paths import user_path
 from specnet.plan import NOTES, ModelPlan
 
 if TYPE_CHECKING:
-    from specnet.spec import ModelSpec
+    from specnet.spec.model_spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -127,6 +122,16 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
+class _Contents(NamedTuple):
+    """What a checked file holds: the plan of its network, its document, and full name -> path of each kind of array."""
+
+    plan: ModelPlan
+    document: Callable[[], ModelSpec]
+    parameters: dict[str, str]
+    gradients: dict[str, str]
+    buffers: dict[str, str]
+
+
 class _File:
     """An open checkpoint whose structure is known."""
 
@@ -152,27 +157,29 @@ class _File:
             intact = hasher.hexdigest() == promised
             yield DatasetCheck(path, stored.dtype, stored.shape, stored.size, promised, intact)
 
-    def _checked(self, pinned: str | None) -> tuple[ModelPlan, dict[str, str], dict[str, str], dict[str, str]]:
-        """Check everything but the arrays' bytes; give the plan, and the paths of the three kinds of arrays."""
+    def _checked(self, pinned: str | None) -> _Contents:
+        """Check everything but the arrays' bytes; return what the file holds."""
         root = self.root_attributes()
         source = f"{self.name}:{layout.MODEL_SPEC}"
-        plan = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
+        plan, document = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
         parameters, gradients, buffers = self._arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
-        return plan, parameters, gradients, buffers
+        return _Contents(plan, document, parameters, gradients, buffers)
 
     def model(self, pinned: str | None, spec: ModelSpec | None) -> Model:
         """Check everything that was promised and make the model."""
-        plan, parameters, gradients, buffers = self._checked(pinned)
+        plan, document, parameters, gradients, buffers = self._checked(pinned)
         if spec is not None:
-            self._require_document(plan, spec)
+            self._require_document(document(), spec)
         with Digests() as digests:
             if self.mapping is None:
-                model = assemble(plan)
+                model = assemble(plan, document)
                 for full, path in parameters.items():
                     self._read_into(path, model.parameters[full], digests)
             else:
-                model = assemble(plan, {full: self._array(path, digests) for full, path in parameters.items()})
+                model = assemble(
+                    plan, document, {full: self._array(path, digests) for full, path in parameters.items()}
+                )
             for full, path in gradients.items():
                 self._read_into(path, model.store.gradients[full], digests)
             for full, path in buffers.items():
@@ -184,8 +191,7 @@ class _File:
             model.adopt_gradients()
         return model
 
-    def _require_document(self, plan: ModelPlan, spec: ModelSpec) -> None:
-        written = plan.spec()
+    def _require_document(self, written: ModelSpec, spec: ModelSpec) -> None:
         if written.identity == spec.identity:
             return
         notes = [(key,) for key in NOTES]

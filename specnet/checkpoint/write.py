@@ -16,34 +16,42 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from specnet import __version__
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
-from specnet.checkpoint.durable import NotDurableError, begin_bringing, replace_file, reserve, write_at
-from specnet.checkpoint.hdf5 import walk_structure
-from specnet.checkpoint.metadata import Reader, lookup3
+from specnet.checkpoint.hdf5.metadata import Reader, lookup3
+from specnet.checkpoint.hdf5.structure import walk_structure
 from specnet.checkpoint.plugins import plugin_records
-from specnet.checkpoint.sparse import PAGE, SparseFile
+from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointError
-from specnet.jsontext import parse_json
+from specnet.files.atomic import NotDurableError, begin_bringing, replace_file, reserve, write_at
+from specnet.files.hdf5_pages import placed_early, text_type
+from specnet.files.sparse import PAGE, SparseFile
 from specnet.model import Model
+from specnet.version import __version__
 
 ALIGNMENT = 64
+
+
 LARGE = 2 * PAGE
 """Bytes from which an array is written straight from its memory; smaller ones go out with the pages around them."""
 
+
 HDF5_MEMORY, HDF5_MEMORY_EACH = 2**23, 2**12
 """Bytes that HDF5 may need at most, and more for each dataset; asked for before it begins, as it does not check."""
+
 
 SESSION = 4096
 """Datasets after which the file in memory is closed and opened again: HDF5 keeps a list of the gaps that alignment
 leaves, and looks through all of it for each new dataset."""
 
+
 WORTH_SYNCING = 2**24
 """Bytes of arrays from which their place is reserved, and the disk begins while the rest is written."""
 
+
 UNKNOWN = "0" * 64
 """Stands for a digest until it is computed."""
+
 
 YEAR_10000 = 253_402_300_800
 
@@ -244,25 +252,6 @@ class _Skeleton:
 
 def _type(entry: layout.Dataset) -> h5t.TypeID:
     return text_type(len(entry.value)) if isinstance(entry.value, bytes) else h5t.py_create(entry.value.dtype)
-
-
-def placed_early() -> h5p.PropDCID:
-    """Give the settings of a dataset whose place in the file is known at once, and not written to."""
-    creation = h5p.create(h5p.DATASET_CREATE)
-    creation.set_layout(h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)
-    return creation
-
-
-def text_type(length: int) -> h5t.TypeID:
-    """Give the type of UTF-8 text of at most so many bytes."""
-    made = h5t.C_S1.copy()
-    made.set_size(length)
-    made.set_strpad(h5t.STR_NULLPAD)
-    made.set_cset(h5t.CSET_UTF8)
-    return made
 
 
 def _attribute(owner: Any, name: str, value: int | str) -> None:

@@ -4,7 +4,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from specnet.launcher import is_launched, share_cores
+from specnet.mpi.launcher import is_launched, share_cores
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL if is_launched() else _interrupted)
     share_cores()
-    from specnet.cli.main import run  # noqa: PLC0415
+    from specnet.cli.app import run  # noqa: PLC0415
 
     run()
 

@@ -8,17 +8,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from specnet.arrays.conversion import batch_of
 from specnet.checkpoint import check, load
 from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
+from specnet.document.base import read_document
+from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
-from specnet.jsontext import parse_json
-from specnet.layer import batch_of
-from specnet.listing import Row, rows
-from specnet.paths import is_same_file, user_path
-from specnet.spec import ModelSpec
-from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.files.paths import is_same_file, user_path
+from specnet.spec.layer_table import LayerRow, layer_rows
+from specnet.spec.model_spec import ModelSpec
+from specnet.training.experiment import load_experiment
 from specnet.training.loading import missing_files
-from specnet.validation import read_document
+from specnet.training.spec.experiment_spec import ExperimentSpec
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -131,7 +132,7 @@ def summary(
         save_diagram(spec, out)
         note(f"{out}: {sum(1 for _ in spec.walk())} layers")
         return
-    layers = rows(spec)
+    layers = layer_rows(spec.walk())
     item = 4 if spec.dtype == "float32" else 8
     totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
     if json:
@@ -152,7 +153,7 @@ def summary(
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
-def _own(row: Row) -> int | None:
+def _own(row: LayerRow) -> int | None:
     """Give a layer's parameters; None for a composite, whose layers follow with theirs."""
     return None if row.is_composite else row.parameters
 
@@ -229,8 +230,8 @@ def schema(
 
     Example: specnet schema model > model.schema.json
     """
-    from specnet.registry import load_plugins  # noqa: PLC0415 - needed here only
     from specnet.schema import schema_text  # noqa: PLC0415
+    from specnet.spec.registry import load_plugins  # noqa: PLC0415 - needed here only
 
     for failure in load_plugins() if with_plugins else ():
         note(f"left out: {failure}")

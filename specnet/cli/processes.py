@@ -16,8 +16,8 @@ import typer
 
 from specnet.cli.output import error_lines
 from specnet.errors import SpecnetError
-from specnet.mpi import launched_world
-from specnet.world import World
+from specnet.mpi.communicator import launched_world
+from specnet.mpi.world import World
 
 if TYPE_CHECKING:
     from specnet.training.loop import Event, Run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specnet.inspection.classified import Classified, Sample, classify
+from specnet.inspection.classification import Classified, Sample, classify
 from specnet.inspection.compare import ArrayChange, Comparison, compare
 from specnet.inspection.diagram import draw, mermaid, save_diagram
 from specnet.inspection.explain import explain

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.differences import differences
+from specnet.document.diff import differences
 from specnet.inspection.inspect import last_metrics
 from specnet.inspection.statistics import PIECE
-from specnet.layertree import CompositeSpec
 from specnet.model import Model
-from specnet.spec import ModelSpec
+from specnet.spec.composite_spec import CompositeSpec
+from specnet.spec.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)

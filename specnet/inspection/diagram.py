@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specnet.checkpoint.durable import write_file
+from specnet.arrays.conversion import batch_of
 from specnet.errors import SpecnetError
+from specnet.files.atomic import write_file
 from specnet.inspection.charts import INK, MUTED, SURFACE, new_figure, svg_of
-from specnet.layer import batch_of
-from specnet.layertree import CompositeSpec
-from specnet.listing import Row, rows
-from specnet.spec import ModelSpec
+from specnet.spec.composite_spec import CompositeSpec
+from specnet.spec.layer_table import LayerRow, layer_rows
+from specnet.spec.model_spec import ModelSpec
 
 LONGEST = 20
 MOST_BOXES = 40
@@ -24,7 +24,7 @@ MOST_BOXES = 40
 
 def mermaid(spec: ModelSpec) -> str:
     """Write a network as a Mermaid flowchart, which GitHub, GitLab and many editors draw."""
-    chart = _Flowchart({row.name: row for row in rows(spec)})
+    chart = _Flowchart({row.name: row for row in layer_rows(spec.walk())})
     start = chart.node(f"input<br/>{batch_of(spec.input_shape)}", "([{}])")
     chart.chain(spec.layers, start, "")
     return "\n".join(["flowchart TD", *chart.lines]) + "\n"
@@ -32,7 +32,7 @@ def mermaid(spec: ModelSpec) -> str:
 
 @dataclass
 class _Flowchart:
-    known: dict[str, Row]
+    known: dict[str, LayerRow]
     lines: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -106,7 +106,7 @@ def _rounded(corner: tuple[float, float], width: float, height: float, style: di
 
 def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
     yield 0, "input", batch_of(spec.input_shape)
-    all_rows = rows(spec)
+    all_rows = layer_rows(spec.walk())
     half = MOST_BOXES // 2
     for index, row in enumerate(all_rows):
         if len(all_rows) > MOST_BOXES and half <= index < len(all_rows) - half:
@@ -117,7 +117,7 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
         yield min(row.depth, 6), f"{name} ({row.type})", _short(batch_of(row.output_shape)) + _count(row)
 
 
-def _count(row: Row) -> str:
+def _count(row: LayerRow) -> str:
     return f", {row.parameters:,} parameters" if row.parameters else ""
 
 

@@ -14,14 +14,14 @@ from specnet import initializers
 from specnet.checkpoint import load
 from specnet.checkpoint.read import Origin, origin
 from specnet.errors import DataError, SpecnetError
+from specnet.files.paths import user_path
 from specnet.inspection.statistics import ArrayStatistics, describe
 from specnet.model import Model
-from specnet.paths import user_path
-from specnet.training.consistency import frozen_names
-from specnet.training.experiment import ExperimentSpec
-from specnet.training.prediction import run_experiment
-from specnet.training.runs import optimizer_of
-from specnet.training.saving import below
+from specnet.prediction.predict import run_experiment
+from specnet.training.runs.run_state import below
+from specnet.training.runs.train import optimizer_of
+from specnet.training.spec.checks import frozen_names
+from specnet.training.spec.experiment_spec import ExperimentSpec
 
 FAR_APART = 1e4
 LARGE_STEP = 0.1

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specnet.data.raw import Columns
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.inspection import charts
-from specnet.inspection.classified import Classified, Sample, classify
+from specnet.inspection.classification import Classified, Sample, classify
 from specnet.inspection.diagram import draw
 from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
-from specnet.listing import rows
 from specnet.model import Model
-from specnet.training.datafiles import Columns
-from specnet.training.experiment import ExperimentSpec
-from specnet.training.saving import checkpoint_of
+from specnet.spec.layer_table import layer_rows
+from specnet.training.runs.run_folder import checkpoint_of
+from specnet.training.spec.experiment_spec import ExperimentSpec
 
 PICTURE_SIDES = (8, 28)
 
@@ -103,7 +103,8 @@ class _Pictures:
 
     def __init__(self, run: RunReport, drawn: Callable[[str], Any], safe: Callable[[str], Any]) -> None:
         spec = run.model.spec
-        told = f"The network {spec.name}: {len(rows(spec))} layers; the table of parameters has their names and shapes"
+        layers = len(layer_rows(spec.walk()))
+        told = f"The network {spec.name}: {layers} layers; the table of parameters has their names and shapes"
         self.diagram = drawn(charts.svg_of(draw(spec), told))
         self.curves = [(title, drawn(chart)) for title, chart in _curves({run.title: run})]
         flow = _flow(run.checkpoint)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.checkpoint.durable import write_file
+from specnet.arrays.conversion import as_floats
 from specnet.errors import SpecnetError
-from specnet.layer import Layer, as_floats
+from specnet.files.atomic import write_file
+from specnet.layer import Layer
 from specnet.model import Model
-from specnet.training.losses import Loss
+from specnet.training.losses.base import Loss
 
 AnyArray = npt.NDArray[Any]
 FEWEST_ROWS = 8

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from specnet.checkpoint.durable import write_file
 from specnet.errors import SpecnetError
-from specnet.interop.imported import Imported
-from specnet.interop.keras_write import to_keras, to_keras_h5
-from specnet.interop.kerasfile import from_keras, from_keras_h5
-from specnet.interop.named import from_npz, from_safetensors, to_npz, to_safetensors
-from specnet.interop.onnxfile import run_onnx, to_onnx
+from specnet.files.atomic import write_file
+from specnet.interop.imported_model import Imported
+from specnet.interop.keras.reader import from_keras, from_keras_h5
+from specnet.interop.keras.writer import to_keras, to_keras_h5
+from specnet.interop.npz import from_npz, to_npz
+from specnet.interop.onnx.writer import run_onnx, to_onnx
+from specnet.interop.safetensors import from_safetensors, to_safetensors
 from specnet.model import Model
 
 Array = npt.NDArray[Any]

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
-from specnet.interop.apart import read_hdf5
-from specnet.interop.imported import Imported, refused
-from specnet.interop.kerasfile import LAYER_GROUPS, from_keras, from_keras_h5
-from specnet.interop.named import from_npz, from_safetensors
-from specnet.interop.onnx_read import from_onnx
-from specnet.interop.rewritten import from_rewritten
-from specnet.interop.weights import from_caffe, from_keras_weights
-from specnet.paths import user_path
-from specnet.spec import ModelSpec
+from specnet.files.paths import user_path
+from specnet.interop.caffe import from_caffe
+from specnet.interop.hdf5.rewritten_checkpoint import from_rewritten
+from specnet.interop.hdf5.sandbox import read_hdf5
+from specnet.interop.imported_model import Imported, refused
+from specnet.interop.keras.reader import LAYER_GROUPS, from_keras, from_keras_h5
+from specnet.interop.keras.weights import from_keras_weights
+from specnet.interop.npz import from_npz
+from specnet.interop.onnx.reader import from_onnx
+from specnet.interop.safetensors import from_safetensors
+from specnet.spec.model_spec import ModelSpec
 
 Names = Mapping[str, str]
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")

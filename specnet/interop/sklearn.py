@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
-from specnet.interop.imported import Arrays, Imported, filled, refused, spec_of_layers
+from specnet.interop.imported_model import Arrays, Imported, filled, refused, spec_of_layers
 from specnet.model import Model, build
-from specnet.spec import ModelSpec, load_spec
-from specnet.training.fitting import fit
-from specnet.training.losses import LOSSES
+from specnet.spec.model_spec import ModelSpec, load_spec
+from specnet.training.losses.spec import LOSSES
+from specnet.training.runs.fit import fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin

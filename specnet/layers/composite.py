@@ -7,11 +7,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.composite import Composite
-from specnet.errors import ShapeError, SpecnetError
-from specnet.jsontext import Path
+from specnet.errors import KeyPath, ShapeError, SpecnetError
 from specnet.layer import Layer
-from specnet.parameters import Array, ShapeTuple
 
 
 class Sequential(Composite):
@@ -26,7 +25,7 @@ class Sequential(Composite):
         super().__init__([layers], names)
 
     @classmethod
-    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
         return [(("layers",), fields.get("layers"))]
 
     @classmethod
@@ -53,7 +52,7 @@ class Residual(Composite):
         super().__init__([layers, shortcut], names)
 
     @classmethod
-    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
         return [(("layers",), fields.get("layers")), (("shortcut",), fields.get("shortcut", ()))]
 
     @classmethod
@@ -89,7 +88,7 @@ class Concat(Composite):
         super().__init__(branches, names)
 
     @classmethod
-    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    def lists(cls, fields: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
         branches = fields.get("branches")
         return [(("branches", i), b) for i, b in enumerate(branches)] if isinstance(branches, (list, tuple)) else []
 

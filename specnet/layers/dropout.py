@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import FLOAT64, size_of
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.arrays.randomness import Draws
 from specnet.errors import SpecnetError
-from specnet.layer import FLOAT64, Layer, size_of
-from specnet.parameters import Array, ShapeTuple
-from specnet.randomness import Draws
+from specnet.layer import Layer
 
 
 class Dropout(Layer):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from specnet.arrays.parameters import Array
 from specnet.layer import Elementwise
-from specnet.parameters import Array
 
 # Klambauer et al. 2017, the fixed point of mean 0 and variance 1
 SELU_ALPHA = 1.6732632423543772848170429916717

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import as_integers
+from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer, as_integers
-from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
+from specnet.layer import Layer
 
 
 class Embedding(Layer):

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from specnet.arrays.parameters import Array
 from specnet.errors import SpecnetError
 from specnet.layer import Elementwise
-from specnet.parameters import Array
 
 # Coefficients, lowest power first, of the polynomial g with Q(z) = exp(-z^2 / 2) g((z - 6) / (z + 6)) for z >= 0, where
 # Q is the upper tail of the normal distribution: a Chebyshev interpolation of 24 points, computed in 40 digits.

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet import kernels
+from specnet.arrays.conversion import batch_of, size_of
+from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer, batch_of, size_of
-from specnet.parameters import Array, GradientView, ParameterView, ShapeTuple
+from specnet.layer import Layer
 
 
 class _Norm(Layer):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import FLOAT64, batch_of, size_of
+from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import FLOAT64, Layer, batch_of, size_of
-from specnet.parameters import Array, ShapeTuple
+from specnet.layer import Layer
 
 
 class Reshape(Layer):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from specnet.arrays.parameters import Array
 from specnet.layer import Elementwise
-from specnet.parameters import Array
 
 
 def sigmoid(x: Array) -> Array:

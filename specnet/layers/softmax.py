@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.parameters import Array
 from specnet.errors import ShapeError
 from specnet.layer import Layer
-from specnet.parameters import Array
 
 
 class _OverLastAxis(Layer):

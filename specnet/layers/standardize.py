@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import FLOAT64, SMALLEST, as_floats, batch_of
+from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import FLOAT64, SMALLEST, Layer, as_floats, batch_of
-from specnet.parameters import Array, ShapeTuple
+from specnet.layer import Layer
 
 BOTH = "expected mean and std, or neither; got one of them"
 

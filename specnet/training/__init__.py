@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from specnet.training import losses as losses
     from specnet.training import metrics as metrics
     from specnet.training import optimizers as optimizers
-    from specnet.training.fitting import fit as fit
-    from specnet.training.runs import TrainingResult as TrainingResult
-    from specnet.training.runs import train as train
+    from specnet.training.runs.fit import fit as fit
+    from specnet.training.runs.train import TrainingResult as TrainingResult
+    from specnet.training.runs.train import train as train
 
-_MODULES = ("data", "experiment", "loading", "loop", "losses", "metrics", "optimizers", "saving", "schedules")
+_MODULES = ("experiment", "loading", "loop", "losses", "metrics", "optimizers", "schedules")
 
 __all__ = ["TrainingResult", "fit", "losses", "metrics", "optimizers", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "fit":
-        return import_module("specnet.training.fitting").fit
+        return import_module("specnet.training.runs.fit").fit
     if name in ("train", "TrainingResult"):
-        return getattr(import_module("specnet.training.runs"), name)
+        return getattr(import_module("specnet.training.runs.train"), name)
     if name in _MODULES:
         return import_module(f"specnet.training.{name}")
     msg = f"module 'specnet.training' has no attribute {name!r}"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from specnet.arrays.randomness import permutation
+from specnet.data.spec import DataEntry, Fraction
+from specnet.data.streaming import Rows
+from specnet.document.json_text import Finding
 from specnet.errors import DataError
-from specnet.jsontext import Finding
-from specnet.randomness import permutation
-from specnet.training.dataspec import DataEntry, Fraction
-from specnet.training.stored import Rows
 
 if TYPE_CHECKING:
-    from specnet.training.experiment import ExperimentSpec
+    from specnet.training.spec.experiment_spec import ExperimentSpec
 
 
 class RunData(NamedTuple):

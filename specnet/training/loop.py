@@ -10,20 +10,20 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from specnet.arrays.parameters import Array
+from specnet.data.dataset import Dataset, Order
+from specnet.data.streaming import Rows
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
-from specnet.parameters import Array
-from specnet.training.consistency import metric_specs
-from specnet.training.data import Dataset, Order
-from specnet.training.finite import NotFiniteError
-from specnet.training.losses import Loss
-from specnet.training.optimizer import Optimizer
-from specnet.training.sharing import Share
+from specnet.mpi.batch_shares import Share
+from specnet.mpi.world import ALONE, World
+from specnet.training.epoch_metrics import Tally, evaluate
+from specnet.training.finite_check import NotFiniteError
+from specnet.training.losses.base import Loss
+from specnet.training.optimizers.base import Optimizer
+from specnet.training.spec.checks import metric_specs
+from specnet.training.spec.training_spec import TrainingSpec
 from specnet.training.step import Step
-from specnet.training.stored import Rows
-from specnet.training.tally import Tally, evaluate
-from specnet.training.trainingspec import TrainingSpec
-from specnet.world import ALONE, World
 
 EventKind: TypeAlias = Literal["start", "step", "epoch", "end", "failed"]
 History: TypeAlias = dict[str, list[float]]

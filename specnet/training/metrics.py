@@ -13,9 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from specnet.parameters import Array, ShapeTuple
-from specnet.tagged import Tagged
-from specnet.validation import Document, PositiveInteger
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.document.base import Document
+from specnet.document.tagged_union import Tagged
+from specnet.fields import PositiveInteger
 
 Targets = npt.NDArray[Any]
 

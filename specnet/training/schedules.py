@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from specnet.tagged import Tagged
-from specnet.validation import Document, NonNegativeReal, PositiveInteger, PositiveReal, expecting
+from specnet.document.base import Document
+from specnet.document.tagged_union import Tagged
+from specnet.fields import NonNegativeReal, PositiveInteger, PositiveReal, expecting
 
 PositiveShare = Annotated[float, Field(gt=0, le=1), expecting("a number above 0, at most 1")]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1), expecting("an integer of at least 0")]

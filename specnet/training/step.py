@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from specnet.arrays.parameters import Array
 from specnet.model import Model
-from specnet.parameters import Array
-from specnet.training.finite import NOWHERE, NotFiniteError, checked_step, where_not_finite
-from specnet.training.losses import Loss
-from specnet.training.optimizer import Optimizer
-from specnet.training.sharing import Share
-from specnet.training.trainingspec import TrainingSpec
-from specnet.world import ALONE
+from specnet.mpi.batch_shares import Share
+from specnet.mpi.world import ALONE
+from specnet.training.finite_check import NOWHERE, NotFiniteError, checked_step, where_not_finite
+from specnet.training.losses.base import Loss
+from specnet.training.optimizers.base import Optimizer
+from specnet.training.spec.training_spec import TrainingSpec
 
 CLIP_EPSILON = 1e-6
 """What torch adds to a norm before it divides by it."""

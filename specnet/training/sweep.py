@@ -21,17 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from specnet.checkpoint.durable import write_file
 from specnet.errors import Problem, SpecError, SpecnetError
-from specnet.launcher import THREADS, cores
-from specnet.paths import user_path
-from specnet.training.experiment import ExperimentSpec, load_experiment
+from specnet.files.atomic import write_file
+from specnet.files.paths import user_path
+from specnet.mpi.launcher import THREADS, cores
+from specnet.training.early_stopping import is_better
+from specnet.training.experiment import load_experiment
 from specnet.training.loading import missing_files
 from specnet.training.loop import Listener
 from specnet.training.metrics import greater_is_better
-from specnet.training.runs import make_folder, train
-from specnet.training.saving import HISTORY
-from specnet.training.stopping import is_better
+from specnet.training.runs.run_folder import HISTORY
+from specnet.training.runs.train import make_folder, train
+from specnet.training.spec.experiment_spec import ExperimentSpec
 
 TABLE = "sweep.csv"
 MOST = 10_000

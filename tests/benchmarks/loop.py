@@ -29,11 +29,11 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     import specnet
-    from specnet.training.data import Dataset
+    from specnet.data.dataset import Dataset
     from specnet.training.loop import Run
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
-    from specnet.training.trainingspec import TrainingSpec
+    from specnet.training.spec.training_spec import TrainingSpec
 
     layers = [{"type": "affine", "units": 32}, {"type": "relu"}, {"type": "affine", "units": 10}]
     spec = specnet.ModelSpec(input_shape=(64,), layers=layers)

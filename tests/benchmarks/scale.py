@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specnet.launcher import THREADS
+from specnet.mpi.launcher import THREADS
 
 NETWORKS = {
     "64-32-10, batch 32": ((64, 32, 10), 32),
@@ -58,11 +58,11 @@ def network(widths):
 
 def stepper(widths, batch, world):
     """Make a step of a run on this process's part of a batch."""
+    from specnet.mpi.batch_shares import Share
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
-    from specnet.training.sharing import Share
+    from specnet.training.spec.training_spec import TrainingSpec
     from specnet.training.step import Step
-    from specnet.training.trainingspec import TrainingSpec
 
     model = network(widths)
     settings = TrainingSpec.model_validate(
@@ -81,7 +81,7 @@ def stepper(widths, batch, world):
 
 def part(widths, rows, _world):
     """Make a step on so many rows that each process takes for itself."""
-    from specnet.world import ALONE
+    from specnet.mpi.world import ALONE
 
     return stepper(widths, rows, ALONE)
 

@@ -12,7 +12,8 @@ import pytest
 import specnet
 from specnet.interop.exporting import export
 from specnet.interop.importing import import_model
-from specnet.interop.named import from_npz, from_safetensors
+from specnet.interop.npz import from_npz
+from specnet.interop.safetensors import from_safetensors
 from tests.support import LAYERS, arrays_of, model_of, same_arrays
 from tests.test_cli import run
 
@@ -70,7 +71,7 @@ def test_onnx_takes_batches_of_any_size_and_other_shapes(tmp_path):
 
 def test_a_layer_that_onnx_does_not_know_is_named(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed")
-    from specnet.interop import onnxfile
+    from specnet.interop.onnx import writer as onnxfile
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(onnxfile._LAYERS, "tanh")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.interop import apart
+from specnet.interop.hdf5 import sandbox as apart
 from specnet.interop.importing import import_model
 from tests.test_cli import run
 

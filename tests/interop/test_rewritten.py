@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.interop.rewritten import from_rewritten
+from specnet.interop.hdf5.rewritten_checkpoint import from_rewritten
 from tests.support import arrays_of, model_of, same_arrays
 from tests.test_cli import run
 

@@ -15,13 +15,13 @@ import pytest
 import specnet
 from specnet.interop.exporting import export
 from specnet.interop.importing import import_model
-from specnet.registry import layer_types
+from specnet.spec.registry import layer_types
 from tests.interop.nets import random_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "interop.md"
 BEGIN, END = "<!-- the table, as tests/interop/test_table.py finds it -->\n", "<!-- end of the table -->\n"
 COLUMNS = ("ONNX out", "ONNX in", "Keras out", "Keras in", "safetensors, npz", "Caffe in", "scikit-learn in")
-BUILT_IN = [kind for kind, cls in layer_types().items() if cls.__module__ == "specnet.layers.specs"]
+BUILT_IN = [kind for kind, cls in layer_types().items() if cls.__module__.startswith("specnet.spec.layers.")]
 ENTRIES = {
     "affine": {"type": "affine", "units": 3},
     "concat": {"type": "concat", "branches": [[], [{"type": "affine", "units": 2}]]},

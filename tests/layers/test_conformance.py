@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.layers import specs
-from specnet.registry import layer_types
+from specnet.spec.layers import affine as specs
+from specnet.spec.registry import layer_types
 from specnet.testing import check_layer
 from tests.support import LAYERS, model_of
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from specnet import Layer, LayerSpec, register_layer
+from specnet.fields import PositiveReal
 from specnet.initializers import Constant
 from specnet.layerspec import ParameterSpec
-from specnet.validation import PositiveReal
 
 
 class Swish(Layer):

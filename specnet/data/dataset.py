@@ -1,0 +1,117 @@
+"""Rows in memory, and how raw arrays are fitted to a model and its loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.randomness import permutation
+from specnet.data.raw import RawArray
+from specnet.mpi.batch_shares import Share
+
+PART_BYTES = 2**24
+"""Bytes of inputs that are looked at or evaluated at once, at most."""
+
+
+BLOCK_BYTES = 2**17
+"""Bytes of inputs that are gathered at once: a call of numpy costs as much as copying some 50 rows of 64 numbers."""
+
+
+class Order(NamedTuple):
+    """What decides the order of an epoch's rows."""
+
+    seed: int
+    epoch: int
+
+
+class Features(NamedTuple):
+    """The range of each input over the training rows, by which predictions are judged: arrays of the input's shape."""
+
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, a weight a row or none.
+
+    `names` are those of the inputs' columns, where they come from a table. `of` is the number of rows that these are
+    one process's part of; 0 where they are all.
+    """
+
+    inputs: RawArray
+    targets: RawArray
+    weights: RawArray | None = None
+    names: tuple[str, ...] = ()
+    of: int = 0
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, indices: RawArray | slice) -> Dataset:
+        """Take some rows: copied for indices, views for a slice."""
+        weights = None if self.weights is None else self.weights[indices]
+        return Dataset(self.inputs[indices], self.targets[indices], weights, self.names)
+
+    def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
+        """Yield the rows from `first` to before `stop`, so many at a time at most; fewer where a row is large."""
+        rows = min(rows, max(PART_BYTES // max(self.inputs[:1].nbytes, 1), 1))
+        stop = len(self) if stop is None else stop
+        for start in range(first, stop, rows):
+            yield self.rows(slice(start, min(start + rows, stop)))
+
+    def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
+        """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
+
+        With `share`, a process's part of each. A block may be written over when the next one is asked for.
+        """
+        if share is not None:
+            yield from self._shared_blocks(size, order, first, share)
+            return
+        count = len(self)
+        row_bytes = max(self.inputs[:1].nbytes, 1)
+        step = size * max(BLOCK_BYTES // (size * row_bytes), 1)
+        if order is None:
+            for start in range(first, count, step):
+                yield self.rows(slice(start, start + step))
+            return
+        indices = permutation(order.seed, "shuffle", order.epoch, count)
+        place = np.empty((min(step, count), *self.inputs.shape[1:]), self.inputs.dtype)
+        for start in range(first, count, step):
+            rows = indices[start : start + step]
+            inputs = self.inputs.take(rows, 0, place[: len(rows)], "clip")
+            weights = None if self.weights is None else self.weights[rows]
+            yield Dataset(inputs, self.targets[rows], weights)
+
+    def _shared_blocks(self, size: int, order: Order | None, first: int, share: Share) -> Iterator[Dataset]:
+        """Yield a process's part of the blocks; no other row is looked at."""
+        count = len(self)
+        step = size * max(BLOCK_BYTES // (size * max(self.inputs[:1].nbytes, 1)), 1) * share.world.size
+        indices = None if order is None else permutation(order.seed, "shuffle", order.epoch, count)
+        for start in range(first, count, step):
+            rows = min(step, count - start)
+            places = share.places(0, rows, size) + start
+            part = self.rows(places if indices is None else indices[places])
+            yield replace(part, of=rows)
+
+    def fingerprint(self) -> str:
+        """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
+        return rows_digest(np.ascontiguousarray(self.inputs).data, self.targets, self.weights)
+
+    def features(self) -> Features:
+        """Give the range of each input."""
+        return Features(self.inputs.min(axis=0).astype(np.float64), self.inputs.max(axis=0).astype(np.float64))
+
+
+def rows_digest(inputs: bytes | memoryview, targets: RawArray, weights: RawArray | None) -> str:
+    """Give the SHA-256, in hex, of what stands for the inputs, then of targets and weights."""
+    hasher = hashlib.sha256(inputs)
+    hasher.update(np.ascontiguousarray(targets).data)
+    if weights is not None:
+        hasher.update(weights.data)
+    return hasher.hexdigest()

@@ -1,0 +1,118 @@
+"""Data files: the arrays of .npz, .npy, .h5 and IDX files; tables (.csv, .parquet) are read by tables.py."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specnet.data.raw import TABLES, Columns, Fill, RawArray, RawRows, guarded, kind_of, pick
+from specnet.errors import DataError
+
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def read_rows(
+    path: Path,
+    inputs: Columns = None,
+    targets: Columns = None,
+    weights: str | None = None,
+    *,
+    beside: Sequence[str] = (),
+    fill: Fill = None,
+) -> RawRows:
+    """Read the arrays or columns of these names from one file; None for targets and weights that are not wanted.
+
+    Formats by suffix: .npz and .h5 (names of arrays), .csv and .parquet (names of columns; inputs None: all that are
+    neither targets nor weights nor named in `beside`; `fill` stands for missing values), .npy and IDX (the one array
+    of the file). Raises DataError.
+    """
+    kind = kind_of(path)
+    if kind in TABLES:
+        from specnet.data.tables import read_table  # noqa: PLC0415 - needs an extra
+
+        return read_table(path, inputs, targets, weights, beside=beside, fill=fill)
+    if kind in ("npy", "idx"):
+        if targets is not None or weights is not None:
+            msg = f"{path}: a .{kind} file holds one array; give the targets a file of their own"
+            raise DataError(msg)
+        return RawRows(read_array(path))
+    names = [array_name(path, name) for name in ("x" if inputs is None else inputs, targets, weights) if name]
+    read = _read_npz if kind == "npz" else _read_hdf5
+    arrays = iter(guarded(path, lambda: read(path, names)))
+    return RawRows(next(arrays), next(arrays) if targets else None, next(arrays) if weights else None)
+
+
+def array_name(path: Path, name: Columns) -> str:
+    """Hold that inputs, targets or weights are one array. Raises DataError."""
+    if not isinstance(name, str):
+        msg = f"{path}: expected the name of one array, got a list; only tables (.csv, .parquet) have columns"
+        raise DataError(msg)
+    return name
+
+
+def read_array(path: Path) -> RawArray:
+    """Read the one array of a .npy or IDX file. Raises DataError."""
+    kind = kind_of(path)
+    if kind not in ("npy", "idx"):
+        msg = f"{path}: expected a .npy or IDX file; for other files write their name under path"
+        raise DataError(msg)
+    array: RawArray = guarded(path, lambda: _read_npy(path) if kind == "npy" else _read_idx(path))
+    return array
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> list[RawArray]:
+    with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
+        return [file[pick(path, name, file.files, "array")] for name in names]
+
+
+def _read_npy(path: Path) -> RawArray:
+    with path.open("rb") as opened:
+        return np.lib.format.read_array(opened, allow_pickle=False)
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file for reading, on network file systems too."""
+    import h5py  # noqa: PLC0415 - heavy, and needed for this format only
+
+    return h5py.File(path, "r", locking=False)
+
+
+def pick_dataset(path: Path, file: Any, name: str) -> Any:
+    """Find a dataset by its path. Raises DataError, with the nearest one."""
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if hasattr(item, "dtype") else None)
+    return file[pick(path, name.strip("/"), found, "dataset")]
+
+
+def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
+    arrays = []
+    with open_hdf5(path) as file:
+        for name in names:
+            stored = pick_dataset(path, file, name)
+            text = stored.dtype.kind == "O"
+            arrays.append(np.asarray(stored.asstr()[()] if text else stored[()]))
+    return [array.astype(str) if array.dtype.kind == "O" else array for array in arrays]
+
+
+def _read_idx(path: Path) -> RawArray:
+    """Read the format of the MNIST files: two zero bytes, type, rank, sizes (big-endian), data."""
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
+            msg = f"{path}: is no IDX file: its first bytes are {head.hex(' ') or 'missing'}"
+            raise DataError(msg)
+        dtype, rank = np.dtype(_IDX_TYPES[head[2]]), head[3]
+        sizes = file.read(4 * rank)
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
+        size = dtype.itemsize * math.prod(shape)
+        data = file.read(size + 1) if len(sizes) == 4 * rank and size < 2**40 else b""
+    if len(sizes) != 4 * rank or len(data) != size:
+        msg = f"{path}: is not whole: its head promises shape {shape}, {size} bytes; {len(data)} are there"
+        raise DataError(msg)
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))

@@ -1,0 +1,84 @@
+"""How values and faults are told: in JSON's words, with what was expected, what was there and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from pydantic_core import PydanticCustomError
+
+from specnet.document.json_text import MAX_INTEGER
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
+
+
+def describe(value: object) -> str:
+    """Name a value in JSON's words, shortened: `the string "32"`, `an array of 3`, `null`."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            shown = json.dumps(value, ensure_ascii=not value.isprintable())
+            return f"the string {shown}" if len(shown) <= 42 else f'the string {shown[:40]}…"'
+        case int():
+            digits = str(value) if value.bit_length() < 128 else "a huge value"
+            return f"the integer {digits}"
+        case float():
+            return f"the number {value!r}"
+        case list() | tuple():
+            return f"an array of {len(value)}"
+        case Mapping():
+            return "an object"
+    return f"a Python {type(value).__name__}"
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
+    names = list(names)
+    containing = [name for name in names if len(word) > 2 and word.lower() in name]
+    if containing:
+        return "; did you mean " + " or ".join(f'"{name}"' for name in containing[:3]) + "?"
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return "; valid: " + ", ".join(names) if names else ""
+
+
+def fault(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
+    """Make an error that a validator raises and that keeps its words on the way out."""
+    return PydanticCustomError(code, "{message}", {"message": message, "at_key": at_key})
+
+
+def _remedy(phrase: str, value: object) -> str:
+    if isinstance(value, str):
+        number = _INTEGER if "integer" in phrase else _NUMBER if "number" in phrase else None
+        if number and number.fullmatch(value):
+            return f"; write {value} without quotes"
+    if isinstance(value, float) and "integer" in phrase and value.is_integer() and abs(value) <= MAX_INTEGER:
+        return f"; write {int(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and phrase == "an array":
+        return f"; write [{value}]" if abs(value) <= MAX_INTEGER else ""
+    if isinstance(value, str) and value in ("true", "false") and "true or false" in phrase:
+        return f"; write {value} without quotes"
+    if isinstance(value, int) and not isinstance(value, bool) and "string" in phrase and abs(value) <= MAX_INTEGER:
+        return f'; write "{value}"'
+    return ""
+
+
+def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticCustomError:
+    """Make the error `expected <phrase>, got <value>; <remedy>`."""
+    return fault(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
+
+
+def encodable(value: str) -> str:
+    """Refuse text that UTF-8 cannot hold."""
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise fault("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
+    return value

@@ -1,0 +1,110 @@
+"""Fields whose JSON is an object with a `type` that chooses its class, or a name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, core_schema
+
+from specnet.document.base import Document, JsonSchema
+from specnet.document.messages import describe, fault, mismatch, nearest
+from specnet.errors import SpecnetError
+
+
+class Tagged:
+    """Annotate a field whose JSON is an object with a `type` that chooses its class, or (shorthand) a name alone.
+
+    `choices` is asked anew at each validation, so that late registrations count. With `names_only`, these names
+    stand for themselves and stay strings.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        choices: Callable[[], Mapping[str, type[Document]]],
+        *,
+        shorthand: bool = False,
+        names_only: Sequence[str] = (),
+        find: Callable[[str], type[Document] | None] | None = None,
+    ) -> None:
+        self.what = what
+        self.choices = choices
+        self.shorthand = shorthand
+        self.names_only = tuple(names_only)
+        self.find = find or (lambda name: self.choices().get(name))
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> JsonSchema:
+        return self.json_schema()
+
+    def validate(self, value: Any) -> Any:
+        """Turn a name, an object or a ready document into what it stands for."""
+        if isinstance(value, str):
+            return self._named(value)
+        if isinstance(value, Document):
+            if type(value) in self.choices().values():
+                return value
+            raise mismatch(f"a {self.what}", value, "wrong_type")
+        if not isinstance(value, Mapping):
+            raise mismatch(f"an object with the {self.what}'s type", value, "wrong_type")
+        if "type" not in value:
+            known = ", ".join(self.choices())
+            raise fault(f'expected the key "type" (one of {known}), it is missing; add it', "missing")
+        name = value["type"]
+        try:
+            found = self.find(name) if isinstance(name, str) else None
+        except SpecnetError as error:
+            raise fault(str(error), "plugin") from None
+        if found is None:
+            raise self._unknown_type(name)
+        return found.nested(dict(value))
+
+    def _named(self, name: str) -> Any:
+        if name in self.names_only:
+            return name
+        if self.shorthand and name in self.choices():
+            return self.choices()[name].nested({"type": name})
+        if name in self.choices():
+            if not self.names_only:
+                raise fault(f'expected an object, got the string "{name}"; write {{"type": "{name}"}}', "wrong_type")
+            raise fault(f'"{name}" needs its values; write an object: {{"type": "{name}", …}}', "wrong_type")
+        known = [*self.names_only, *self.choices()]
+        raise fault(f"unknown {self.what} {describe(name)[11:]}{nearest(name, known)}", f"unknown_{self.what}")
+
+    def _unknown_type(self, name: object) -> ValidationError:
+        if isinstance(name, str):
+            if name in self.names_only:
+                told = fault(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
+            else:
+                hint = nearest(name, self.choices())
+                told = fault(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
+        else:
+            told = mismatch("a string", name, "wrong_type")
+        detail = InitErrorDetails(type=told, loc=("type",), input=name)
+        return ValidationError.from_exception_data(self.what, [detail])
+
+    def json_schema(self) -> JsonSchema:
+        """Describe the choice so that an editor lists the types and checks the keys of the chosen one."""
+        branches: list[JsonSchema] = []
+        for name, cls in self.choices().items():
+            then = cls.model_json_schema()
+            then["properties"].get("name", {}).pop("default", None)  # it is made from the type
+            then["properties"]["type"] = {"const": name, "description": summary_line(cls)}
+            branches.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
+        entry: JsonSchema = {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": list(self.choices())}},
+            "allOf": branches,
+        }
+        names = self.names_only or (tuple(self.choices()) if self.shorthand else ())
+        return {"anyOf": [{"enum": list(names)}, entry]} if names else entry
+
+
+def summary_line(cls: type) -> str:
+    """Give the first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().split("\n")[0]

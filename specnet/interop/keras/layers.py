@@ -1,0 +1,371 @@
+"""Layers as Keras calls them, both ways: each reader has its writer beside it.
+
+Keras keeps Dense's kernel as (in, out), as `affine` does. A layer's variables come in Keras's order, the trained ones
+first. Its batch normalization moves its variance by the biased variance of a batch, ours by the unbiased one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.errors import SpecnetError
+from specnet.interop.imported_model import as_meant
+
+Entry = dict[str, Any]
+
+
+EPSILON = 1e-7
+"""Keras's epsilon(): its Normalization divides by no less."""
+
+
+class Unsupported(Exception):  # noqa: N818 - a reason, gathered with the others before any is told
+    """Why a layer of Keras has no counterpart."""
+
+
+class Variable(NamedTuple):
+    """One variable of a Keras layer: our array that it becomes, none for what is not kept; whether it is trained."""
+
+    target: str
+    trained: bool = True
+
+
+class Found:
+    """One layer of a Keras config: what its reader looks at, and where it leaves what it finds."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], shape: ShapeTuple) -> None:
+        self.name = name
+        self.config = config
+        self.shape = shape
+        self.variables: list[Variable] = []
+        self.fills: dict[str, float] = {}
+        """Arrays that Keras leaves out, where it neither scales nor shifts, by what they are filled with."""
+        self.notes: list[str] = []
+
+    def need(self, key: str, *allowed: Any) -> None:
+        """Refuse another value of a setting; one that is missing is right."""
+        value = self.config.get(key, allowed[0])
+        if value not in allowed:
+            raise Unsupported(f"{key}={value!r:.40}")
+
+    def number(self, *keys: str, default: float) -> float:
+        """Give a setting under the first of its names that is there (Keras 2 called some otherwise)."""
+        value = next((self.config[key] for key in keys if self.config.get(key) is not None), default)
+        if isinstance(value, Mapping):  # Keras 2 wrote arrays so
+            value = np.asarray(value.get("config", {}).get("value", math.nan)).item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Unsupported(f"{keys[0]}={value!r:.40}")
+        return as_meant(float(value))
+
+    def need_last_axis(self, key: str = "axis") -> None:
+        """Refuse what does not work on the last axis."""
+        axis = self.config.get(key, -1)
+        axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+        if axis not in (-1, len(self.shape)):
+            raise Unsupported(f"{key}={axis!r:.40}, expected the last")
+
+
+def is_kerass(layer: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is Keras's own, and not somebody's of the same name. Legacy files do not say a module."""
+    class_name = layer.get("class_name")
+    module = layer.get("module", "keras")
+    own = str(module).split(".", maxsplit=1)[0] in ("keras", "tf_keras", "tensorflow")
+    return own and (layer.get("registered_name") or class_name) == class_name
+
+
+def keys_by_class(class_names: Iterable[str]) -> list[str]:
+    """Give the names under which a weights file keeps layers: the class in snake case, and a number among its kind."""
+    counts: dict[str, int] = {}
+    keys = []
+    for class_name in class_names:
+        kind = _snake_case(class_name)
+        number = counts[kind] = counts.get(kind, -1) + 1
+        keys.append(f"{kind}_{number}" if number else kind)
+    return keys
+
+
+def _snake_case(class_name: str) -> str:
+    """Write LeakyReLU as leaky_re_lu."""
+    parted = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", parted).lower()
+
+
+# From Keras.
+
+_ACTIVATIONS: dict[str, Entry] = {
+    "relu": {"type": "relu"},
+    "leaky_relu": {"type": "leaky_relu", "negative_slope": 0.2},
+    "elu": {"type": "elu"},
+    "selu": {"type": "selu"},
+    "gelu": {"type": "gelu"},
+    "silu": {"type": "silu"},
+    "swish": {"type": "silu"},
+    "mish": {"type": "mish"},
+    "softplus": {"type": "softplus"},
+    "sigmoid": {"type": "sigmoid"},
+    "tanh": {"type": "tanh"},
+    "softmax": {"type": "softmax"},
+    "log_softmax": {"type": "log_softmax"},
+}
+
+
+_INITIALIZERS = {
+    "HeNormal": "he_normal",
+    "HeUniform": "he_uniform",
+    "GlorotNormal": "glorot_normal",
+    "GlorotUniform": "glorot_uniform",
+    "LecunNormal": "lecun_normal",
+    "Zeros": "zeros",
+    "Ones": "ones",
+    "Orthogonal": "orthogonal",
+}
+
+
+def _activation(layer: Found) -> list[Entry]:
+    value = layer.config.get("activation", "linear")
+    if isinstance(value, Mapping):  # a layer, or a function by its name
+        inner, kind = value.get("config"), str(value.get("class_name"))
+        if isinstance(inner, Mapping) and kind in READERS and is_kerass(value):
+            units = layer.config.get("units")
+            behind = (*layer.shape[:-1], units) if isinstance(units, int) else layer.shape
+            found = Found(layer.name, inner, behind)
+            entries = READERS[kind](found)
+            if found.variables or found.fills:
+                raise Unsupported(f"activation={kind:.40}, which has weights; make it a layer of its own")
+            return entries
+        value = inner if kind == "function" else kind
+    if value in (None, "linear"):
+        return []
+    if not isinstance(value, str) or value not in _ACTIVATIONS:
+        raise Unsupported(f"activation={value!r:.40}")
+    return [dict(_ACTIVATIONS[value])]
+
+
+def _dense(layer: Found) -> list[Entry]:
+    layer.need("quantization_config", None)
+    layer.need("lora_rank", None)
+    bias = bool(layer.config.get("use_bias", True))
+    layer.variables = [Variable("weight"), *([Variable("bias")] if bias else [])]
+    entry: Entry = {"type": "affine", "units": layer.config.get("units"), "bias": bias}
+    for ours, theirs in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
+        value = layer.config.get(theirs)
+        kind = value.get("class_name") if isinstance(value, Mapping) else value
+        if kind in _INITIALIZERS:
+            entry[ours] = _INITIALIZERS[kind]
+    return [entry, *_activation(layer)]
+
+
+def _relu(layer: Found) -> list[Entry]:
+    layer.need("max_value", None)
+    layer.need("threshold", 0, None)
+    slope = layer.number("negative_slope", default=0)
+    return [{"type": "leaky_relu", "negative_slope": slope} if slope else {"type": "relu"}]
+
+
+def _prelu(layer: Found) -> list[Entry]:
+    shared = layer.config.get("shared_axes") or []
+    if sorted(shared) != list(range(1, len(layer.shape))):
+        raise Unsupported(f"shared_axes={shared!r:.40}, expected all but the last")
+    layer.variables = [Variable("slope")]
+    return [{"type": "prelu"}]
+
+
+def _softmax(layer: Found) -> list[Entry]:
+    layer.need_last_axis()
+    return [{"type": "softmax"}]
+
+
+def _dropout(layer: Found) -> list[Entry]:
+    layer.need("noise_shape", None)
+    return [{"type": "dropout", "rate": layer.number("rate", default=math.nan)}]
+
+
+def _reshape(layer: Found) -> list[Entry]:
+    shape = list(layer.config.get("target_shape") or ())
+    if shape.count(-1) == 1:
+        known = -math.prod(shape)
+        shape[shape.index(-1)] = math.prod(layer.shape) // known if known > 0 else 0
+    return [{"type": "reshape", "shape": shape}]
+
+
+def _flatten(layer: Found) -> list[Entry]:
+    layer.need("data_format", "channels_last")
+    return [{"type": "flatten"}]
+
+
+def _scaled(layer: Found) -> None:
+    """Expect gamma and beta, as far as the layer has them."""
+    for key, target, fill in (("scale", "scale", 1.0), ("center", "shift", 0.0)):
+        if layer.config.get(key, True):
+            layer.variables.append(Variable(target))
+        else:
+            layer.fills[target] = fill
+            layer.notes.append(f"{layer.name}: has no {target} in Keras; it is trained from now on, from {fill:g}")
+
+
+def _batch_norm(layer: Found) -> list[Entry]:
+    layer.need_last_axis()
+    layer.need("renorm", 0)
+    _scaled(layer)
+    layer.variables += [Variable("running_mean", trained=False), Variable("running_var", trained=False)]
+    momentum = round(1 - layer.number("momentum", default=0.99), 12)  # 1 - 0.99 is to be 0.01
+    return [{"type": "batch_norm", "momentum": momentum, "epsilon": layer.number("epsilon", default=1e-3)}]
+
+
+def _layer_norm(layer: Found) -> list[Entry]:
+    layer.need_last_axis()
+    layer.need("rms_scaling", 0)
+    _scaled(layer)
+    return [{"type": "layer_norm", "epsilon": layer.number("epsilon", default=1e-3)}]
+
+
+def _rms_norm(layer: Found) -> list[Entry]:
+    layer.need_last_axis()
+    layer.variables = [Variable("scale")]
+    return [{"type": "rms_norm", "epsilon": layer.number("epsilon", default=1e-6)}]
+
+
+def _normalization(layer: Found) -> list[Entry]:
+    layer.need_last_axis()
+    layer.need("invert", 0)
+    if layer.config.get("mean") is None:
+        layer.variables = [Variable(name, trained=False) for name in ("mean", "variance", "")]
+        return [{"type": "standardize"}]
+    mean, variance = (np.asarray(layer.config[key], np.float64).reshape(-1) for key in ("mean", "variance"))
+    std = np.maximum(np.sqrt(variance), EPSILON)
+    plain = [value.item() if value.size == 1 else value.tolist() for value in (mean, std)]
+    return [{"type": "standardize", "mean": plain[0], "std": plain[1]}]
+
+
+def _embedding(layer: Found) -> list[Entry]:
+    layer.need("mask_zero", 0)
+    layer.need("lora_rank", None)
+    layer.variables = [Variable("weight")]
+    sizes = {"vocabulary": layer.config.get("input_dim"), "dimension": layer.config.get("output_dim")}
+    return [{"type": "embedding", **sizes}]
+
+
+READERS: dict[str, Callable[[Found], list[Entry]]] = {
+    "Activation": _activation,
+    "BatchNormalization": _batch_norm,
+    "Dense": _dense,
+    "Dropout": _dropout,
+    "ELU": lambda layer: [{"type": "elu", "alpha": layer.number("alpha", default=1.0)}],
+    "Embedding": _embedding,
+    "Flatten": _flatten,
+    "LayerNormalization": _layer_norm,
+    "LeakyReLU": lambda layer: [
+        {"type": "leaky_relu", "negative_slope": layer.number("negative_slope", "alpha", default=0.3)}
+    ],
+    "Normalization": _normalization,
+    "PReLU": _prelu,
+    "RMSNormalization": _rms_norm,
+    "ReLU": _relu,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+}
+
+
+# To Keras.
+
+
+class Written(NamedTuple):
+    """A layer as Keras has it: its class, its config but for name and dtype, its variables in Keras's order."""
+
+    class_name: str
+    config: Entry
+    variables: tuple[str, ...] = ()
+
+
+def _write_affine(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
+    bias = fields["bias"]
+    config = {"units": fields["units"], "use_bias": bias, "activation": "linear"}
+    theirs = {ours: name for name, ours in _INITIALIZERS.items()}
+    for ours, key in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
+        if isinstance(fields[ours], str):
+            made = {"module": "keras.initializers", "class_name": theirs[fields[ours]], "config": {}}
+            config[key] = {**made, "registered_name": None}
+    return Written("Dense", config, ("weight", "bias") if bias else ("weight",))
+
+
+def _write_gelu(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
+    if fields["approximate"] != "none":
+        msg = 'Keras has no layer for gelu with approximate "tanh"; ONNX has'
+        raise SpecnetError(msg)
+    return Written("Activation", {"activation": "gelu"})
+
+
+def _write_softplus(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
+    if fields["beta"] != 1:
+        msg = f"Keras has no softplus of beta {fields['beta']:g}; ONNX has"
+        raise SpecnetError(msg)
+    return Written("Activation", {"activation": "softplus"})
+
+
+def _write_batch_norm(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
+    config = {"axis": -1, "momentum": round(1 - fields["momentum"], 12), "epsilon": fields["epsilon"]}
+    return Written("BatchNormalization", config, ("scale", "shift", "running_mean", "running_var"))
+
+
+def _write_standardize(fields: Mapping[str, Any], shape: ShapeTuple) -> Written:
+    if fields["mean"] is None:
+        return Written("Normalization", {"axis": [-1]}, ("mean", "variance", ""))
+    mean, std = (np.broadcast_to(np.asarray(fields[key], np.float64), shape[-1:]) for key in ("mean", "std"))
+    return Written("Normalization", {"axis": [-1], "mean": mean.tolist(), "variance": (std * std).tolist()})
+
+
+def _of_activation(name: str) -> Callable[[Mapping[str, Any], ShapeTuple], Written]:
+    return lambda _fields, _shape: Written("Activation", {"activation": name})
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Any], ShapeTuple], Written]] = {
+    "affine": _write_affine,
+    "batch_norm": _write_batch_norm,
+    "dropout": lambda fields, _: Written("Dropout", {"rate": fields["rate"]}),
+    "elu": lambda fields, _: Written("ELU", {"alpha": fields["alpha"]}),
+    "embedding": lambda fields, _: Written(
+        "Embedding", {"input_dim": fields["vocabulary"], "output_dim": fields["dimension"]}, ("weight",)
+    ),
+    "flatten": lambda _fields, _: Written("Flatten", {"data_format": "channels_last"}),
+    "gelu": _write_gelu,
+    "layer_norm": lambda fields, _: Written(
+        "LayerNormalization", {"axis": -1, "epsilon": fields["epsilon"]}, ("scale", "shift")
+    ),
+    "leaky_relu": lambda fields, _: Written("LeakyReLU", {"negative_slope": fields["negative_slope"]}),
+    "log_softmax": _of_activation("log_softmax"),
+    "mish": _of_activation("mish"),
+    "prelu": lambda _fields, shape: Written("PReLU", {"shared_axes": list(range(1, len(shape)))}, ("slope",)),
+    "relu": lambda _fields, _: Written("ReLU", {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}),
+    "reshape": lambda fields, _: Written("Reshape", {"target_shape": list(fields["shape"])}),
+    "rms_norm": lambda fields, _: Written("RMSNormalization", {"axis": -1, "epsilon": fields["epsilon"]}, ("scale",)),
+    "selu": _of_activation("selu"),
+    "sigmoid": _of_activation("sigmoid"),
+    "silu": _of_activation("silu"),
+    "softmax": lambda _fields, _: Written("Softmax", {"axis": -1}),
+    "softplus": _write_softplus,
+    "standardize": _write_standardize,
+    "tanh": _of_activation("tanh"),
+}
+
+
+def from_keras_array(target: str, array: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
+    """Give our name and array of a variable of Keras: its Normalization keeps a variance, a prelu's slope its axes."""
+    if target == "variance":
+        return "std", np.maximum(np.sqrt(array), array.dtype.type(EPSILON))
+    return target, array.reshape(array.shape[-1:]) if target == "slope" else array
+
+
+def to_keras_array(target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], rank: int) -> npt.NDArray[Any]:
+    """Give Keras's array of a layer's variable; arrays by full name, `rank` of the layer's inputs, with the batch."""
+    if target == "":  # how many rows a Normalization has seen
+        return np.zeros((), np.int32)
+    if target == "variance":
+        return np.asarray(arrays[f"{layer}.std"] * arrays[f"{layer}.std"])
+    array = arrays[f"{layer}.{target}"]
+    return array.reshape((1,) * (rank - 2) + (-1,)) if target == "slope" else array

@@ -1,0 +1,234 @@
+"""Keras's files: `.keras`, the legacy `.h5` of a whole model, and weights alone, for a document that is given.
+
+.keras       a zip of metadata.json, config.json and model.weights.h5
+.weights.h5  /layers/<key>/vars/<n>, key: the class in snake case and a number; /optimizer/vars/<n>
+.h5          attribute model_config; /model_weights/<layer>, whose weight_names name its arrays; before Keras 3,
+             weights alone were the same without model_config, below the root
+
+Nothing of Keras is needed, and no code in a file is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.errors import CheckpointError, CheckpointUnsupportedError
+from specnet.files.paths import user_path
+from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
+from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, filled, refused
+from specnet.interop.keras.config import KerasLayer, KerasNetwork
+from specnet.interop.keras.layers import from_keras_array, keys_by_class
+from specnet.interop.keras.optimizer import restored
+from specnet.interop.keras.writer import config_of
+
+LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
+"""What holds the layers of a weights file, in Keras 3 and before."""
+
+
+_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
+
+
+_LARGEST_TEXT = 2**24
+
+
+def from_keras(path: str | os.PathLike[str], *, own: bool = True) -> Imported:
+    """Read a .keras file of Keras 3, or of 2.12 and later; with `own`, by the document in it, if it has one of ours.
+
+    Raises CheckpointError.
+    """
+    name = os.fspath(path)
+    members = _unzip(path, name)
+    config, metadata = (_json(name, members[key], key) for key in ("config.json", "metadata.json"))
+    network = KerasNetwork(name, config)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.h5"
+        weights.write_bytes(members["model.weights.h5"])
+        content = read_hdf5(weights, name)
+    arrays = arrays_by_key(name, content, network.layers)
+    stored = {key for key in content.arrays if key.startswith("/optimizer/vars/")}
+    optimizer = [content.arrays[key] for key in sorted(stored, key=_number)]
+    compiled = config.get("compile_config")
+    settings = compiled.get("optimizer") if isinstance(compiled, Mapping) else None
+    return _imported(network, arrays, settings, optimizer, metadata.get(MODEL_KEY) if own else None)
+
+
+def from_keras_h5(path: str | os.PathLike[str], content: Hdf5Content | None = None) -> Imported:
+    """Read a whole model in the legacy HDF5 format of Keras 2 and 3. Raises CheckpointError."""
+    name = os.fspath(path)
+    content = content or read_hdf5(path)
+    root = content.attributes["/"]
+    network = KerasNetwork(name, _json(name, root.get("model_config"), "model_config"))
+    groups = dict(legacy_groups(name, content, "/model_weights"))
+    arrays: Arrays = {}
+    for layer in network.layers:
+        take(name, layer, groups.pop(layer.name, []), arrays)
+    if any(groups.values()):
+        raise refused(name, f"holds weights of layers that its config does not have: {', '.join(groups)}"[:300])
+    optimizer = _named(name, content, "/optimizer_weights") if "/optimizer_weights" in content.attributes else []
+    training = root.get("training_config")
+    settings = _json(name, training, "training_config").get("optimizer_config") if training else None
+    return _imported(network, arrays, settings, optimizer, None)
+
+
+def _imported(
+    network: KerasNetwork, arrays: Arrays, settings: Any, optimizer: list[npt.NDArray[Any]], document: Any
+) -> Imported:
+    notes = list(network.notes)
+    spec = network.spec(arrays)
+    if isinstance(document, str):
+        ours = document_of(network.file, document)
+        # The file's own config decides; the document adds seed, labels and notes where it says the same network.
+        same = (ours.input_shape, ours.dtype) == (spec.input_shape, spec.dtype)
+        if same and KerasNetwork(network.file, config_of(ours)).spec({}).layers == spec.layers:
+            spec = ours
+        else:
+            notes.append("its specnet document is of another network than its config, which was taken")
+    shapes = {full: parameter.shape for full, parameter in spec.parameter_specs().items()}
+    for full, value in network.fills.items():
+        arrays[full] = np.full(shapes[full], value, spec.dtype)
+    model = filled(network.file, spec, arrays, notes)
+    trained = [v.target for layer in network.layers for v in layer.all_variables() if v.trained]
+    state, told = restored(model, settings, optimizer, trained)
+    return Imported(model, tuple(notes + told), state)
+
+
+def by_class(layers: Iterable[KerasLayer], group: str) -> list[str]:
+    """Give the key of each layer: by its class, and its number among those of its class."""
+    return [f"{group}/{key}" for key in keys_by_class(layer.class_name for layer in layers)]
+
+
+def arrays_by_key(
+    name: str,
+    content: Hdf5Content,
+    layers: Sequence[KerasLayer],
+    base: str = "",
+    keys_of: Callable[[Sequence[KerasLayer], str], list[str]] = by_class,
+) -> Arrays:
+    """Take the arrays of a weights file, whose groups `keys_of` finds. Raises CheckpointUnsupportedError."""
+    arrays: Arrays = {}
+    groups = (f"{base}/{group}" for group in LAYER_GROUPS)
+    group = next((g for g in groups if g in content.attributes), f"{base}/layers")
+    keys, variables = keys_of(layers, group), _variables(content, group)
+    for layer, key in zip(layers, keys, strict=True):
+        if layer.inner:
+            arrays |= arrays_by_key(name, content, layer.inner, key, keys_of)
+        else:
+            take(name, layer, variables.get(key, []), arrays)
+    depth = group.count("/") + 2
+    there = {"/".join(path.split("/")[:depth]) for path in content.arrays if path.startswith(f"{group}/")}
+    seeds = {key for key in there if key not in variables and f"{key}/seed_generator" in content.attributes}
+    left = sorted(there - seeds - set(keys))
+    if left:
+        raise refused(name, f"holds weights in {left[0]!r:.100}, of which the network has no layer")
+    return arrays
+
+
+def _variables(content: Hdf5Content, group: str) -> dict[str, list[npt.NDArray[Any]]]:
+    """Give the variables of each layer in a group, by its key, in their order."""
+    found: dict[str, list[str]] = {}
+    for path in content.arrays:
+        key, separator, _ = path.partition("/vars/")
+        if separator and path.startswith(f"{group}/"):
+            found.setdefault(key, []).append(path)
+    return {key: [content.arrays[path] for path in sorted(paths, key=_number)] for key, paths in found.items()}
+
+
+def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays: Arrays) -> None:
+    """Give each variable of a layer its array. Raises CheckpointUnsupportedError where their numbers differ."""
+    variables = layer.all_variables()
+    if variables and not variables[-1].target and len(found) == len(variables) - 1:
+        variables.pop()  # a count of rows, which some versions do not write
+    if len(variables) != len(found):
+        raise refused(name, f"{layer.name} has {len(found)} arrays in the file, {len(variables)} in the network")
+    for variable, array in zip(variables, found, strict=True):
+        if variable.target:
+            owner, _, short = variable.target.rpartition(".")
+            if array.dtype.kind not in "iuf" or (short in ("variance", "slope") and not array.shape):
+                raise refused(name, f"{layer.name}: an array of {array.dtype}, shape {array.shape}, is no {short}")
+            ours, value = from_keras_array(short, array)
+            arrays[f"{owner}.{ours}"] = value
+
+
+def legacy_groups(name: str, content: Hdf5Content, base: str) -> Iterator[tuple[str, list[npt.NDArray[Any]]]]:
+    """Give the layers of a legacy file in their order, each with its arrays."""
+    for layer in _listed(name, content, base or "/", "layer_names"):
+        yield layer, _named(name, content, f"{base}/{layer}")
+
+
+def _named(name: str, content: Hdf5Content, group: str) -> list[npt.NDArray[Any]]:
+    found = []
+    for weight in _listed(name, content, group, "weight_names"):
+        path = f"{group}/{weight}"
+        if path not in content.arrays:
+            raise refused(name, f"{path!r:.200} is missing")
+        found.append(content.arrays[path])
+    return found
+
+
+def _listed(name: str, content: Hdf5Content, group: str, attribute: str) -> list[str]:
+    """Read a list of names; a long one is spread over attributes with numbers behind the name."""
+    attributes = content.attributes.get(group)
+    if attributes is None:
+        raise refused(name, f"{group!r:.200} is missing")
+    value = attributes.get(attribute)
+    if value is None and f"{attribute}0" in attributes:
+        numbers = range(sum(key.startswith(attribute) for key in attributes))
+        parts = [attributes.get(f"{attribute}{number}", []) for number in numbers]
+        value = [text for part in parts for text in (part if isinstance(part, list) else [part])]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise refused(name, f"{group!r:.200} has no list {attribute}; specnet reads what Keras 2 and 3 have written")
+    return value
+
+
+def _number(path: str) -> int:
+    last = path.rpartition("/")[2]
+    return int(last) if last.isdecimal() and len(last) < 9 else -1
+
+
+def _json(name: str, text: Any, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise refused(name, f"its {what} is no JSON object")
+    return value
+
+
+def _unzip(path: str | os.PathLike[str], name: str) -> dict[str, bytes]:
+    """Read the three members, by their names alone, none larger than an honest file makes it."""
+    try:
+        size = user_path(path).stat().st_size
+        with zipfile.ZipFile(user_path(path)) as archive:
+            _check_members(archive, size, name)
+            return {member: archive.read(member) for member in _MEMBERS}
+    except OSError as error:
+        msg = f"{name}: cannot be read: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+    except CheckpointUnsupportedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the compressors have errors of many kinds
+        raise refused(name, f"cannot be read as a .keras archive: {error}"[:300]) from None
+
+
+def _check_members(archive: zipfile.ZipFile, size: int, name: str) -> None:
+    """Refuse an archive that Keras has not written. Raises CheckpointUnsupportedError."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    odd = [n for n in entries if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
+    if odd or len(entries) != len(archive.infolist()):
+        raise refused(name, f"an archive with {(odd or ['members of one name'])[0]!r:.100}, which Keras writes not")
+    for member in _MEMBERS:
+        if member not in entries:
+            raise refused(name, f"is no .keras file: there is no {member} in it")
+        unpacked = entries[member].file_size
+        if unpacked > (_LARGEST_TEXT if member.endswith(".json") else 1000 * size):
+            raise refused(name, f"{member} unpacks to {unpacked:,} bytes, of a file of {size:,}")

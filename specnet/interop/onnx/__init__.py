@@ -1,0 +1,4 @@
+"""ONNX, both ways.
+
+Imports everything up to `training`.
+"""

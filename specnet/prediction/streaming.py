@@ -1,0 +1,229 @@
+"""Predictions for files larger than memory, by one process or by several that share the rows, into one file.
+
+Rows go through the model in chunks of `evaluation_rows`, as bits depend on the batch; every process has whole chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.data.conform import fit_inputs
+from specnet.data.large_arrays import LargeArray, NpyArray, open_array
+from specnet.data.raw import RawArray, kind_of
+from specnet.data.streaming import CHUNK_BYTES
+from specnet.errors import DataError
+from specnet.files.atomic import replacing, sync, write_at
+from specnet.files.paths import user_path
+from specnet.files.sparse import SparseFile
+from specnet.model import Model
+from specnet.mpi.world import ALONE, World
+from specnet.prediction.predict import answers, far_note, far_values, run_experiment, trained_inputs
+from specnet.training.epoch_metrics import evaluation_rows
+from specnet.training.losses.base import Loss
+
+T = TypeVar("T")
+
+
+class Scored(NamedTuple):
+    """How many rows were predicted, and notes on inputs far outside the range of the training rows."""
+
+    rows: int
+    notes: tuple[str, ...]
+
+
+class _Far(NamedTuple):
+    """Of some rows: how many are far outside, and the first of them with its number and what is far of it."""
+
+    rows: int = 0
+    first: int = 0
+    x: RawArray | None = None
+    far: RawArray | None = None
+
+
+def can_score(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
+    """Tell whether both files are of formats that are read and written in parts.
+
+    For one process `alone`, a .npy file that is not stored row by row is none: it can be read whole.
+    """
+    kind = kind_of(Path(data))
+    if kind not in ("npy", "h5") or Path(out).suffix.lower() not in (".npy", ".h5"):
+        return False
+    if kind == "npy" and alone:
+        try:
+            NpyArray(user_path(data))
+        except DataError:
+            return False
+    return True
+
+
+def score_file(
+    model: Model,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    inputs: str | None = None,
+    *,
+    logits: bool = False,
+    world: World = ALONE,
+) -> Scored:
+    """Predict for all rows of a .npy or .h5 file, into a .npy or .h5 file: outputs, and in .h5 classes, too.
+
+    Memory does not grow with the file. The bytes are the same for any number of processes, which all have to see both
+    files. Raises DataError; then nothing has been written.
+    """
+    experiment = run_experiment(model)
+    loss = None if experiment is None else experiment.training.loss.build()
+    trained = None if experiment is None else trained_inputs(experiment, user_path(data))
+    name, suffix = inputs or trained, Path(out).suffix.lower()
+
+    def open_rows() -> _Scorer:
+        return _Scorer(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
+
+    scorer = world.together(open_rows)
+    with contextlib.ExitStack() as stack:
+
+        def create() -> tuple[str, int]:
+            if world.rank:
+                return "", -1
+            temporary, descriptor = stack.enter_context(replacing(out))
+            scorer.write_head(descriptor)
+            return str(temporary), descriptor
+
+        temporary, descriptor = world.together(lambda: _told(out, create))
+        temporary = world.broadcast(temporary)
+
+        def fill() -> _Far:
+            if world.rank == 0:
+                return scorer.fill(descriptor, world)
+            with Path(temporary).open("r+b", buffering=0) as file:
+                found = scorer.fill(file.fileno(), world)
+                sync(file.fileno())
+            return found
+
+        parts = world.gather(world.together(lambda: _told(out, fill)))
+        world.together(lambda: _told(out, stack.close))
+    return Scored(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
+
+
+def _told(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
+    """Do what writes. Raises DataError, which names the file."""
+    try:
+        return work()
+    except OSError as error:
+        msg = f"{os.fspath(out)}: cannot be written: {error.strerror or error}"
+        raise DataError(msg) from error
+
+
+def _notes(model: Model, parts: list[_Far], rows: int) -> Iterator[str]:
+    first = next((part for part in parts if part.rows), None)
+    if first is not None and first.x is not None and first.far is not None:
+        count = sum(part.rows for part in parts)
+        yield far_note(model, first.x, (), first.far, first.first, count, rows)
+
+
+class _Scorer:
+    """Predicts row after row and writes each where it belongs."""
+
+    def __init__(
+        self, model: Model, loss: Loss | None, source: LargeArray, name: str, suffix: str, *, logits: bool
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.source = source
+        self.name = name
+        self.logits = logits
+        self.rows = source.shape[0] if source.shape else 0
+        if not self.rows:
+            msg = f"{name}: expected rows of inputs, got an array of shape {source.shape}"
+            raise DataError(msg)
+        _, outputs, classes = self._predict(0, 1)
+        self._outputs, self._classes = outputs.dtype, None if classes is None else classes.dtype
+        if classes is not None and classes.dtype.kind == "U":
+            longest = max(len(label.encode()) for label in model.spec.labels)
+            self._classes = np.dtype(f"S{longest}")
+        self._head, self._offsets = self._place(suffix)
+
+    def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
+        (rows,) = self.source.read((start, stop))
+        x = fit_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
+        return x, *answers(self.model, self.loss, x, logits=self.logits)
+
+    def _place(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
+        """Give what is not rows, by its offset in the file, and where the arrays lie."""
+        shape = (self.rows, *self.model.output_shape)
+        if suffix == ".npy":
+            head = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                head, {"descr": self._outputs.str, "fortran_order": False, "shape": shape}
+            )
+            return {0: head.getvalue()}, {"outputs": len(head.getvalue())}
+        arrays = {"outputs": (shape, self._outputs)}
+        if self._classes is not None:
+            arrays["class"] = ((self.rows,), self._classes)
+        return _hdf5_head(arrays)
+
+    def write_head(self, descriptor: int) -> None:
+        """Write what is not rows."""
+        for offset, data in self._head.items():
+            write_at(descriptor, offset, data)
+
+    def fill(self, descriptor: int, world: World) -> _Far:
+        """Write the rows of this process, in whole chunks."""
+        together = evaluation_rows(self.model)
+        chunks = -(-self.rows // together)
+        first, stop = (min(chunk * together, self.rows) for chunk in world.share(chunks))
+        row_bytes = max(math.prod(self.source.shape[1:]) * 8, 1)
+        step = max(CHUNK_BYTES // (row_bytes * together), 1) * together
+        found = _Far()
+        for start in range(first, stop, step):
+            x, outputs, classes = self._predict(start, min(start + step, stop))
+            self._put(descriptor, "outputs", start, np.ascontiguousarray(outputs))
+            if classes is not None and "class" in self._offsets:
+                plain = np.strings.encode(classes, "utf-8") if classes.dtype.kind == "U" else classes
+                self._put(descriptor, "class", start, np.ascontiguousarray(plain, self._classes))
+            found = self._look(found, start, x)
+            del x
+        return found
+
+    def _put(self, descriptor: int, name: str, start: int, rows: RawArray) -> None:
+        row = rows.nbytes // len(rows)
+        write_at(descriptor, self._offsets[name] + start * row, rows.data.cast("B"))
+
+    def _look(self, found: _Far, start: int, x: RawArray) -> _Far:
+        far = far_values(self.model, x)
+        if far is None or not far.any():
+            return found
+        if found.rows:
+            return found._replace(rows=found.rows + int(far.any(axis=1).sum()))
+        row = int(far.any(axis=1).argmax())
+        here = slice(row, row + 1)
+        return _Far(int(far.any(axis=1).sum()), start + row, x[here].copy(), far[here].copy())
+
+
+def _hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:
+    """Give an HDF5 file but for its arrays, by offset, and where these lie; their rows are never in memory."""
+    import h5py  # noqa: PLC0415 - heavy, and needed for this format only
+    from h5py import h5d, h5s, h5t  # noqa: PLC0415
+
+    from specnet.files.hdf5_pages import placed_early, text_type  # noqa: PLC0415
+
+    memory = SparseFile()
+    offsets: dict[str, int] = {}
+    with h5py.File(memory, "w", libver=("v108", "v108")) as file:
+        for name, (shape, dtype) in arrays.items():
+            kind = text_type(dtype.itemsize) if dtype.kind == "S" else h5t.py_create(dtype)
+            made = h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), placed_early())
+            offsets[name] = made.get_offset()
+    pages = {offset: bytes(page)[: memory.end - offset] for offset, page in memory.pages.items() if offset < memory.end}
+    end = max(offsets[name] + math.prod(shape) * dtype.itemsize for name, (shape, dtype) in arrays.items())
+    if memory.end > end:  # the file ends with what HDF5 has written
+        pages.setdefault(memory.end - 1, b"\0")
+    return pages, offsets

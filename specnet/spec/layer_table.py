@@ -1,0 +1,51 @@
+"""The layers of a document as rows, for `summary`, notebooks and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import NamedTuple
+
+from specnet.arrays.conversion import batch_of, size_of
+from specnet.arrays.parameters import ShapeTuple
+from specnet.layerspec import LayerSpec
+from specnet.plan import LayerPlan
+
+
+class LayerRow(NamedTuple):
+    """One layer; the parameters of a composite are those of its layers."""
+
+    name: str
+    """Full name, "block.hidden"."""
+    type: str
+    output_shape: ShapeTuple
+    """Shape of one output, without the batch axis."""
+    parameters: int
+    """Number of trained elements."""
+    is_composite: bool
+
+    @property
+    def depth(self) -> int:
+        """Number of composites around the layer."""
+        return self.name.count(".")
+
+
+def layer_rows(layers: Iterable[tuple[str, LayerSpec, LayerPlan]]) -> list[LayerRow]:
+    """Return one row for each layer that `ModelSpec.walk()` yields, in its order."""
+    return [
+        LayerRow(name, spec.type, plan.output_shape, sum(map(size_of, plan.parameters.values())), bool(plan.layers))
+        for name, spec, plan in layers
+    ]
+
+
+def html_table(name: str, about: str, input_shape: ShapeTuple, rows: Iterable[LayerRow]) -> str:
+    """Return an HTML table of layers for notebooks, under the model's name and a phrase about it."""
+    lines = [
+        f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td>"
+        f'<td>{batch_of(row.output_shape)}</td><td style="text-align:right">{row.parameters:,}</td></tr>'
+        for row in rows
+    ]
+    head = "<tr><th>Layer</th><th>Type</th><th>Output</th><th>Parameters</th></tr>"
+    first = f"<tr><td>(input)</td><td></td><td>{batch_of(input_shape)}</td><td></td></tr>"
+    heading = f"<b>{escape(name)}</b>, {escape(about)}"
+    return f"<div>{heading}<table><thead>{head}</thead><tbody>{first}{''.join(lines)}</tbody></table></div>"

@@ -1,0 +1,45 @@
+"""What a document says of an affine layer."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import ConfigDict, Field
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.fields import Flag, PositiveInteger
+from specnet.initializers import Initializer
+from specnet.layers.affine import Affine
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.spec.registry import register_layer
+
+
+@register_layer("affine")
+class AffineSpec(LayerSpec):
+    """Affine map of the last axis: y = x @ weight + bias, weight of shape (in_features, units)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "affine", "units": 32}]})
+    layer = Affine
+    width_field = "units"
+
+    units: PositiveInteger
+    """Width of the output; the input's is inferred."""
+    bias: Flag = True
+    """Whether a bias is added."""
+    weight_init: Initializer = Field("glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
+    """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
+    bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
+    """Initial bias."""
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = Affine.infer(self.fields(), input_shape)
+        weight = ParameterSpec(shapes["weight"], self.weight_init, "weight_init")
+        if not self.bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": ParameterSpec(shapes["bias"], self.bias_init, "bias_init", decay=False)}
+
+    def resolve(self, activation: LayerSpec | None) -> Self:
+        if "weight_init" in self.model_fields_set:
+            return self
+        rectified = activation is not None and activation.rectifier
+        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})

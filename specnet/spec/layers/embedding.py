@@ -1,0 +1,34 @@
+"""What a document says of an embedding."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.fields import PositiveInteger
+from specnet.initializers import Initializer, Normal
+from specnet.layers.embedding import Embedding
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.spec.registry import register_layer
+
+
+@register_layer("embedding")
+class EmbeddingSpec(LayerSpec):
+    """A trained row of `dimension` numbers for each integer from 0 to vocabulary - 1; the model's first layer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "embedding", "vocabulary": 1000, "dimension": 16}]}
+    )
+    layer = Embedding
+    width_field = "vocabulary"
+
+    vocabulary: PositiveInteger
+    """Number of rows; inputs are below it."""
+    dimension: PositiveInteger
+    """Numbers a row: the last axis of the output, added to the input's."""
+    weight_init: Initializer = Normal(std=1.0)
+    """Initial rows. Default: normal, std 1."""
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = Embedding.infer(self.fields(), input_shape)
+        return {"weight": ParameterSpec(shapes["weight"], self.weight_init, "weight_init")}

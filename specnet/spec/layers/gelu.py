@@ -1,0 +1,26 @@
+"""What documents say of gelu."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from specnet.layers.gelu import Gelu
+from specnet.layerspec import LayerSpec
+from specnet.spec.registry import register_layer
+
+
+@register_layer("gelu")
+class GeluSpec(LayerSpec):
+    """Gaussian error linear unit: y = x * Phi(x), Phi the normal distribution function."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "gelu"}, {"type": "gelu", "approximate": "tanh"}]}
+    )
+    layer = Gelu
+    activation = True
+    rectifier = True
+
+    approximate: Literal["none", "tanh"] = "none"
+    """Exact, or the approximation by tanh."""

@@ -1,0 +1,57 @@
+"""What a document says of the normalizations."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.fields import PositiveReal, Share
+from specnet.layers.norm import BatchNorm, LayerNorm, RmsNorm
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.spec.registry import register_layer
+
+
+class _NormSpec(LayerSpec):
+    """What the normalizations share: a scale of ones and, where there is one, a shift of zeros."""
+
+    transparent = True
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        shapes, _ = self.layer.infer(self.fields(), input_shape)
+        first = {"scale": "ones", "shift": "zeros"}
+        return {name: ParameterSpec(shape, first[name], decay=False) for name, shape in shapes.items()}
+
+
+@register_layer("batch_norm")
+class BatchNormSpec(_NormSpec):
+    """Normalize each feature of the last axis over the batch; by running mean and variance outside training."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "batch_norm"}]})
+    layer = BatchNorm
+
+    momentum: Share = 0.1
+    """Share by which the running mean and variance move towards each batch's."""
+    epsilon: PositiveReal = 1e-5
+    """Added to the variance."""
+
+
+@register_layer("layer_norm")
+class LayerNormSpec(_NormSpec):
+    """Normalize each row over the last axis."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "layer_norm"}]})
+    layer = LayerNorm
+
+    epsilon: PositiveReal = 1e-5
+    """Added to the variance."""
+
+
+@register_layer("rms_norm")
+class RmsNormSpec(_NormSpec):
+    """Divide each row by its root mean square over the last axis."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "rms_norm"}]})
+    layer = RmsNorm
+
+    epsilon: PositiveReal = 1e-5
+    """Added to the mean square."""

@@ -1,0 +1,48 @@
+"""What documents say of ReLU and its leaky and trained kin."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.fields import Real
+from specnet.initializers import Constant
+from specnet.layers.relu import LeakyRelu, Prelu, Relu
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.spec.registry import register_layer
+
+
+@register_layer("relu")
+class ReluSpec(LayerSpec):
+    """Rectified linear unit: y = max(x, 0)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "relu"}]})
+    layer = Relu
+    activation = True
+    rectifier = True
+
+
+@register_layer("leaky_relu")
+class LeakyReluSpec(LayerSpec):
+    """Leaky rectified linear unit: y = x where x > 0, negative_slope * x elsewhere."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "leaky_relu", "negative_slope": 0.1}]})
+    layer = LeakyRelu
+    activation = True
+    rectifier = True
+
+    negative_slope: Real = 0.01
+    """Slope where x is negative."""
+
+
+@register_layer("prelu")
+class PreluSpec(LayerSpec):
+    """Leaky rectified linear unit whose slope is trained, one a feature of the last axis; 0.25 at first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "prelu"}]})
+    layer = Prelu
+    activation = True
+    rectifier = True
+
+    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
+        return {"slope": ParameterSpec(input_shape[-1:], Constant(value=0.25))}

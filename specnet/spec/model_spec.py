@@ -1,0 +1,243 @@
+"""The model document: ModelSpec is its normalized form, a frozen value that knows every shape before any array."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, core_schema
+
+import specnet.spec.layers  # noqa: F401 - registers the built-in layers
+from specnet.arrays.conversion import size_of
+from specnet.arrays.parameters import ShapeTuple
+from specnet.composite import dotted
+from specnet.document.base import Document
+from specnet.document.json_text import MAX_INTEGER
+from specnet.document.messages import describe, encodable, fault, mismatch
+from specnet.document.migrations import check_format, format_of, migrated
+from specnet.fields import Seed, Shape, Text, as_tuple
+from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
+from specnet.spec.checks import ShapeFollower, limit_of_elements, name_faults, number_faults, place_faults, too_large
+from specnet.spec.composite_spec import (
+    LAYERS_SCHEMA,
+    CompositeSpec,
+    LayerEntries,
+    completed,
+    counting,
+    details,
+    siblings,
+)
+from specnet.spec.layer_table import html_table, layer_rows
+
+FAMILY = "specnet-model"
+
+
+MODEL_FORMAT = format_of(FAMILY)
+
+
+class _Layers(LayerEntries):
+    """Annotates `layers`: entries, names, defaults, numbers and shapes are checked, all faults told at once."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(self.validate_model)
+
+    def validate_model(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
+        with counting():
+            entries, faults = self.read(value)
+        (names,), doubles = siblings([(("layers",), value)])
+        faults += details((path[1:], told) for path, told in doubles)
+        layers = completed(entries, names)
+        faults += details(number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
+        faults += details(place_faults(layers))
+        faults += details(name_faults(layers))
+        if "input_shape" in info.data:
+            faults += details(ShapeFollower().faults(layers, info.data["input_shape"]))
+        if faults:
+            raise ValidationError.from_exception_data("layers", faults)
+        return tuple(layer for layer in layers if layer is not None)
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise mismatch("an object", value, "wrong_type")
+    made: dict[str, Any] = _json_value(value, 0)
+    return made
+
+
+def _json_value(value: Any, depth: int) -> Any:
+    if depth > 64:
+        message = "expected at most 64 levels of nesting, got more"
+        raise fault(message, "too_deep")
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            message = "expected keys that are strings, as JSON has no others"
+            raise fault(message, "wrong_type")
+        return {encodable(key): _json_value(entry, depth + 1) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(entry, depth + 1) for entry in value]
+    if isinstance(value, str):
+        return encodable(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= MAX_INTEGER:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0
+    raise mismatch("what JSON can hold", value, "wrong_type")
+
+
+class ModelSpec(Document):
+    """A model document, normalized: names and defaults are filled in, so equal models have equal documents.
+
+    `ModelSpec(input_shape=…, layers=[…])` and `load_spec(path)` make one; both raise SpecError.
+    """
+
+    model_config = ConfigDict(
+        title="specnet model",
+        json_schema_extra={"description": "A neural network: its input and its sequence of layers."},
+    )
+
+    schema_: Text = Field("", alias="$schema")
+    """Where the JSON Schema of this document lies, for editors."""
+    format: Annotated[
+        str,
+        BeforeValidator(lambda value: check_format(value, FAMILY)),
+        WithJsonSchema({"const": MODEL_FORMAT, "type": "string"}),
+    ] = MODEL_FORMAT
+    """Kind and version of the document."""
+    name: Text = "model"
+    """What people call the model."""
+    description: Text = ""
+    """What the model is for."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of every parameter and intermediate array."""
+    seed: Seed = 0
+    """Decides the initial weights, and dropout where no experiment gives another seed."""
+    input_shape: Shape = Field(examples=[[64], [28, 28]])
+    """Shape of one input, without the batch axis."""
+    layers: Annotated[tuple[LayerSpec, ...], _Layers(), WithJsonSchema(LAYERS_SCHEMA)]
+    """The layers, first to last."""
+    labels: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
+    """Names of the output classes, in the order of the outputs."""
+    metadata: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
+    """Anything else: the one place for keys of your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, data: Any) -> Any:
+        return migrated(data, FAMILY)
+
+    @field_validator("input_shape")
+    @classmethod
+    def _bounded(cls, shape: ShapeTuple) -> ShapeTuple:
+        if size_of(shape) > limit_of_elements():
+            raise too_large(f"shape {shape}")
+        return shape
+
+    @field_validator("labels")
+    @classmethod
+    def _unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        seen: set[str] = set()
+        for index, label in enumerate(labels):
+            if label in seen:
+                told = fault(f"{describe(label)} stands here a second time", "duplicate_name")
+                detail = InitErrorDetails(type=told, loc=(index,), input=label)
+                raise ValidationError.from_exception_data("labels", [detail])
+            seen.add(label)
+        return labels
+
+    @field_validator("labels")
+    @classmethod
+    def _as_many_as_classes(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if labels and "layers" in info.data and "input_shape" in info.data:
+            *_, last = fold((layer.plan for layer in info.data["layers"]), info.data["input_shape"])
+            width = last.output_shape[-1]
+            if len(labels) != max(width, 2):
+                message = f"expected {max(width, 2)} names, one a class of the output, got {len(labels)}"
+                raise fault(message, "wrong_value")
+        return labels
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        optional = ("$schema", "schema_", "description", "labels", "metadata")
+        return {key: value for key, value in written.items() if value or key not in optional}
+
+    @property
+    def output_shape(self) -> ShapeTuple:
+        """Shape of one output, without the batch axis."""
+        return self.plan().layers[-1].output_shape
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained elements."""
+        return sum(size_of(p.shape) for p in self.parameter_specs().values())
+
+    @property
+    def identity(self) -> str:
+        """SHA-256, in hex, of what decides the function computed: the document without names and notes of people."""
+        return identity_of(self.model_dump(mode="json"))
+
+    def plan(self) -> ModelPlan:
+        """Say how the network is put together."""
+        layers = tuple(fold((layer.plan for layer in self.layers), self.input_shape))
+        return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, layers)
+
+    def walk(self) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
+        """Yield every layer with its full name, `block.hidden`; a composite comes before the layers in it."""
+        yield from _walk(self.layers, self.plan().layers, "")
+
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
+        """Map full names, `hidden.weight`, in document order, to what is known of each parameter."""
+        leaves = ((n, s, p) for n, s, p in self.walk() if not isinstance(s, CompositeSpec))
+        return dotted((name, spec.parameters(plan.input_shape)) for name, spec, plan in leaves)
+
+    def __repr__(self) -> str:
+        return f"<ModelSpec {self.plan().about(self.parameter_count)}>"
+
+    def _repr_html_(self) -> str:
+        """Show a table of the layers in a notebook."""
+        about = f"{self.parameter_count:,} parameters, {self.dtype}"
+        return html_table(self.name, about, self.input_shape, layer_rows(self.walk()))
+
+    def to_json(self) -> str:
+        """Write the normalized document, indented, ending in a newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def with_seed(self, seed: int) -> Self:
+        """Give the same document with another seed. Raises SpecError."""
+        return self.model_validate({**dict(self.model_dump()), "seed": seed})
+
+
+def _walk(
+    specs: Iterable[LayerSpec], plans: Iterable[LayerPlan], prefix: str
+) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
+    for spec, plan in zip(specs, plans, strict=True):
+        yield f"{prefix}{spec.name}", spec, plan
+        if isinstance(spec, CompositeSpec):
+            yield from _walk(spec.inside, plan.layers, f"{prefix}{spec.name}.")
+
+
+def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """Read a model document.
+
+    Raises SpecError, which lists every problem with file, line and column.
+    """
+    return ModelSpec.from_file(path)

@@ -1,0 +1,138 @@
+"""What every optimizer shares: the model's two flat vectors cut into blocks, the state, the decay.
+
+What an optimizer keeps per parameter (moments and the like) are vectors of the gradients' layout, saved bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import numpy as np
+
+from specnet.arrays.parameters import Array, Run
+from specnet.errors import SpecnetError
+from specnet.model import Model
+
+BLOCK = 64 * 1024
+"""Elements of a block: what a step touches of it stays in the processor's cache."""
+
+
+class Block(NamedTuple):
+    """Matching spans of value, gradient and moments, with scratch of the same length."""
+
+    value: Array
+    gradient: Array
+    slots: tuple[Array, ...]
+    scratch: Array
+    decayed: bool
+
+
+class Optimizer(ABC):
+    """Base of the optimizers: cuts the vectors into blocks, counts steps, holds the state.
+
+    `learning_rate` may be changed between steps. Weight decay applies to every parameter but those named in
+    `no_decay`. `gradients` are the spans of the gradient vector whose parameters move.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    """Names of the vectors kept from step to step, each of the gradients' layout."""
+
+    def __init__(
+        self, model: Model, learning_rate: float, weight_decay: float = 0.0, no_decay: Collection[str] = ()
+    ) -> None:
+        require(math.isfinite(learning_rate) and learning_rate >= 0, "learning_rate of at least 0", learning_rate)
+        require(math.isfinite(weight_decay) and weight_decay >= 0, "weight_decay of at least 0", weight_decay)
+        self.model = model
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.steps = 0
+        store = model.store
+        self._vectors: dict[str, Array] = {slot: np.zeros_like(store.gradient_vector) for slot in self.used_slots()}
+        self._scratch = np.empty(min(BLOCK, store.size), model.dtype)
+        self._decay_scratch = np.empty_like(self._scratch) if weight_decay else self._scratch
+        self._decayed = {name for name in model.parameters if name not in no_decay} if weight_decay else set()
+        self.freeze(())
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave these parameters where they are from now on; all others move."""
+        store = self.model.store
+        moving = (run for run in store.runs(lambda name: (name in names, name in self._decayed)) if not run.group[0])
+        self._updates = [partial(self.update, block) for run in moving for block in self._cut(run)]
+        runs = store.runs(lambda name: name in names)
+        self.gradients = [store.gradient_vector] if not names else [run.gradient for run in runs if not run.group]
+
+    def _cut(self, run: Run) -> Iterator[Block]:
+        for start in range(0, run.value.size, BLOCK):
+            span = slice(start, min(start + BLOCK, run.value.size))
+            inner = slice(run.offset + span.start, run.offset + span.stop)
+            slots = tuple(vector[inner] for vector in self._vectors.values())
+            scratch = self._scratch[: span.stop - start]
+            yield Block(run.value[span], run.gradient[span], slots, scratch, run.group[1])
+
+    def used_slots(self) -> tuple[str, ...]:
+        """Name the vectors that this optimizer's settings need."""
+        return self.slots
+
+    def step(self) -> None:
+        """Move every parameter once. Raises SpecnetError before any backward."""
+        if not self.model.has_gradients:
+            msg = "optimizer.step: the model has no gradients; call model.backward(dy) first"
+            raise SpecnetError(msg)
+        self.steps += 1
+        self.prepare()
+        for update in self._updates:
+            update()
+
+    def prepare(self) -> None:  # noqa: B027 - most need nothing
+        """Compute what all blocks of a step share."""
+
+    @abstractmethod
+    def update(self, block: Block) -> None:
+        """Move the parameters of one block."""
+
+    def decayed_gradient(self, block: Block) -> Array:
+        """Give the gradient, with the decay's part (weight_decay * value) added in scratch where it applies."""
+        if not block.decayed:
+            return block.gradient
+        sum_ = np.multiply(block.value, self.weight_decay, self._decay_scratch[: block.value.size])
+        return np.add(sum_, block.gradient, sum_)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What has to be kept to go on: {"steps": n, "<slot>/<parameter>": live array}."""
+        arrays = {
+            f"{slot}/{name}": view
+            for slot, vector in self._vectors.items()
+            for name, view in self.model.store.named(vector).items()
+        }
+        return {"steps": self.steps, **arrays}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of an optimizer of the same kind and settings. Raises SpecnetError."""
+        own = self.state
+        if own.keys() != state.keys():
+            odd = sorted(own.keys() ^ state.keys())
+            msg = f"the optimizer's state is of another optimizer or model: {', '.join(odd[:4])}"
+            raise SpecnetError(msg)
+        self.steps = int(state["steps"])
+        for key, array in own.items():
+            if key != "steps":
+                if np.shape(state[key]) != array.shape:
+                    msg = f"the optimizer's state {key} has shape {np.shape(state[key])}, expected {array.shape}"
+                    raise SpecnetError(msg)
+                array[...] = state[key]
+
+    def __reduce__(self) -> NoReturn:
+        msg = "an optimizer is bound to its model's memory; copy the model, make another one, and restore(state)"
+        raise SpecnetError(msg)
+
+
+def require(holds: bool, expected: str, value: object) -> None:
+    """Refuse a setting. Raises SpecnetError."""
+    if not holds:
+        msg = f"optimizer: expected {expected}, got {value!r}"
+        raise SpecnetError(msg)

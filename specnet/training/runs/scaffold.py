@@ -1,0 +1,248 @@
+"""From a data file to documents: a model and an experiment with sensible sizes, ready to be trained and changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specnet.data.conform import as_text, finite, refuse_lost_digits
+from specnet.data.files import read_rows
+from specnet.data.raw import TABLES, RawArray, kind_of
+from specnet.document.messages import describe
+from specnet.errors import DataError, SpecnetError
+from specnet.files.atomic import write_file
+from specnet.files.paths import user_path
+from specnet.training.experiment import load_experiment
+
+FEW_CLASSES = 20
+"""Whole numbers of up to so many different values are taken for classes."""
+
+
+WANTED_STEPS = 2000
+
+
+LEAST_ROWS = 10
+
+
+SMALL_SPREAD = 0.1
+"""Targets that differ by less are learned badly: a step of the usual size is larger than what it has to hit."""
+
+
+@dataclass
+class Start:
+    """The documents that `start` made, where they were written, and what it decided on the way, in words."""
+
+    model: dict[str, Any]
+    experiment: dict[str, Any]
+    model_path: Path = field(default_factory=Path)
+    experiment_path: Path = field(default_factory=Path)
+    notes: list[str] = field(default_factory=list)
+
+
+def start(
+    data: str | os.PathLike[str],
+    target: str,
+    *,
+    inputs: Sequence[str] | str | None = None,
+    out: str | os.PathLike[str] = ".",
+    force: bool = False,
+) -> Start:
+    """Look at a data file and write `<stem>.model.json` and `<stem>.experiment.json` into the folder `out`.
+
+    `target` and `inputs` name columns of a table (all other columns by default), or arrays. Text, whole numbers of a
+    few values and yes-or-no make a classifier, other numbers a regression. Raises DataError, and SpecnetError for
+    documents that are there already, unless `force`.
+    """
+    source, folder = user_path(data), user_path(out)
+    made = Start({}, {})
+    entry: dict[str, Any] = {"path": Path(os.path.relpath(source, folder)).as_posix(), "targets": target}
+    if kind_of(source) in TABLES:
+        x, y = _table(made, source, target, inputs, entry)
+    else:
+        entry["inputs"] = inputs if isinstance(inputs, str) else "x"
+        x, y = read_rows(source, entry["inputs"], target)[:2]  # type: ignore[assignment]
+    if x.ndim < 2 or len(x) < LEAST_ROWS:
+        msg = f"{source}: expected at least {LEAST_ROWS} rows of inputs, got an array of shape {x.shape}"
+        raise DataError(msg)
+    if y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "biufUS" or not _finite(y):
+        msg = f"{source}: expected one target a row, finite numbers or text, got {y.dtype} of shape {y.shape}"
+        raise DataError(msg)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "data"
+    _model(made, name, source, x, as_text(y, str(source)) if y.dtype.kind == "S" else y)
+    _choose_dtype(made, source, x, entry["inputs"] if isinstance(entry["inputs"], list) else ())
+    _experiment(made, name, entry, len(x))
+    made.model_path, made.experiment_path = folder / f"{name}.model.json", folder / f"{name}.experiment.json"
+    train = {**entry, "path": str(source)}  # checked before anything is written
+    experiment = {**made.experiment, "model": made.model, "data": {**made.experiment["data"], "train": train}}
+    load_experiment(experiment, check_data=True)
+    there = [str(path) for path in (made.model_path, made.experiment_path) if path.exists()]
+    if there and not force:
+        msg = f"{' and '.join(there)}: there already; force (--force) overwrites"
+        raise SpecnetError(msg)
+    _write(made.model_path, made.model)
+    _write(made.experiment_path, made.experiment)
+    return made
+
+
+def _finite(y: RawArray) -> bool:
+    return y.dtype.kind != "f" or bool(np.isfinite(y).all())
+
+
+def _choose_dtype(made: Start, source: Path, x: RawArray, names: Sequence[str]) -> None:
+    """Take float64 where inputs differ in digits that float32 has not."""
+    values = finite(x, np.dtype(np.float32), f"{source}: inputs", names=names if x.ndim == 2 else ())
+    try:
+        refuse_lost_digits(x, values, str(source))
+    except DataError:
+        made.model["dtype"] = "float64"
+        made.notes.append("float64, as some inputs differ in digits that float32 has not")
+
+
+def _table(
+    made: Start, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
+) -> tuple[RawArray, RawArray]:
+    """Choose the columns of a table that are numbers, and what to take for values that are missing."""
+    from specnet.data.tables import read_frame  # noqa: PLC0415 - needs an extra
+
+    frame = read_frame(source)
+    wanted = [inputs] if isinstance(inputs, str) else list(inputs or (c for c in frame.columns if c != target))
+    numbers = [name for name in wanted if name in frame.columns and _holds_numbers(frame[name].dtype)]
+    if inputs is None:
+        constant = [name for name in numbers if frame[name].n_unique() == 1]
+        text = [name for name in wanted if name not in numbers]
+        if text:
+            made.notes.append(f"left out, as they are no numbers: {', '.join(_with_culprit(frame[n]) for n in text)}")
+        if constant:
+            made.notes.append(f"left out, as they are the same in every row: {', '.join(constant)}")
+        entry["inputs"] = [name for name in numbers if name not in constant]
+        if not entry["inputs"]:
+            msg = f"{source}: there is no column of different numbers to predict from"
+            raise DataError(msg)
+    else:
+        entry["inputs"] = wanted
+    missing = {name: frame[name].median() for name in entry["inputs"] if name in numbers and frame[name].null_count()}
+    if missing:
+        entry["fill"] = missing
+        told = ", ".join(f"{name} ({frame[name].null_count()} rows)" for name in missing)
+        made.notes.append(f"missing values are filled with the column's median: {told}")
+    found = read_rows(source, entry["inputs"], target, fill=missing or None)
+    assert found.targets is not None
+    return found.inputs, found.targets
+
+
+def _with_culprit(column: Any) -> str:
+    """Name a column of text; where nearly all of it are numbers, with the first value that is none."""
+    numbers = column.cast(float, strict=False) if str(column.dtype) == "String" else column.is_null()
+    wrong = numbers.is_null() & column.is_not_null()
+    if str(column.dtype) != "String" or wrong.sum() > len(column) / 10:
+        return str(column.name)
+    row = int(wrong.arg_max())
+    return f"{column.name} (row {row + 1} is {describe(column[row])})"
+
+
+def _holds_numbers(dtype: Any) -> bool:
+    return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
+
+
+def _model(made: Start, name: str, source: Path, x: RawArray, y: RawArray) -> None:
+    """Choose output, loss, labels and the sizes of the hidden layers."""
+    values, inputs = np.unique(y), int(np.prod(x.shape[1:]))
+    classes = _are_classes(y, len(values))
+    if classes and len(values) < 2:
+        msg = f"{source}: every row has the target {values[0]}; there is nothing to learn"
+        raise DataError(msg)
+    if classes and len(values) > len(y) / 2:
+        msg = f"{source}: the target has {len(values)} values in {len(y)} rows; names of rows cannot be learned"
+        raise DataError(msg)
+    what = f"{len(values)} classes" if classes else "a number, to be predicted"
+    made.notes.insert(0, f"{len(x)} rows of {inputs} inputs; the target is {what}")
+    layers: list[dict[str, Any]] = [{"type": "standardize"}, *([{"type": "flatten"}] if x.ndim > 2 else [])]
+    width = int(2 ** np.clip(round(np.log2(2 * inputs + 8)), 4, 8 if len(x) > 1000 else 6))
+    for units in (width, width // 2)[: 2 if len(x) > 500 else 1]:
+        layers += [{"type": "affine", "units": units}, {"type": "relu"}]
+    if classes:
+        layers.append({"type": "affine", "name": "output", "units": len(values)})
+    else:
+        layers.append(_regression_output(made, y, layers[-2]["units"]))
+    made.model = {
+        "format": "specnet-model/1",
+        "name": name,
+        "dtype": "float32",
+        "seed": 0,
+        "input_shape": list(x.shape[1:]),
+        "layers": layers,
+    }
+    if classes and not (y.dtype.kind in "iuf" and values.tolist() == list(range(len(values)))):
+        made.model["labels"] = [f"{value:.0f}" if isinstance(value, float) else str(value) for value in values.tolist()]
+    made.experiment["training"] = {
+        "loss": "softmax_cross_entropy" if classes else "mean_squared_error",
+        "metrics": ["accuracy", "f1"] if classes else ["mae", "r2"],
+    }
+
+
+def _are_classes(y: RawArray, count: int) -> bool:
+    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and bool((np.floor(y) == y).all()))
+    return y.dtype.kind in "US" or (y.ndim == 1 and whole and count <= FEW_CLASSES and count < len(y) / 2)
+
+
+def _regression_output(made: Start, y: RawArray, width: int) -> dict[str, Any]:
+    """Make the last layer such that the first predictions are of the targets' size, so that few steps lead there."""
+    last: dict[str, Any] = {
+        "type": "affine",
+        "name": "output",
+        "units": 1 if y.ndim == 1 else int(np.prod(y.shape[1:])),
+    }
+    mean, spread = float(np.mean(y)), float(np.std(y))
+    if abs(mean) > 2 or spread > 2:
+        std = float(f"{spread / width**0.5 or 1:.3g}")
+        last["weight_init"] = {"type": "normal", "std": std}
+        last["bias_init"] = {"type": "constant", "value": float(f"{mean:.4g}")}
+        made.notes.append(f"the last layer begins at the targets' mean {mean:.4g} and spread {spread:.4g}")
+    elif spread < SMALL_SPREAD:
+        factor = 10.0 ** np.ceil(-np.log10(spread)) if spread else 1.0
+        made.notes.append(
+            f"the targets differ by little (spread {spread:.2g}): multiply them by {factor:g} to learn them"
+        )
+    return last
+
+
+def _experiment(made: Start, name: str, entry: dict[str, Any], rows: int) -> None:
+    batch = 16 if rows < 1000 else 32 if rows < 20_000 else 128
+    epochs = int(np.clip(WANTED_STEPS * batch / rows, 20, 300))
+    made.experiment = {
+        "format": "specnet-experiment/1",
+        "name": name,
+        "model": f"{name}.model.json",
+        "data": {"train": entry, "validation": {"fraction": 0.2}},
+        "training": {
+            **made.experiment["training"],
+            "optimizer": {"type": "adam", "learning_rate": 0.003},
+            "epochs": epochs,
+            "batch_size": batch,
+            "early_stopping": {"monitor": "validation_loss", "patience": max(epochs // 5, 10)},
+        },
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Write a document as people would: one layer a line."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    for layer in document.get("layers", ()):
+        text = text.replace(_indented(layer), json.dumps(layer, ensure_ascii=False))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise SpecnetError(msg) from error
+    write_file(path, f"{text}\n".encode(), SpecnetError)
+
+
+def _indented(layer: dict[str, Any]) -> str:
+    return json.dumps(layer, indent=2, ensure_ascii=False).replace("\n", "\n    ")

@@ -1,0 +1,253 @@
+"""specnet.train: an experiment document in, a trained model and its checkpoints out."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specnet.checkpoint import load, load_parameters
+from specnet.checkpoint.transfer import Transfer
+from specnet.data.streaming import Rows
+from specnet.errors import CheckpointMismatchError, SpecnetError
+from specnet.files.atomic import write_file
+from specnet.files.paths import is_same_file, user_path
+from specnet.kernels import backend
+from specnet.layers.standardize import fit_inputs
+from specnet.model import Model, build
+from specnet.mpi.world import ALONE, World
+from specnet.training.experiment import load_experiment
+from specnet.training.loading import load_data
+from specnet.training.loop import History, Listener, Run
+from specnet.training.optimizers.base import Optimizer
+from specnet.training.runs.checkpointing import Saving
+from specnet.training.runs.environment import processes_of
+from specnet.training.runs.run_folder import BEST, EXPERIMENT, HISTORY, LAST, run_files
+from specnet.training.spec.checks import frozen_names
+from specnet.training.spec.experiment_spec import ExperimentSpec
+from specnet.training.spec.training_spec import TrainingSpec
+from specnet.version import __version__
+
+FITTED_ROWS = 4096
+"""Rows at a time from which a standardize layer takes its values."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left: the model as it is after the last step, the metrics of each epoch, and where they are saved.
+
+    `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value an
+    epoch. `best_path` is None where no best checkpoint is kept. `finished` is False for a run that was stopped.
+    `changes` says what of document or data is other than when a resumed run began, `transfer` what a new run took
+    over from the checkpoint of `initialize_from`. A run that early stopping has ended is finished, and with
+    `restore_best` its model is that of best.h5.
+    """
+
+    model: Model
+    history: History
+    checkpoint_path: Path
+    best_path: Path | None
+    finished: bool
+    changes: tuple[str, ...] = ()
+    transfer: Transfer | None = None
+    stopped_early: bool = False
+
+
+def train(
+    experiment: str | os.PathLike[str] | Mapping[str, Any] | ExperimentSpec,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    allow_changes: bool = False,
+    overrides: Mapping[str, str] | None = None,
+    listeners: Sequence[Listener] = (),
+    check_finite: bool = False,
+    world: World = ALONE,
+) -> TrainingResult:
+    """Train as an experiment document says, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
+
+    `experiment` is the document's path or the document itself; `out` is runs/<name> by default. A run that is there
+    already is never overwritten: `resume` goes on with it (or begins, where there is none), with `allow_changes` also
+    where document or data have changed; `force` begins anew.
+    `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
+    `check_finite` looks at every array of every layer in each step, not at loss and gradients alone. `world` are the
+    processes that share the run, each of which calls this (docs/scaling.md); the first one writes.
+
+    Raises SpecError, DataError, CheckpointError, NotFiniteError, and SpecnetError for an existing run.
+    """
+    if resume and force:
+        msg = "resume goes on with a run, force overwrites it; choose one"
+        raise SpecnetError(msg)
+
+    def prepare() -> _Prepared:
+        spec, folder = load_experiment(experiment, overrides)
+        target = user_path(out) if out is not None else Path("runs") / spec.name
+        there = [path.name for path in run_files(target)]
+        if there and not (resume or force):
+            ways = "resume (--resume) goes on with it, force (--force) overwrites it"
+            msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
+            raise SpecnetError(msg)
+        _keep_apart(spec, folder, target)
+        return _Prepared(folder, target, *load_data(spec, folder))
+
+    folder, target, spec, data, validation = world.together(prepare)
+    saving = Saving(target, spec, data, validation, world)
+    early = saving.early
+    world.together(lambda: _same_everywhere(world, spec, saving.fingerprint))
+    run, changes, transfer = world.together(
+        lambda: _begun(saving, folder, data, validation, resume, allow_changes, check_finite, world)
+    )
+    model = run.model
+    run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
+    if world.rank == 0:
+        make_folder(target)
+        _write_document(target, spec, folder)
+    if early is None or not early.is_over(run.epoch):
+        run.go()
+    over = early is not None and early.is_over(run.epoch)
+    finished = over or run.epoch >= spec.training.epochs
+    world.gather(None)  # all has been written
+    kept = target / BEST if saving.best is not None and (target / BEST).exists() else None
+    if finished and early is not None and early.spec.restore_best and kept is not None:
+        model = load(kept)
+    return TrainingResult(model, run.history, target / LAST, kept, finished, changes, transfer, over)
+
+
+class _Prepared(NamedTuple):
+    folder: Path
+    target: Path
+    spec: ExperimentSpec
+    data: Rows
+    validation: Rows | None
+
+
+def _begun(
+    saving: Saving,
+    folder: Path,
+    data: Rows,
+    validation: Rows | None,
+    resume: bool,
+    allow_changes: bool,
+    check_finite: bool,
+    world: World,
+) -> tuple[Run, tuple[str, ...], Transfer | None]:
+    """Make the run, new or where its last checkpoint was; give it with what has changed, and what was taken over."""
+    spec, last = saving.experiment, saving.folder / LAST
+    if not (resume and last.exists()):
+        model, transfer = fresh_model(spec, folder, data)
+        saving.replaces = True
+        return make_run(spec, model, data, validation, check_finite=check_finite, world=world), (), transfer
+    model = load(last)
+    state = model.run_state or {}
+    run = make_run(spec, model, data, validation, check_finite=check_finite, world=world)
+    changes = saving.restore(run, state, os.fspath(last), allow_changes=allow_changes)
+    before = processes_of(str(state.get("machine", "")))
+    if before != world.size:
+        changes = (*changes, f"{before} processes shared the run, now {world.size}: the last bits may differ")
+    return run, changes, None
+
+
+def _same_everywhere(world: World, spec: ExperimentSpec, fingerprint: str) -> None:
+    """Hold that all processes have the same document, data and versions. Raises SpecnetError: it says what differs."""
+    own = {
+        "the document": spec.model_dump_json(exclude={"data"}),
+        "the data": fingerprint,
+        "specnet": __version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+        "the kernels": backend(),
+    }
+    for rank, others in enumerate(world.gather(own)):
+        different = [what for what in own if others[what] != own[what]]
+        if different and rank < world.rank:
+            told = f"{different[0]} is not that of process {rank}"
+            if len(own[different[0]]) < 40:
+                told += f": {own[different[0]]}, there {others[different[0]]}"
+            raise SpecnetError(told)
+
+
+def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, Transfer | None]:
+    """Build the experiment's model, fitted to the training rows and initialized as it says.
+
+    Raises CheckpointError for a checkpoint that has nothing to take over.
+    """
+    model = build(spec.built_model)
+    fit_first_layer(model, data)
+    source = spec.training.initialize_from
+    if source is None:
+        return model, None
+    transfer = load_parameters(model, folder / user_path(source.path), source.names)
+    if not transfer.taken:
+        why = "; ".join(f"{name} {reason}" for name, reason in list(transfer.skipped.items())[:4])
+        msg = f"{source.path}: nothing in it fits the model: {why}"
+        raise CheckpointMismatchError(msg)
+    return model, transfer
+
+
+def fit_first_layer(model: Model, data: Rows) -> None:
+    """Let a first layer that standardizes, and has no values yet, take them from the training rows."""
+    fit_inputs(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
+
+
+def make_run(
+    spec: ExperimentSpec,
+    model: Model,
+    data: Rows,
+    validation: Rows | None,
+    *,
+    check_finite: bool = False,
+    world: World = ALONE,
+) -> Run:
+    """Put a run together as the experiment says, without listeners."""
+    loss, optimizer = spec.training.loss.build(), optimizer_of(spec.training, model)
+    return Run(model, loss, optimizer, spec.training, data, validation, check_finite=check_finite, world=world)
+
+
+def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
+    """Make the optimizer; weight decay leaves biases and norms alone, and what is frozen does not move."""
+    decayed = {name for name, parameter in model.spec.parameter_specs().items() if parameter.decay}
+    optimizer = training.optimizer.build(model, model.parameters.keys() - decayed)
+    optimizer.freeze(frozen_names(model.spec, training.freeze))
+    return optimizer
+
+
+def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
+    """Refuse to write over the data. Raises SpecnetError."""
+    for path in spec.data.files():
+        if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
+            msg = f"{path}: the run would write over it; choose another folder (--out)"
+            raise SpecnetError(msg)
+
+
+def make_folder(target: Path) -> None:
+    """Make a run's folder, or the folder of several. Raises SpecnetError."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{target}: cannot be written to: {error.strerror or error}"
+        raise SpecnetError(msg) from error
+
+
+def _write_document(target: Path, spec: ExperimentSpec, folder: Path) -> None:
+    write_file(target / EXPERIMENT, _resolved(spec, folder, target).encode(), SpecnetError)
+
+
+def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
+    """Write the document with its model inline and its paths relative to the run's folder."""
+
+    def relative(path: str) -> str:
+        moved = os.path.relpath(folder / user_path(path), target)
+        return Path(moved).as_posix()
+
+    document = spec.model_dump(mode="json", exclude={"schema_"})
+    document["model"].pop("$schema", None)
+    document["data"] |= {key: entry.relocated(relative) for key, entry in spec.data.entries().items()}
+    if spec.training.initialize_from is not None:
+        document["training"]["initialize_from"]["path"] = relative(spec.training.initialize_from.path)
+    return ExperimentSpec.model_validate(document).to_json()

@@ -1,0 +1,114 @@
+"""The experiment document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from specnet.data.spec import DataSpec
+from specnet.document.base import Document
+from specnet.document.messages import mismatch
+from specnet.document.migrations import check_format, format_of, migrated
+from specnet.errors import SpecnetError
+from specnet.fields import Text, expecting
+from specnet.spec.composite_spec import PLACEHOLDER
+from specnet.spec.model_spec import ModelSpec
+from specnet.training.spec.training_spec import TrainingSpec
+
+FAMILY = "specnet-experiment"
+
+
+EXPERIMENT_FORMAT = format_of(FAMILY)
+
+
+RunName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100),
+    expecting("a name of letters, digits, ., _ and - (it becomes a folder) that begins with a letter or digit"),
+]
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, (str, ModelSpec)):
+        return value
+    if isinstance(value, Mapping):
+        return ModelSpec.nested(value)
+    raise mismatch("a path or a model document", value, "wrong_type")
+
+
+class ExperimentSpec(Document):
+    """An experiment document, normalized. `load_experiment` reads one; its model is inline from then on."""
+
+    model_config = ConfigDict(
+        title="specnet experiment",
+        json_schema_extra={"description": "A training run: the model, the data and how to train."},
+    )
+
+    schema_: Text = Field("", alias="$schema")
+    """Where the JSON Schema of this document lies, for editors."""
+    format: Annotated[
+        str,
+        BeforeValidator(lambda value: check_format(value, FAMILY)),
+        WithJsonSchema({"const": EXPERIMENT_FORMAT, "type": "string"}),
+    ] = EXPERIMENT_FORMAT
+    """Kind and version of the document."""
+    name: RunName = "experiment"
+    """Names the run's folder, runs/<name>."""
+    model: Annotated[
+        ModelSpec | str,
+        BeforeValidator(_model),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {PLACEHOLDER: "model"}]}),
+    ]
+    """The model document, or the path of its file, relative to this one."""
+    data: DataSpec
+    """The rows."""
+    training: TrainingSpec
+    """How to train."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, data: Any) -> Any:
+        return migrated(data, FAMILY)
+
+    @field_validator("training")
+    @classmethod
+    def _keeps_the_best(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+        """Fill in what is kept as the best: what early stopping monitors, or the validation loss."""
+        data, policy = info.data.get("data"), training.checkpoint
+        if data is None or "keep_best" in policy.model_fields_set:
+            return training
+        best = "validation_loss" if data.validation is not None else None
+        if training.early_stopping is not None and training.early_stopping.restore_best:
+            best = training.early_stopping.monitor
+        if best is None:
+            return training
+        return training.model_copy(update={"checkpoint": policy.model_copy(update={"keep_best": best})})
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if value or key not in ("$schema", "schema_")}
+
+    @property
+    def built_model(self) -> ModelSpec:
+        """The inline model document. Raises SpecnetError where it is still a path."""
+        if isinstance(self.model, str):
+            msg = "the experiment names its model by path; read it with load_experiment(path)"
+            raise SpecnetError(msg)
+        return self.model
+
+    def to_json(self) -> str:
+        """Write the normalized document, indented, ending in a newline."""
+        return self.model_dump_json(indent=2) + "\n"
