@@ -57,7 +57,7 @@ class Problem:
 class SpecnetError(ValueError):
     """Base of all errors of this package."""
 
-    everywhere = False
+    collective = False
     """Whether all processes that share a run raise it, so that none waits for another."""
 
 

@@ -16,7 +16,7 @@ from pydantic_core import InitErrorDetails
 from specnet.arrays.conversion import SMALLEST
 from specnet.document.base import JsonSchema
 from specnet.document.json_text import MAX_INTEGER
-from specnet.document.messages import encodable, fault, mismatch
+from specnet.document.messages import encodable, mismatch, problem
 
 
 def expecting(phrase: str) -> WrapValidator:
@@ -74,7 +74,7 @@ Text = Annotated[str, expecting("a string"), AfterValidator(encodable)]
 def _some_entries(value: Any) -> Any:
     # Not min_length: Pydantic counts valid entries, and would call an array of wrong ones too short.
     if isinstance(value, (list, tuple)) and not value:
-        raise fault("expected at least 1 entry, got an empty array", "too_short")
+        raise problem("expected at least 1 entry, got an empty array", "too_short")
     return as_tuple(value)
 
 

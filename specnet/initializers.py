@@ -1,6 +1,7 @@
 """Initial values: documents that name a rule, and the rules, (generator, shape) -> float64 array.
 
-Fans of a matrix (in, out) are its two sides; of a vector, its length. Sources: Glorot and Bengio 2010 (glorot),
+Fan-in and fan-out of a matrix (in, out) are its two sides, of a kernel (height, width, in, out) the last two times the
+product of the others; both of a vector are its length. Sources: Glorot and Bengio 2010 (glorot),
 He et al. 2015 (he), LeCun et al. 1998 (lecun), Saxe et al. 2014 (orthogonal).
 """
 
@@ -18,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.document.base import Document
-from specnet.document.messages import fault, mismatch
+from specnet.document.messages import mismatch, problem
 from specnet.document.tagged_union import Tagged
 from specnet.fields import NonNegativeReal, Real
 
@@ -48,7 +49,7 @@ def _nested(value: Any, depth: int) -> Any:
         value = value.tolist()
     if depth > MAX_RANK:
         message = f"expected at most {MAX_RANK} levels of nesting, got more"
-        raise fault(message, "too_deep")
+        raise problem(message, "too_deep")
     if isinstance(value, (list, tuple)) and value:
         made, wrong = [], []
         for index, entry in enumerate(value):
@@ -74,7 +75,7 @@ def _number(value: Any) -> float:
 
 
 def _deeper(index: int, error: Any) -> InitErrorDetails:
-    told = fault(error["ctx"]["message"], error["type"])
+    told = problem(error["ctx"]["message"], error["type"])
     return InitErrorDetails(type=told, loc=(index, *error["loc"]), input=error["input"])
 
 
@@ -104,10 +105,10 @@ class Uniform(Document):
     def _ordered(cls, high: float, info: ValidationInfo) -> float:
         if high < info.data.get("low", high):
             message = f"expected a number of at least low = {info.data['low']!r}, got {high!r}; exchange them"
-            raise fault(message, "wrong_value")
+            raise problem(message, "wrong_value")
         if math.isinf(high - info.data.get("low", high)):
             message = f"expected a range that a double can hold, got {info.data['low']!r} to {high!r}"
-            raise fault(message, "overflow")
+            raise problem(message, "overflow")
         return high
 
 
@@ -173,10 +174,13 @@ def shape_fault(initializer: str | Document, shape: ShapeTuple) -> tuple[str, st
     return None
 
 
-def draw(initializer: str | Document, seed: int, name: str, shape: ShapeTuple) -> Float64Array:
-    """Make the initial values of the parameter `name`, in float64.
+def draw(
+    initializer: str | Document, seed: int, name: str, shape: ShapeTuple, fans: tuple[int, int] | None = None
+) -> Float64Array:
+    """Return the initial values of the parameter `name`, in float64.
 
-    The generator is seeded from (seed, SHA-256 of name): other parameters do not change it.
+    The generator is seeded from (seed, SHA-256 of name), so no other parameter changes the values. `fans` replaces
+    the fan-in and fan-out that follow from the shape.
     """
     if isinstance(initializer, ExplicitValues):
         return np.array(initializer.values, dtype=np.float64)
@@ -192,15 +196,22 @@ def draw(initializer: str | Document, seed: int, name: str, shape: ShapeTuple) -
         return generator.uniform(initializer.low, initializer.high, shape)
     if initializer == "orthogonal":
         return _orthogonal(generator, shape)
-    variance = _variances(shape)[str(initializer)]
+    variance = _variances(*(fans or fans_of(shape)))[str(initializer)]
     if str(initializer).endswith("_uniform"):
         limit = math.sqrt(3 * variance)
         return generator.uniform(-limit, limit, shape)
     return generator.normal(0.0, math.sqrt(variance), shape)
 
 
-def _variances(shape: ShapeTuple) -> Mapping[str, float]:
-    fan_in, fan_out = shape[0], shape[-1]
+def fans_of(shape: ShapeTuple) -> tuple[int, int]:
+    """Return (fan-in, fan-out) of a parameter of this shape."""
+    if len(shape) < 2:
+        return shape[0], shape[0]
+    *positions, inputs, outputs = shape
+    return math.prod(positions) * inputs, math.prod(positions) * outputs
+
+
+def _variances(fan_in: int, fan_out: int) -> Mapping[str, float]:
     he, glorot = 2 / fan_in, 2 / (fan_in + fan_out)
     return {
         "he_normal": he,

@@ -2,8 +2,8 @@
 
 A layer holds arrays and has three methods; a new one overrides all three and follows four rules:
 
-1. `out`, where given, is an array for the result, overwritten at the next call; the result may be put elsewhere.
-   Without it the result is the caller's to keep: a new array, not a view of the input, never one the layer caches.
+1. Results are new arrays, which belong to the caller: no views of the input and none that the layer caches. A method
+   may take a last parameter `out`, an array for the result that is overwritten at the next call.
 2. Arrays that are handed in are never written into; `x` may be kept by reference until `backward`.
 3. `backward` overwrites the parameters' gradients, and gives the same when it is called again.
 4. `predict` reads parameters and writes nothing on the layer, so that several threads may call it.
@@ -41,21 +41,30 @@ class Layer(ABC):
         self._kept: dict[str, npt.NDArray[Any]] = {}
 
     @classmethod
-    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
-        """From a document's fields give (shape of each parameter, shape of one output). Raises ShapeError."""
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        """Return (shape of each parameter, shape of one output) for a document's fields and the shape of one input.
+
+        Shapes have no batch axis. Raises ShapeError for an input that does not fit. This is the only place that says
+        what shapes a layer has.
+        """
         return {}, input_shape
 
     @classmethod
     def infer_buffers(
-        cls, _fields: Mapping[str, Any], _input_shape: ShapeTuple
-    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
-        """From a document's fields give (shape, dtype) of each buffer; None stands for the model's dtype."""
+        cls, fields: Mapping[str, Any], input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, npt.DTypeLike | None]]:
+        """Return (shape, dtype) of each buffer; None stands for the model's dtype."""
         return {}
 
     @classmethod
-    def input_limit(cls, _fields: Mapping[str, Any]) -> int | None:
-        """Give the bound that integer inputs stay below; None for a layer that takes real numbers, as nearly all do."""
+    def input_limit(cls, fields: Mapping[str, Any]) -> int | None:
+        """Return the bound that integer inputs stay below; None for a layer that takes real numbers, as most do."""
         return None
+
+    @classmethod
+    def must_be_first(cls, fields: Mapping[str, Any]) -> str:
+        """Return why the layer must be the model's first layer, "" where it may stand anywhere."""
+        return ""
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
@@ -63,15 +72,15 @@ class Layer(ABC):
         return cls(**fields, **parameters)
 
     @abstractmethod
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+    def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
         """Compute y from x (batch first) and cache what `backward` needs; `training` switches dropout and the like."""
 
     @abstractmethod
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array | None:
+    def backward(self, dy: npt.ArrayLike) -> Array | None:
         """From ∂loss/∂y give ∂loss/∂x, of x's shape, or None for integers; overwrites the parameters' gradients."""
 
     @abstractmethod
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+    def predict(self, x: npt.ArrayLike) -> Array:
         """Compute what `forward` does outside training, bit for bit, and leave no trace on the layer."""
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:

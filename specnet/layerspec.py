@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.arrays.parameters import ShapeTuple
 from specnet.document.base import Document
-from specnet.document.messages import describe, fault, nearest
+from specnet.document.messages import describe, problem, suggestion
 from specnet.errors import SpecnetError
 from specnet.fields import expecting
-from specnet.initializers import NAMES
+from specnet.initializers import NAMES, draw
 from specnet.layer import Layer
-from specnet.plan import LayerPlan
+from specnet.plan import LayerPlan, plan_layer
 
 LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
 
@@ -29,29 +30,38 @@ LayerName = Annotated[
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """What a layer's document says of one parameter, before it exists."""
+    """What a layer's document says of one parameter: how its initial values are drawn, and whether it decays."""
 
-    shape: ShapeTuple
     initializer: str | Document
+    """A name, "he_normal", or one of `specnet.initializers`' objects, `Constant(value=0.25)`."""
     field: str = ""
     """The document's key that holds the initializer; errors point at it."""
     decay: bool = True
-    """Whether weight decay applies: biases and norms are left out."""
+    """Whether weight decay applies. Biases and norms are left out."""
+    fans: tuple[int, int] | None = None
+    """Numbers of inputs and outputs that one element connects (fan-in, fan-out), which he_normal and its like scale by.
+
+    Default: those of a kernel (..., in, out), whose leading axes count for both.
+    """
 
     def __post_init__(self) -> None:
         if not isinstance(self.initializer, Document) and self.initializer not in NAMES:
-            msg = f"ParameterSpec: unknown initializer {self.initializer!r}{nearest(str(self.initializer), NAMES)}"
+            msg = f"ParameterSpec: unknown initializer {self.initializer!r}{suggestion(str(self.initializer), NAMES)}"
             raise SpecnetError(msg)
-        if not isinstance(self.shape, tuple):
-            msg = f"ParameterSpec: expected a shape, a tuple of integers, got {self.shape!r}"
+        if self.fans is not None and not (len(self.fans) == 2 and all(fan > 0 for fan in self.fans)):
+            msg = f"ParameterSpec: expected fans, two positive integers (in, out), got {self.fans!r}"
             raise SpecnetError(msg)
+
+    def draw(self, seed: int, name: str, shape: ShapeTuple) -> npt.NDArray[np.float64]:
+        """Return the initial values of the parameter with this full name, in float64."""
+        return draw(self.initializer, seed, name, shape, self.fans)
 
 
 class LayerSpec(Document):
     """Base of the documents of layers; `register_layer("swish")` gives a subclass its type.
 
-    A subclass names its layer class, whose constructor takes the subclass's fields; a layer with parameters also
-    overrides `parameters`.
+    A subclass names its layer class, whose constructor takes the subclass's fields. A layer with parameters also
+    overrides `parameters`; their shapes are the business of `Layer.infer`.
     """
 
     layer: ClassVar[LayerClass]
@@ -75,7 +85,7 @@ class LayerSpec(Document):
     @classmethod
     def _own_type(cls, value: Any) -> str:
         if not isinstance(value, str) or value not in ("", cls.registered_type):
-            raise fault(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
+            raise problem(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
         return cls.registered_type
 
     def fields(self) -> dict[str, Any]:
@@ -88,51 +98,27 @@ class LayerSpec(Document):
         return self.layer.input_limit(self.fields())
 
     @property
-    def unfitted(self) -> bool:
-        """Whether the layer's buffers are still to be fitted from the training inputs."""
-        return False
+    def must_be_first(self) -> str:
+        """Why the layer must be the model's first layer, "" where it may stand anywhere."""
+        return self.layer.must_be_first(self.fields())
 
     def plan(self, input_shape: ShapeTuple) -> LayerPlan:
-        """Say how the layer is put together for inputs of this shape. Raises ShapeError."""
-        return LayerPlan(
-            self.name,
-            input_shape,
-            self.output_shape(input_shape),
-            {name: parameter.shape for name, parameter in self.parameters(input_shape).items()},
-            {name: self._buffer(name, announced) for name, announced in self.buffers(input_shape).items()},
-            self.build,
-            self.input_limit,
-        )
+        """Return how the layer is put together for inputs of this shape. Raises ShapeError."""
+        return plan_layer(self.layer, self.name, self.fields(), input_shape)
 
-    def _buffer(self, name: str, announced: Any) -> tuple[ShapeTuple, np.dtype[Any] | None]:
-        try:
-            shape, dtype = announced
-            return tuple(map(int, shape)), None if dtype is None else np.dtype(dtype)
-        except (TypeError, ValueError):
-            msg = f"{self.type}: expected (shape, dtype or None) of the buffer {name}, got {announced!r}"
-            raise SpecnetError(msg) from None
-
-    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        """Infer the shape of one output, without the batch axis. Raises ShapeError where the input does not fit."""
-        return self.layer.infer(self.fields(), input_shape)[1]
-
-    def parameters(self, _input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        """List the trained arrays, in the order of the constructor."""
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        """Describe each parameter, given the shapes that the layer's `infer` returns."""
         return {}
 
-    def buffers(self, input_shape: ShapeTuple) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
-        """List the arrays that are state but not trained: shape and dtype, None for the model's."""
-        return self.layer.infer_buffers(self.fields(), input_shape)
+    def parameter_specs(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        """Return what `parameters` describes. Raises SpecnetError where that is not what the layer's `infer` names."""
+        specs = self.parameters(shapes)
+        if specs.keys() != shapes.keys():
+            who, names = type(self).__name__, f"{self.layer.__name__}.infer names the parameters {[*shapes]}"
+            msg = f"{names}, {who}.parameters describes {[*specs]}; make them the same"
+            raise SpecnetError(msg)
+        return specs
 
-    def resolve(self, _activation: LayerSpec | None) -> Self:
+    def resolve(self, activation: LayerSpec | None) -> Self:
         """Fill in the defaults that depend on the next activation in the same list."""
         return self
-
-    def build(self, parameters: Mapping[str, Array]) -> Layer:
-        """Make the layer around these arrays, which it keeps by reference. Raises SpecnetError, for its author."""
-        try:
-            return self.layer.from_document(self.fields(), parameters)
-        except TypeError as error:
-            kind = self.layer.__name__
-            msg = f"{self.type}: {kind}.from_document cannot make the layer of the document's keys and arrays: {error}"
-            raise SpecnetError(msg) from error

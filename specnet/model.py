@@ -244,8 +244,7 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
 
     Raises SpecnetError for anything but a ModelSpec, SpecError for a seed out of range.
     """
-    # Imported here: a checkpoint is loaded without them, and Pydantic takes longer to import than numpy.
-    from specnet import initializers  # noqa: PLC0415
+    # Imported here: a checkpoint is loaded without it, and Pydantic takes longer to import than numpy.
     from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415
 
     if not isinstance(spec, ModelSpec):
@@ -253,9 +252,11 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
         raise SpecnetError(msg)
     if seed is not None:
         spec = spec.with_seed(seed)
-    model = assemble(spec.plan(), lambda: spec)
-    for name, parameter in spec.parameter_specs().items():
-        model.parameters[name][...] = initializers.draw(parameter.initializer, spec.seed, name, parameter.shape)
+    plan = spec.plan()
+    model = assemble(plan, lambda: spec)
+    for name, parameter in spec.parameter_specs(plan).items():
+        value = model.parameters[name]
+        value[...] = parameter.draw(spec.seed, name, value.shape)
     return model
 
 

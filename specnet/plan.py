@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,40 @@ class LayerPlan(NamedTuple):
         yield self.name
         for layer in self.layers:
             yield from (f"{self.name}.{name}" for name in layer.names())
+
+
+def plan_layer(kind: type[Layer], name: str, fields: Mapping[str, Any], input_shape: ShapeTuple) -> LayerPlan:
+    """Return the plan of one layer of a document; every shape of it is inferred here.
+
+    Raises ShapeError where the input does not fit, SpecnetError for mistakes in the layer's own class.
+    """
+    parameters, output_shape = kind.infer(fields, input_shape)
+    buffers = {
+        key: _checked_buffer(kind, key, announced) for key, announced in kind.infer_buffers(fields, input_shape).items()
+    }
+    for key, shape in parameters.items():
+        if not isinstance(shape, tuple):
+            msg = f"{kind.__name__}.infer: expected the shape of {key}, a tuple of integers, got {shape!r}"
+            raise SpecnetError(msg)
+    make = partial(_make_layer, kind, fields)
+    return LayerPlan(name, input_shape, output_shape, parameters, buffers, make, kind.input_limit(fields))
+
+
+def _checked_buffer(kind: type[Layer], name: str, announced: Any) -> tuple[ShapeTuple, np.dtype[Any] | None]:
+    try:
+        shape, dtype = announced
+        return tuple(map(int, shape)), None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        msg = f"{kind.__name__}.infer_buffers: expected (shape, dtype or None) of {name}, got {announced!r}"
+        raise SpecnetError(msg) from None
+
+
+def _make_layer(kind: type[Layer], fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Layer:
+    try:
+        return kind.from_document(fields, parameters)
+    except TypeError as error:
+        msg = f"{kind.__name__}.from_document cannot make the layer of the document's keys and arrays: {error}"
+        raise SpecnetError(msg) from error
 
 
 Planner = Callable[[ShapeTuple], LayerPlan]

@@ -228,7 +228,11 @@ def test_faults_inside_have_their_paths_and_come_all_at_once():
             "layers[0]",
             "inputs of one kind",
         ),
-        ([{"type": "tanh"}, {"type": "standardize"}], "layers[1]", "the model's first layer; give its values"),
+        (
+            [{"type": "tanh"}, {"type": "standardize"}],
+            "layers[1]",
+            "must be the model's first layer: without values it is fitted",
+        ),
         ([{"type": "sequential", "layers": [{"type": "standardize"}]}], "layers[0].layers[0]", "first layer"),
         ([{"type": "standardize", "mean": 1}], "layers[0]", "std is missing"),
         (

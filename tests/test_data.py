@@ -10,7 +10,7 @@ import pytest
 
 import specnet
 from specnet import DataError
-from specnet.data.conform import fit_inputs, fit_targets
+from specnet.data.conform import conform_inputs, conform_targets
 from specnet.data.files import read_array, read_rows
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
@@ -135,12 +135,12 @@ def test_files_that_are_none(tmp_path):
 )
 def test_inputs_that_do_not_fit(raw, words):
     with pytest.raises(DataError, match=words) as caught:
-        fit_inputs(raw, SPEC, "d.npz")
+        conform_inputs(raw, SPEC, "d.npz")
     assert str(caught.value).startswith("d.npz: inputs")
 
 
 def test_inputs_that_fit():
-    fitted = fit_inputs(X.astype(np.uint8), SPEC, "d")
+    fitted = conform_inputs(X.astype(np.uint8), SPEC, "d")
     assert fitted.dtype == np.float32
     assert fitted.flags.c_contiguous
 
@@ -160,29 +160,36 @@ def test_inputs_that_fit():
 )
 def test_classes_that_do_not_fit(raw, words):
     with pytest.raises(DataError, match=words):
-        fit_targets(raw, NAMED, SoftmaxCrossEntropy(), 6, "d.npz")
+        conform_targets(raw, NAMED, SoftmaxCrossEntropy(), 6, "d.npz")
 
 
 def test_text_needs_labels():
     with pytest.raises(DataError, match=r"a, b, c, .*labels"):
-        fit_targets(np.array(list("abcabc")), SPEC, SoftmaxCrossEntropy(), 6, "d.npz")
-    assert fit_targets(np.array(list("abcabc")), NAMED, SoftmaxCrossEntropy(), 6, "d").tolist() == [0, 1, 2, 0, 1, 2]
+        conform_targets(np.array(list("abcabc")), SPEC, SoftmaxCrossEntropy(), 6, "d.npz")
+    assert conform_targets(np.array(list("abcabc")), NAMED, SoftmaxCrossEntropy(), 6, "d").tolist() == [
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+    ]
 
 
 def test_targets_that_fit():
     for raw in (Y, Y.astype(np.uint8), Y.astype(float), Y[:, None]):
-        fitted = fit_targets(raw, SPEC, SoftmaxCrossEntropy(), 6, "d")
+        fitted = conform_targets(raw, SPEC, SoftmaxCrossEntropy(), 6, "d")
         assert fitted.dtype == np.int64
         assert fitted.tolist() == Y.tolist()
     single = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 1}])
-    assert fit_targets(Y, single, MeanSquaredError(), 6, "d").shape == (6, 1)
+    assert conform_targets(Y, single, MeanSquaredError(), 6, "d").shape == (6, 1)
     with pytest.raises(DataError, match=r"\(batch, 3\), got \(6,\)"):
-        fit_targets(Y, SPEC, MeanSquaredError(), 6, "d")
+        conform_targets(Y, SPEC, MeanSquaredError(), 6, "d")
     with pytest.raises(DataError, match="got nan"):
-        fit_targets(np.array([[np.nan]] * 6), single, MeanSquaredError(), 6, "d")
-    assert fit_targets(Y / 2, single, BinaryCrossEntropy(), 6, "d").max() == 1
+        conform_targets(np.array([[np.nan]] * 6), single, MeanSquaredError(), 6, "d")
+    assert conform_targets(Y / 2, single, BinaryCrossEntropy(), 6, "d").max() == 1
     with pytest.raises(DataError, match=r"d: targets: row 3, column 1: binary_cross_entropy .* from 0 to 1, got 2"):
-        fit_targets(Y, single, BinaryCrossEntropy(), 6, "d")
+        conform_targets(Y, single, BinaryCrossEntropy(), 6, "d")
 
 
 def experiment(train, **data):
@@ -293,6 +300,6 @@ def test_tables_need_an_extra(tmp_path, monkeypatch):
 
 def test_numbers_that_are_names_of_classes():
     spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}], labels=["3", "5", "9"])
-    assert fit_targets(np.array([9, 3, 5]), spec, SoftmaxCrossEntropy(), 3, "d").tolist() == [2, 0, 1]
+    assert conform_targets(np.array([9, 3, 5]), spec, SoftmaxCrossEntropy(), 3, "d").tolist() == [2, 0, 1]
     with pytest.raises(DataError, match=r'row 2: "4" is not one of the labels'):
-        fit_targets(np.array([9, 4, 5]), spec, SoftmaxCrossEntropy(), 3, "d")
+        conform_targets(np.array([9, 4, 5]), spec, SoftmaxCrossEntropy(), 3, "d")

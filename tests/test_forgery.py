@@ -178,7 +178,7 @@ def with_dataset(path, value):
 def replaced(path, value):
     def change(datasets, attributes):
         (index,) = [i for i, entry in enumerate(datasets) if entry.path == path]
-        datasets[index] = layout.Dataset(path, value)
+        datasets[index] = layout.Entry(path, value)
 
     return change
 

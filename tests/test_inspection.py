@@ -52,7 +52,7 @@ def trained(folder, **training):
 @given(st.lists(st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, math.nan, math.inf]), max_size=50))
 def test_statistics_are_numpys(values):
     array = np.array(values, np.float32)
-    found = inspection.describe(array)
+    found = inspection.array_statistics(array)
     finite = array[np.isfinite(array)].astype(float)
     assert found.not_finite == len(array) - len(finite)
     assert found.zeros == (float(np.mean(array == 0)) if len(array) else 0)
@@ -66,7 +66,7 @@ def test_statistics_are_numpys(values):
 
 def test_statistics_of_an_array_of_many_pieces():
     array = np.random.default_rng(0).normal(1000, 1, size=3 * 2**20 + 17)
-    found = inspection.describe(array)
+    found = inspection.array_statistics(array)
     assert found.mean == pytest.approx(array.mean(), rel=1e-12)
     assert found.std == pytest.approx(array.std(), rel=1e-9)
 
@@ -362,7 +362,7 @@ def test_json_of_the_data_classes_is_plain(tmp_path):
 )
 def test_odd_numbers_are_described_without_a_fault(values):
     array = np.array(values)
-    found = inspection.describe(array)
+    found = inspection.array_statistics(array)
     if values:
         assert (found.low, found.high) == (min(values), max(values))
         assert found.mean == pytest.approx(np.mean(array / 4) * 4, rel=1e-12, abs=1e-300)

@@ -12,7 +12,7 @@ from specnet.document.canonical import canonical_json, sha256_of
 from specnet.document.json_text import MAX_BYTES, parse_json
 
 
-def fault(text):
+def problem(text):
     """The first problem of a text as (line, column, message)."""
     with pytest.raises(specnet.SpecError) as caught:
         parsed = parse_json(text)
@@ -53,7 +53,7 @@ def fault(text):
     ],
 )
 def test_refused_with_line_and_column(text, line, column, word):
-    found = fault(text)
+    found = problem(text)
     assert found[:2] == (line, column), found
     assert word in found[2]
 
@@ -71,7 +71,7 @@ def test_refused_with_line_and_column(text, line, column, word):
 )
 def test_excess_is_answered_at_once(text):
     began = time.monotonic()
-    fault(text)
+    problem(text)
     assert time.monotonic() - began < 5
 
 
@@ -81,7 +81,7 @@ def test_a_duplicate_key_is_told_once():
 
 
 def test_size_is_bounded():
-    assert "bytes" in fault(b" " * (MAX_BYTES + 1))[2]
+    assert "bytes" in problem(b" " * (MAX_BYTES + 1))[2]
 
 
 def test_every_fault_of_the_text_is_found():

@@ -336,15 +336,15 @@ def test_two_models_in_two_threads_do_not_disturb_each_other():
         specnet.fit(model, x, y, loss="softmax_cross_entropy", epochs=20)
         found[seed] = hashlib.sha256(b"".join(v.tobytes() for v in model.parameters.values())).hexdigest()
 
-    alone, together = {}, {}
+    alone, collectively = {}, {}
     for seed in (1, 2):
         run(seed, alone)
-    threads = [threading.Thread(target=run, args=(seed, together)) for seed in (1, 2)]
+    threads = [threading.Thread(target=run, args=(seed, collectively)) for seed in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert together == alone
+    assert collectively == alone
 
 
 def test_the_hook_builds_and_does_without(tmp_path, root, monkeypatch):

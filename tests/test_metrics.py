@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from specnet.training.epoch_metrics import Tally
+from specnet.training.epoch_metrics import EpochMetrics
 from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from specnet.training.metrics import METRICS, MONITORS, greater_is_better, short_name
 
@@ -13,13 +13,13 @@ RNG = np.random.default_rng(3)
 def measured(kind, outputs, targets, loss, parts=(13, 14, 70), **settings):
     """Measure through a tally, in uneven parts."""
     spec = METRICS[kind](**settings)
-    tally = Tally([spec], outputs.shape[1:], loss)
+    epoch_metrics = EpochMetrics([spec], outputs.shape[1:], loss)
     start = 0
     for stop in (*parts, len(outputs)):
-        tally.begin(outputs[start:stop], targets[start:stop], 5)
-        tally.add(0.0, stop - start, stop - start)
+        epoch_metrics.begin(outputs[start:stop], targets[start:stop], 5)
+        epoch_metrics.add(0.0, stop - start, stop - start)
         start = stop
-    return tally.values()[kind]
+    return epoch_metrics.values()[kind]
 
 
 def classes(count=5, rows=200, seed=0, ties=False):
@@ -91,14 +91,14 @@ def test_where_a_run_is_saved_does_not_matter(kind):
     if not METRICS[kind].needs_classes:
         targets, loss = RNG.normal(size=outputs.shape), MeanSquaredError()
     specs = [METRICS[kind](k=3) if kind == "top_k_accuracy" else METRICS[kind]()]
-    whole, cut = Tally(specs, (5,), loss), Tally(specs, (5,), loss)
+    whole, cut = EpochMetrics(specs, (5,), loss), EpochMetrics(specs, (5,), loss)
     whole.begin(outputs, targets, 10)
     for stop in range(10, 101, 10):
         whole.add(0.5, 10, stop)
     cut.begin(outputs, targets, 10)
     for stop in range(10, 41, 10):
         cut.add(0.5, 10, stop)
-    rest = Tally(specs, (5,), loss)
+    rest = EpochMetrics(specs, (5,), loss)
     rest.restore(cut.state())
     rest.begin(outputs[40:], targets[40:], 10)
     for stop in range(10, 61, 10):

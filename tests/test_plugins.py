@@ -163,7 +163,7 @@ def offer(tmp_path, monkeypatch):
 TOY = "import specnet\nfrom specnet.layers import Tanh\nclass ToySpec(specnet.LayerSpec):\n    layer = Tanh\n"
 
 
-def fault(kind):
+def problem(kind):
     """The one problem of a document with a layer of this type."""
     with pytest.raises(specnet.SpecError) as caught:
         ModelSpec(input_shape=(4,), layers=[{"type": kind}])
@@ -185,9 +185,9 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(offer, capsys):
         toy=TOY,
         toy_broken="raise RuntimeError('no licence')\n",
     )
-    assert "package toys: it fails to import: no licence" in fault("toy_broken")
-    assert "package toys: it fails to import" in fault("toy_absent")
-    assert "toy:specnet is no subclass of LayerSpec" in fault("toy_odd")
+    assert "package toys: it fails to import: no licence" in problem("toy_broken")
+    assert "package toys: it fails to import" in problem("toy_absent")
+    assert "toy:specnet is no subclass of LayerSpec" in problem("toy_odd")
     failures = [str(error) for error in load_plugins()]
     assert len(failures) == 3
     assert "toy_one" in registry.layer_types()
@@ -199,7 +199,7 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(offer, capsys):
 def test_a_name_taken_twice_is_refused(offer):
     offer("toy", {"toy_tanh": "toy:ToySpec", "relu": "toy:ToySpec"}, toy=TOY)
     offer("another", {"toy_tanh": "other:ToySpec"}, other=TOY)
-    assert "is offered by another and toy; uninstall all but one" in fault("toy_tanh")
+    assert "is offered by another and toy; uninstall all but one" in problem("toy_tanh")
     failures = " ".join(str(error) for error in load_plugins())
     assert "'relu' of the package toy: layer type 'relu' is taken by specnet.spec.layers.relu.ReluSpec" in failures
     assert ModelSpec(input_shape=(4,), layers=[{"type": "relu"}]).layers[0].layer is specnet.layers.Relu

@@ -10,7 +10,7 @@ import pytest
 
 import specnet
 from specnet import CheckpointError, DataError, SpecError
-from specnet.training.runs.run_folder import keep_older
+from specnet.training.runs.run_folder import rotate_checkpoints
 from tests.support import arrays_of, same_arrays
 
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_kept_stops_the_run(monkeypatch):
     Path("r/last.h5").write_bytes(b"x")
     monkeypatch.setattr(os, "link", broken)
     with pytest.raises(CheckpointError, match="older checkpoints cannot be kept: No space left"):
-        keep_older(Path("r"), 2, 5)
+        rotate_checkpoints(Path("r"), 2, 5)
 
 
 def test_the_history_is_a_table():

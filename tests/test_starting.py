@@ -8,7 +8,7 @@ import pytest
 
 import specnet
 from specnet import DataError, SpecnetError
-from specnet.training.runs.scaffold import start
+from specnet.training.runs.scaffold import scaffold
 
 pl = pytest.importorskip("polars", reason="polars is not installed")
 
@@ -29,7 +29,7 @@ def frame(rows=200, seed=0):
 
 def test_a_classifier_of_text():
     frame().drop("price", "flag", "count").write_csv("d.csv")
-    made = start("d.csv", "kind")
+    made = scaffold("d.csv", "kind")
     model = json.loads(Path("d.model.json").read_text())
     assert model["layers"][0] == {"type": "standardize"}
     assert model["labels"] == ["high", "low", "mid"]
@@ -44,7 +44,7 @@ def test_a_classifier_of_text():
 
 def test_a_regression_of_large_numbers():
     frame(600).drop("kind", "who").write_parquet("d.parquet")
-    made = start("d.parquet", "price", out="docs")
+    made = scaffold("d.parquet", "price", out="docs")
     assert made.experiment["data"]["train"]["path"] == "../d.parquet"
     assert made.experiment["training"]["loss"] == "mean_squared_error"
     result = specnet.train("docs/d.experiment.json", out="r")
@@ -54,14 +54,14 @@ def test_a_regression_of_large_numbers():
 @pytest.mark.parametrize(("target", "classes"), [("flag", None), ("count", ["3", "4", "5", "6"])])
 def test_numbers_of_a_few_values_are_classes(target, classes):
     frame().write_csv("d.csv")
-    made = start("d.csv", target, inputs=["a", "b"])
+    made = scaffold("d.csv", target, inputs=["a", "b"])
     assert made.model.get("labels") == classes
     assert made.model["layers"][-1]["units"] == len(classes or "01")
     assert specnet.train(made.experiment_path, overrides={"training.epochs": "2"}).finished
 
 
 def test_classes_counted_from_zero_need_no_labels(digits):
-    made = start(digits / "digits.npz", "y")
+    made = scaffold(digits / "digits.npz", "y")
     assert "labels" not in made.model
     assert made.model["input_shape"] == [64]
     history = specnet.train(made.experiment_path, overrides={"training.epochs": "3"}).history
@@ -71,7 +71,7 @@ def test_classes_counted_from_zero_need_no_labels(digits):
 def test_pictures_are_made_flat():
     rng = np.random.default_rng(0)
     np.savez("d.npz", x=rng.normal(size=(60, 4, 5)), y=rng.normal(size=60))
-    made = start("d.npz", "y")
+    made = scaffold("d.npz", "y")
     assert [layer["type"] for layer in made.model["layers"][:2]] == ["standardize", "flatten"]
     assert specnet.train(made.experiment_path, overrides={"training.epochs": "1"}).finished
 
@@ -79,7 +79,7 @@ def test_pictures_are_made_flat():
 def test_missing_values_are_filled_by_declaration():
     data = frame().with_columns(pl.when(pl.col("b") > 50).then(None).otherwise(pl.col("b")).alias("b"))
     data.write_csv("d.csv")
-    made = start("d.csv", "kind", inputs=["a", "b"])
+    made = scaffold("d.csv", "kind", inputs=["a", "b"])
     assert made.experiment["data"]["train"]["fill"] == {"b": data["b"].median()}
     assert "filled with the column's median: b" in made.notes[1]
     assert specnet.train(made.experiment_path, overrides={"training.epochs": "1"}).finished
@@ -88,17 +88,17 @@ def test_missing_values_are_filled_by_declaration():
 def test_what_cannot_be_begun_with():
     frame().write_csv("d.csv")
     with pytest.raises(DataError, match=r'no column "kin"; did you mean "kind"'):
-        start("d.csv", "kin")
+        scaffold("d.csv", "kin")
     with pytest.raises(DataError, match='"who": expected a number'):
-        start("d.csv", "kind", inputs=["a", "who"])
+        scaffold("d.csv", "kind", inputs=["a", "who"])
     with pytest.raises(DataError, match="every row has the target 1"):
-        start("d.csv", "same")
-    start("d.csv", "kind")
+        scaffold("d.csv", "same")
+    scaffold("d.csv", "kind")
     before = Path("d.model.json").read_text()
     with pytest.raises(SpecnetError, match="there already; force"):
-        start("d.csv", "price")
+        scaffold("d.csv", "price")
     assert Path("d.model.json").read_text() == before
-    start("d.csv", "price", force=True)
+    scaffold("d.csv", "price", force=True)
     frame(5).write_csv("few.csv")
     with pytest.raises(DataError, match="at least 10 rows"):
-        start("few.csv", "price")
+        scaffold("few.csv", "price")

@@ -91,7 +91,7 @@ def test_metrics_of_an_epoch_are_those_of_its_outputs():
 
     def watch(event):
         if event.kind == "step":
-            seen.append(event.run.tally.values())
+            seen.append(event.run.epoch_metrics.values())
 
     _, history = trained(
         batch_size=10, metrics=["accuracy", "f1", {"type": "top_k_accuracy", "k": 2}], listeners=[watch]

@@ -17,9 +17,9 @@ from specnet.data import large_arrays
 from specnet.data import streaming as stored
 from specnet.data.dataset import Dataset, Order
 from specnet.data.large_arrays import HDF5Array, NpyArray
-from specnet.data.prefetch import ahead
-from specnet.data.streaming import StoredRows
-from specnet.mpi.batch_shares import Share
+from specnet.data.prefetch import prefetch
+from specnet.data.streaming import StreamedDataset
+from specnet.mpi.batch_shares import BatchShare
 from specnet.mpi.world import World
 from tests.support import arrays_of, same_arrays
 
@@ -50,7 +50,7 @@ def rows_of(rows=500, path="x.npy"):
     array = NpyArray(Path(path)) if path.endswith("npy") else HDF5Array(
         Path(path), "x"
     )  # fmt: skip
-    return x, StoredRows(array, np.arange(rows), None, SPEC, path)
+    return x, StreamedDataset(array, np.arange(rows), None, SPEC, path)
 
 
 def document(shuffle=True, **entry):
@@ -165,8 +165,8 @@ def test_a_file_that_changes_during_a_run_ends_it(rows):
 
 def test_an_epoch_that_ends_too_soon_is_no_epoch(monkeypatch):
     files()
-    whole = StoredRows.blocks
-    monkeypatch.setattr(StoredRows, "blocks", lambda self, *a: (b.rows(slice(0, 16)) for b in whole(self, *a)))
+    whole = StreamedDataset.blocks
+    monkeypatch.setattr(StreamedDataset, "blocks", lambda self, *a: (b.rows(slice(0, 16)) for b in whole(self, *a)))
     with pytest.raises(DataError, match="the rows of epoch 1 ended after"):
         specnet.train(document(**NPY, in_memory=False), out="r")
 
@@ -178,7 +178,7 @@ def test_wide_rows_are_bounded_by_their_bytes(monkeypatch, dtype, order):
     width = 20_000
     np.save("x.npy", np.ones((400, width), dtype))
     spec = specnet.ModelSpec(input_shape=(width,), layers=[{"type": "affine", "units": 1}])
-    rows = StoredRows(NpyArray(Path("x.npy")), np.zeros(400), None, spec, "x.npy")
+    rows = StreamedDataset(NpyArray(Path("x.npy")), np.zeros(400), None, spec, "x.npy")
     assert max(len(part) for part in rows.in_order(1024)) * width * 4 <= 2**20
     largest = max(len(block) for block in rows.blocks(8, order))
     assert largest * width * 4 <= 4 * 2**20
@@ -209,7 +209,7 @@ def test_processes_read_their_rows_alone(monkeypatch, path, count, order, gap):
     monkeypatch.setattr(rows._file, "read", lambda *given: spans.extend(given) or read(*given))
     found, seen = np.full_like(x, np.nan), 0
     for rank in range(count):
-        share, at = Share(Several(rank, count), 16), 0
+        share, at = BatchShare(Several(rank, count), 16), 0
         for block in rows.blocks(16, order, share=share):
             places = share.places(0, block.of, 16) + at
             assert np.array_equal(x[block.targets].astype("f4"), block.inputs)
@@ -236,7 +236,7 @@ def test_large_files_are_read_in_parts_by_themselves(monkeypatch):
     monkeypatch.setattr(large_arrays, "LARGE", 1000)
     kinds = []
     specnet.train(document(**NPY), out="r", listeners=[lambda event: kinds.append(type(event.run.data))])
-    assert set(kinds) == {StoredRows}
+    assert set(kinds) == {StreamedDataset}
     specnet.train(document(**NPY, in_memory=True), out="s", listeners=[lambda e: kinds.append(type(e.run.data))])
     assert kinds[-1] is Dataset
 
@@ -245,7 +245,7 @@ def test_reading_ahead_ends_with_who_reads():
     def names():
         return [thread.name for thread in threading.enumerate() if "reading ahead" in thread.name]
 
-    endless = ahead(iter(range(10**9)))
+    endless = prefetch(iter(range(10**9)))
     assert [next(endless) for _ in range(3)] == [0, 1, 2]
     endless.close()
     deadline = time.monotonic() + 5
@@ -257,7 +257,7 @@ def test_reading_ahead_ends_with_who_reads():
         yield 1
         raise DataError("broken")
 
-    found = ahead(failing())
+    found = prefetch(failing())
     assert next(found) == 1
     with pytest.raises(DataError, match="broken"):
         next(found)

@@ -43,10 +43,8 @@ def check():
         class SquareSpec(specnet.LayerSpec):
             layer = layer_class
 
-            def parameters(self, input_shape):
-                from specnet.layerspec import ParameterSpec
-
-                return {"gain": ParameterSpec(input_shape[-1:], "ones")}
+            def parameters(self, shapes):
+                return {"gain": specnet.ParameterSpec("ones")}
 
         registry._registered.pop("square", None)
         specnet.register_layer("square")(SquareSpec)
@@ -274,12 +272,10 @@ def test_mistakes_of_a_layers_author_are_told(check, layer, words):
 
 
 def test_mistakes_in_what_a_document_announces_are_told():
-    from specnet.layerspec import ParameterSpec
-
     with pytest.raises(specnet.SpecnetError, match=r'unknown initializer .*did you mean "ones"'):
-        ParameterSpec((3,), "one")
-    with pytest.raises(specnet.SpecnetError, match="expected a shape"):
-        ParameterSpec(3, "ones")
+        specnet.ParameterSpec("one")
+    with pytest.raises(specnet.SpecnetError, match="two positive integers"):
+        specnet.ParameterSpec("ones", fans=(0, 3))
     for wrong in ("Bad Name!", "", 1, Square):
         with pytest.raises(specnet.SpecnetError, match="expected a type name"):
             specnet.register_layer(wrong)

@@ -242,9 +242,9 @@ def test_a_loss_that_is_no_number_is_not_the_best_for_ever(monkeypatch):
     real = loop.evaluate
 
     def some_nan(*arguments):
-        tally = real(*arguments)
-        tally.loss = next(losses) * tally.weight
-        return tally
+        epoch_metrics = real(*arguments)
+        epoch_metrics.loss = next(losses) * epoch_metrics.weight
+        return epoch_metrics
 
     monkeypatch.setattr(loop, "evaluate", some_nan)
     result = specnet.train(document(epochs=4), out="r")

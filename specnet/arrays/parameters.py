@@ -19,7 +19,7 @@ Array: TypeAlias = npt.NDArray[np.floating]
 ShapeTuple: TypeAlias = tuple[int, ...]
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """A span of parameters that lie side by side in memory and are treated alike: 1-D views, not copies."""
 
     value: Array
@@ -50,7 +50,7 @@ class Parameters:
             values = _views(self.value_vector, shapes)
         self.values: dict[str, Array] = dict(values)
 
-    def runs(self, group: Callable[[str], Hashable] = lambda _name: None) -> Iterator[Run]:
+    def spans(self, group: Callable[[str], Hashable] = lambda _name: None) -> Iterator[Span]:
         """Yield the longest spans of neighbours whose names `group` maps to the same key."""
         offset = 0
         separate = self.value_vector is None
@@ -61,7 +61,7 @@ class Parameters:
                 value = self.values[names[0]].reshape(-1)
             else:
                 value = self.value_vector[offset : offset + size]
-            yield Run(value, self.gradient_vector[offset : offset + size], offset, key)
+            yield Span(value, self.gradient_vector[offset : offset + size], offset, key)
             offset += size
 
     def named(self, vector: Array) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 
 
 def philox(seed: int, name: str) -> np.random.Philox:
@@ -46,7 +46,7 @@ class Draws:
     seed: int = 0
     step: int = 0
     first_row: int = 0
-    world: World = ALONE
+    world: World = SINGLE
     _generators: dict[tuple[int, str], np.random.Philox] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, rows: int, width: int) -> npt.NDArray[np.uint32]:

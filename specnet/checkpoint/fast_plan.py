@@ -8,7 +8,7 @@ there, and everything that is out of the ordinary, goes through full validation,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from specnet.composite import Composite
 from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError, ShapeError, SpecError
 from specnet.layers import built_in
-from specnet.plan import MAX_LAYERS, LayerPlan, ModelPlan, Planner, element_limit, fold, identity_of
+from specnet.plan import MAX_LAYERS, LayerPlan, ModelPlan, Planner, element_limit, fold, identity_of, plan_layer
 
 if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
@@ -31,9 +31,6 @@ MODERATE = 1e30
 
 
 _UNSUPPORTED = ("unknown_layer", "plugin", "newer_format")
-
-
-_FIRST = ("embedding", "standardize")
 
 
 PLAIN_COMPOSITES = 8
@@ -159,9 +156,10 @@ def _plain(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = Non
         kind = built_in(entry["type"])
         if kind is None or entry.keys() != _layer_keys()[entry["type"]] or not _moderate(entry):
             return False
-        if entry["type"] in _FIRST and entry is not first:
-            return False
-        if issubclass(kind, Composite) and not _plain([inner for _, inner in kind.lists(entry)]):
+        if issubclass(kind, Composite):
+            if not _plain([inner for _, inner in kind.lists(entry)]):
+                return False
+        elif entry is not first and (kind.input_limit(entry) is not None or kind.must_be_first(entry)):
             return False
     return True
 
@@ -190,11 +188,8 @@ def _plan_layer(entry: dict[str, Any], input_shape: ShapeTuple) -> LayerPlan:
     assert kind is not None
     if issubclass(kind, Composite):
         return kind.plan(entry["name"], _planners([inner for _, inner in kind.lists(entry)]), input_shape)
-    fields: Mapping[str, Any] = {key: value for key, value in entry.items() if key not in ("type", "name")}
-    parameters, output_shape = kind.infer(fields, input_shape)
-    buffers, limit = kind.infer_buffers(fields, input_shape), kind.input_limit(fields)
-    make = partial(kind.from_document, fields)
-    return LayerPlan(entry["name"], input_shape, output_shape, parameters, buffers, make, limit)
+    fields = {key: value for key, value in entry.items() if key not in ("type", "name")}
+    return plan_layer(kind, entry["name"], fields, input_shape)
 
 
 def _output_sizes(layers: Iterable[LayerPlan]) -> Iterator[int]:

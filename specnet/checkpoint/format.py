@@ -45,7 +45,7 @@ _PATH = re.compile(r"(/[A-Za-z0-9_.-]{1,2000}){1,250}")
 Value = npt.NDArray[Any] | bytes
 
 
-class Dataset(NamedTuple):
+class Entry(NamedTuple):
     """One dataset: its path, and what it holds (text as UTF-8 bytes)."""
 
     path: str
@@ -73,7 +73,7 @@ def array_path(name: str, kind: str) -> str:
     return "".join(f"/layers/{layer}" for layer in layers) + f"/{kind}/{array}"
 
 
-def dataset(path: str, value: object) -> Dataset:
+def dataset(path: str, value: object) -> Entry:
     """Bring a value into the form in which it is stored. Raises ValueError for what the format does not know."""
     stored: Value
     if not _PATH.fullmatch(path):
@@ -96,7 +96,7 @@ def dataset(path: str, value: object) -> Dataset:
     if not (stored if isinstance(stored, bytes) else stored.size):
         msg = f"{path}: an empty value cannot be stored"
         raise ValueError(msg)
-    return Dataset(path, stored)
+    return Entry(path, stored)
 
 
 def digest(value: Value | memoryview) -> str:
@@ -109,7 +109,7 @@ def content_digest(rows: Iterator[tuple[str, str, tuple[int, ...], str]]) -> str
     return sha256_of([list(row) for row in sorted(rows, key=lambda row: row[0].encode())])
 
 
-def run_datasets(state: Mapping[str, object]) -> Iterator[Dataset]:
+def run_datasets(state: Mapping[str, object]) -> Iterator[Entry]:
     """Yield the datasets of a run's state, whose keys are paths below /training."""
     for key, value in state.items():
         yield dataset(f"{TRAINING}/{key}", value)

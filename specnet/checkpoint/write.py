@@ -23,7 +23,7 @@ from specnet.checkpoint.hdf5.structure import walk_structure
 from specnet.checkpoint.plugins import plugin_records
 from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointError
-from specnet.files.atomic import NotDurableError, begin_bringing, replace_file, reserve, write_at
+from specnet.files.atomic import NotDurableError, replace_file, reserve, start_writeback, write_at
 from specnet.files.hdf5_pages import placed_early, text_type
 from specnet.files.sparse import PAGE, SparseFile
 from specnet.model import Model
@@ -85,7 +85,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
                 if len(entry.data) >= LARGE:
                     write_at(descriptor, offset, entry.data)
                     if large:  # the disk works while the rest is written and hashed
-                        begin_bringing(descriptor, offset, len(entry.data))
+                        start_writeback(descriptor, offset, len(entry.data))
             found = digests.finish()
         for offset, page in skeleton.pages(datasets, found):
             write_at(descriptor, offset, page)
@@ -109,7 +109,7 @@ def _no_memory(path: str | os.PathLike[str]) -> CheckpointError:
     return CheckpointError(f"{os.fspath(path)}: not saved: there is not enough memory; what was there before is intact")
 
 
-def _datasets(model: Model) -> Iterator[layout.Dataset]:
+def _datasets(model: Model) -> Iterator[layout.Entry]:
     text = model.spec.to_json()
     parse_json(text.encode())  # what load would not read is not saved
     yield layout.dataset(layout.MODEL_SPEC, text)
@@ -125,7 +125,7 @@ def _datasets(model: Model) -> Iterator[layout.Dataset]:
         yield layout.dataset(layout.PLUGINS, plugins)
 
 
-def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[str, int | str]:
+def _root_attributes(model: Model, datasets: Sequence[layout.Entry]) -> dict[str, int | str]:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given and not (given.isdecimal() and int(given) < YEAR_10000):
         msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {given!r:.40}"
@@ -144,7 +144,7 @@ def _root_attributes(model: Model, datasets: Sequence[layout.Dataset]) -> dict[s
     return attributes
 
 
-def _has_history(datasets: Sequence[layout.Dataset]) -> bool:
+def _has_history(datasets: Sequence[layout.Entry]) -> bool:
     return any(entry.path.startswith(f"{layout.HISTORY}/") for entry in datasets)
 
 
@@ -174,7 +174,7 @@ class _Cleaner(Reader):
 class _Skeleton:
     """The file but for its arrays, built by HDF5 in memory; the places of the arrays are known before their digests."""
 
-    def __init__(self, datasets: Sequence[layout.Dataset], root_attributes: Mapping[str, int | str]) -> None:
+    def __init__(self, datasets: Sequence[layout.Entry], root_attributes: Mapping[str, int | str]) -> None:
         bytearray(HDF5_MEMORY + HDF5_MEMORY_EACH * len(datasets))  # where that is not to be had, HDF5 would crash
         self._memory = SparseFile()
         self._made: set[str] = set()  # paths of the groups
@@ -218,7 +218,7 @@ class _Skeleton:
                 self._made.add(path)
         return self._groups[path]
 
-    def pages(self, datasets: Sequence[layout.Dataset], found: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
+    def pages(self, datasets: Sequence[layout.Entry], found: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
         """Put in the digests, and yield what is left to be written: offset, bytes. Data of LARGE arrays have been."""
         for entry in datasets:
             folder, _, name = entry.path.rpartition("/")
@@ -250,7 +250,7 @@ class _Skeleton:
         self._file.close()
 
 
-def _type(entry: layout.Dataset) -> h5t.TypeID:
+def _type(entry: layout.Entry) -> h5t.TypeID:
     return text_type(len(entry.value)) if isinstance(entry.value, bytes) else h5t.py_create(entry.value.dtype)
 
 

@@ -110,7 +110,7 @@ def run() -> None:
         finally:
             sys.stdout.flush()
     except SpecnetError as error:
-        if error.everywhere and not is_first():
+        if error.collective and not is_first():
             time.sleep(GRACE)  # some launchers end all where one ends, before the first has told it
         else:
             report_errors(error)

@@ -25,10 +25,10 @@ def init(
 
     Example: specnet init --data iris.csv --target species
     """
-    from specnet.training.runs.scaffold import start  # noqa: PLC0415 - needed here only
+    from specnet.training.runs.scaffold import scaffold  # noqa: PLC0415 - needed here only
 
     names = inputs.split(",") if inputs and "," in inputs else inputs
-    made = start(data, target, inputs=names, out=out, force=force)
+    made = scaffold(data, target, inputs=names, out=out, force=force)
     if json:
         files = {"model": str(made.model_path), "experiment": str(made.experiment_path)}
         print_json({**files, "notes": made.notes})

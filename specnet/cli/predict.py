@@ -18,7 +18,7 @@ from specnet.prediction.predict import Prediction, predict_file
 from specnet.prediction.writers import write_prediction
 
 if TYPE_CHECKING:
-    from specnet.prediction.streaming import Scored
+    from specnet.prediction.streaming import StreamedPrediction
 
 SHOWN_ROWS = 10
 
@@ -43,19 +43,19 @@ def predict(
 
     Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
     """
-    from specnet.prediction.streaming import can_score, score_file  # noqa: PLC0415 - needed here only
+    from specnet.prediction.streaming import can_stream, predict_stream  # noqa: PLC0415 - needed here only
 
     with joined(mpi, "stopped; no predictions are written") as (world, _):
-        world.together(lambda: _keep_apart(checkpoint, data, out))
-        if out is not None and targets is None and can_score(data, out, alone=world.size == 1):
-            model = world.together(lambda: load(checkpoint))
-            scored = score_file(model, data, out, inputs, logits=logits, world=world)
+        world.collectively(lambda: _keep_apart(checkpoint, data, out))
+        if out is not None and targets is None and can_stream(data, out, alone=world.size == 1):
+            model = world.collectively(lambda: load(checkpoint))
+            streamed = predict_stream(model, data, out, inputs, logits=logits, world=world)
             if world.rank == 0:
-                _tell_scored(scored, data, out, json=json)
+                _show_streamed(streamed, data, out, json=json)
             return
         if world.size > 1:
             msg = "under MPI, predict reads a .npy or .h5 file and writes one (--out), without --targets"
-            raise world.everywhere(DataError(msg))
+            raise world.mark_collective(DataError(msg))
     model = load(checkpoint)
     table = kind_of(Path(data)) in TABLES
     columns, wanted = (
@@ -84,12 +84,12 @@ def _keep_apart(checkpoint: str, data: str, out: str | None) -> None:
             raise DataError(msg)
 
 
-def _tell_scored(scored: Scored, data: str, out: str, *, json: bool) -> None:
-    for told in scored.notes:
+def _show_streamed(streamed: StreamedPrediction, data: str, out: str, *, json: bool) -> None:
+    for told in streamed.notes:
         note(f"{data}: {told}")
-    note(f"{out}: {scored.rows} rows")
+    note(f"{out}: {streamed.rows} rows")
     if json:
-        print_json({"rows": scored.rows, "metrics": {}})
+        print_json({"rows": streamed.rows, "metrics": {}})
 
 
 def _rows(prediction: Prediction) -> list[dict[str, object]]:

@@ -113,7 +113,7 @@ def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, 
     try:
         yield world, ending
     except SpecnetError as error:
-        if not error.everywhere:
+        if not error.collective:
             _end(world, "\n".join(error_lines(error)), 1)
         if world.rank == 0:
             raise

@@ -87,7 +87,7 @@ class BarProgress:
             name = f"epoch {run.epoch + 1}/{run.training.epochs}"
             self._task = self._progress.add_task(name, total=run.batches, rate="", metrics="")
         rate = (run.batch - self._began_at) * run.training.step_rows / max(now - self._began, 1e-9)
-        shown = {"rate": f"{rate:,.0f} rows/s", "metrics": metrics_text(run.tally.values())}
+        shown = {"rate": f"{rate:,.0f} rows/s", "metrics": metrics_text(run.epoch_metrics.values())}
         self._progress.update(self._task, completed=run.batch, **shown)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from specnet.cli.documents import Json
 from specnet.cli.output import note, print_json, print_table
 from specnet.cli.processes import Ending, Mpi, Stop
 from specnet.mpi.communicator import launched_executor, launched_world
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 
 if TYPE_CHECKING:
     from specnet.training.loop import Event
@@ -65,7 +65,7 @@ def sweep(
         return made
 
     world = launched_world(wanted=mpi)
-    made = _here(plan(), jobs, quiet=quiet) if world is ALONE else _under_mpi(world, plan, quiet=quiet)
+    made = _here(plan(), jobs, quiet=quiet) if world is SINGLE else _under_mpi(world, plan, quiet=quiet)
     if made is None:  # a worker
         return
     ranked = made.ranked()

@@ -62,7 +62,7 @@ def train(
     with joined(mpi) as (world, ending):
         if dry_run:
             if world.rank == 0:
-                _rehearse(experiment, overrides, json=json)
+                _show_dry_run(experiment, overrides, json=json)
             return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
         with _told_as_json(json_lines and world.rank == 0), _stops_on_signals(ending) as stop:
@@ -149,11 +149,11 @@ def _table(history: dict[str, list[float]]) -> None:
     print_table(["Metric", "Last", "Best", "Epoch"], rows, numbers=[1, 2, 3])
 
 
-def _rehearse(experiment: str, overrides: dict[str, str], *, json: bool) -> None:
+def _show_dry_run(experiment: str, overrides: dict[str, str], *, json: bool) -> None:
     """Print what a run would be."""
-    from specnet.training.runs.dry_run import rehearse  # noqa: PLC0415 - needed here only
+    from specnet.training.runs.dry_run import dry_run  # noqa: PLC0415 - needed here only
 
-    found = rehearse(experiment, overrides)
+    found = dry_run(experiment, overrides)
     if json:
         print_json(dataclasses.asdict(found))
         return

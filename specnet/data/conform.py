@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
 from specnet.data.raw import RawArray
-from specnet.document.messages import nearest
+from specnet.document.messages import suggestion
 from specnet.errors import DataError
 from specnet.spec.model_spec import ModelSpec
 
@@ -50,7 +50,7 @@ def refuse_lost_digits(raw: RawArray, values: RawArray, source: str, names: Sequ
             raise DataError(msg)
 
 
-def fit_inputs(
+def conform_inputs(
     raw: RawArray,
     spec: ModelSpec,
     source: str,
@@ -98,7 +98,7 @@ def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0,
     return values
 
 
-def fit_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int, source: str) -> RawArray:
+def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int, source: str) -> RawArray:
     """Bring targets into the form the loss takes: class indices (int64), or numbers of the output's shape.
 
     Text is looked up in the model's `labels`. Raises DataError.
@@ -164,7 +164,7 @@ def _by_label(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
     for index, name in enumerate(labels.tolist()):
         if name not in places:
             row = int(np.argmax(which == index))
-            msg = f'{source}: row {row + 1}: "{name}" is not one of the labels{nearest(name, spec.labels)}'
+            msg = f'{source}: row {row + 1}: "{name}" is not one of the labels{suggestion(name, spec.labels)}'
             raise DataError(msg)
     return np.array([places[name] for name in labels.tolist()], np.int64)[which].reshape(raw.shape)
 
@@ -195,7 +195,7 @@ def labels_of(raw: RawArray | None, spec: ModelSpec, loss: TargetRules, source: 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12
 
 
-def fit_weights(raw: RawArray | None, spec: ModelSpec, rows: int, source: str) -> RawArray | None:
+def conform_weights(raw: RawArray | None, spec: ModelSpec, rows: int, source: str) -> RawArray | None:
     """Bring the weights of rows into the model's dtype; they have to be positive. Raises DataError."""
     if raw is None:
         return None

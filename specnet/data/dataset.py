@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from specnet.arrays.randomness import permutation
 from specnet.data.raw import RawArray
-from specnet.mpi.batch_shares import Share
+from specnet.mpi.batch_shares import BatchShare
 
 PART_BYTES = 2**24
 """Bytes of inputs that are looked at or evaluated at once, at most."""
@@ -65,7 +65,9 @@ class Dataset:
         for start in range(first, stop, rows):
             yield self.rows(slice(start, min(start + rows, stop)))
 
-    def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
+    def blocks(
+        self, size: int, order: Order | None, first: int = 0, share: BatchShare | None = None
+    ) -> Iterator[Dataset]:
         """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
         With `share`, a process's part of each. A block may be written over when the next one is asked for.
@@ -88,7 +90,7 @@ class Dataset:
             weights = None if self.weights is None else self.weights[rows]
             yield Dataset(inputs, self.targets[rows], weights)
 
-    def _shared_blocks(self, size: int, order: Order | None, first: int, share: Share) -> Iterator[Dataset]:
+    def _shared_blocks(self, size: int, order: Order | None, first: int, share: BatchShare) -> Iterator[Dataset]:
         """Yield a process's part of the blocks; no other row is looked at."""
         count = len(self)
         step = size * max(BLOCK_BYTES // (size * max(self.inputs[:1].nbytes, 1)), 1) * share.world.size

@@ -15,7 +15,7 @@ from specnet.data.files import array_name, open_hdf5, pick_dataset
 from specnet.data.raw import RawArray, guarded, kind_of
 from specnet.errors import DataError
 
-Span = tuple[int, int]
+RowRange = tuple[int, int]
 """Rows from the first number to before the second."""
 
 
@@ -39,7 +39,7 @@ class LargeArray(ABC):
         found = self.path.stat()
         return found.st_size, found.st_mtime_ns, found.st_ino
 
-    def read(self, *spans: Span) -> list[RawArray]:
+    def read(self, *spans: RowRange) -> list[RawArray]:
         """Read the rows of each span. Raises DataError, also for a file that has changed."""
         values: list[RawArray] = guarded(self.path, lambda: list(self._read(spans)))
         lengths = [stop - start for start, stop in spans]
@@ -49,7 +49,7 @@ class LargeArray(ABC):
         return values
 
     @abstractmethod
-    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]: ...
+    def _read(self, spans: Sequence[RowRange]) -> Iterator[RawArray]: ...
 
 
 class NpyArray(LargeArray):
@@ -71,7 +71,7 @@ class NpyArray(LargeArray):
                 raise DataError(msg)
             return shape, dtype, file.tell()
 
-    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]:
+    def _read(self, spans: Sequence[RowRange]) -> Iterator[RawArray]:
         row = math.prod(self.shape[1:])
         with self.path.open("rb", buffering=0) as file:
             for start, stop in spans:
@@ -96,7 +96,7 @@ class HDF5Array(LargeArray):
             stored = pick_dataset(self.path, file, self.name)
             return stored.shape, stored.dtype, stored.chunks[0] if stored.chunks else 1
 
-    def _read(self, spans: Sequence[Span]) -> Iterator[RawArray]:
+    def _read(self, spans: Sequence[RowRange]) -> Iterator[RawArray]:
         with open_hdf5(self.path) as file:
             stored = file[self.name]
             for start, stop in spans:

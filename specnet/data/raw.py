@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
-from specnet.document.messages import nearest
+from specnet.document.messages import suggestion
 from specnet.errors import DataError
 
 RawArray: TypeAlias = npt.NDArray[Any]
@@ -87,6 +87,6 @@ def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
     """Hold that a name is there. Raises DataError, with the nearest one."""
     names = list(names)
     if name not in names:
-        msg = f'{path}: there is no {what} "{name}"{nearest(name, names)}'
+        msg = f'{path}: there is no {what} "{name}"{suggestion(name, names)}'
         raise DataError(msg)
     return name

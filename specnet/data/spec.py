@@ -9,14 +9,21 @@ from typing import Annotated, Any, NamedTuple, Self
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from specnet.data.conform import TargetRules, fit_inputs, fit_targets, fit_weights, labels_of, refuse_lost_digits
+from specnet.data.conform import (
+    TargetRules,
+    conform_inputs,
+    conform_targets,
+    conform_weights,
+    labels_of,
+    refuse_lost_digits,
+)
 from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
 from specnet.data.large_arrays import LargeArray, open_large
 from specnet.data.raw import RawRows, kind_of
-from specnet.data.streaming import Rows, StoredRows
+from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
-from specnet.document.messages import fault, mismatch
+from specnet.document.messages import mismatch, problem
 from specnet.errors import DataError
 from specnet.fields import Flag, Text, expecting
 from specnet.spec.model_spec import ModelSpec
@@ -28,7 +35,7 @@ def _columns(value: Any) -> Any:
     if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
         twice = [name for name in value if value.count(name) > 1]
         if twice:
-            raise fault(f'"{twice[0]}" stands here twice', "duplicate_name")
+            raise problem(f'"{twice[0]}" stands here twice', "duplicate_name")
         return value
     if isinstance(value, str):
         return value
@@ -90,7 +97,7 @@ class DataEntry(Document):
     def _has_files(self) -> Self:
         if not self.path and (self.inputs is None or self.targets is None):
             message = "expected the key path, or files under inputs and targets; add one"
-            raise fault(message, "missing")
+            raise problem(message, "missing")
         return self
 
     def files(self) -> list[str]:
@@ -153,20 +160,20 @@ class RawEntry(NamedTuple):
         """Give the names of the classes: the model document's, or those that text targets name. Raises DataError."""
         return labels_of(self.rows.targets, spec, loss, self.target_source)
 
-    def fit(self, spec: ModelSpec, loss: TargetRules) -> Rows:
+    def fit(self, spec: ModelSpec, loss: TargetRules) -> AnyDataset:
         """Fit the rows to a model and its loss. Raises DataError."""
         raw, large = self.rows, self.large
         assert raw.targets is not None
         count = large.shape[0] if large is not None and large.shape else 0
-        x = fit_inputs(raw.inputs, spec, self.source, names=raw.names) if large is None else None
+        x = conform_inputs(raw.inputs, spec, self.source, names=raw.names) if large is None else None
         if x is not None:
             refuse_lost_digits(raw.inputs, x, self.source, raw.names)
         count = count if x is None else len(x)
-        y = fit_targets(raw.targets, spec, loss, count, self.target_source)
-        weights = fit_weights(raw.weights, spec, count, self.target_source)
+        y = conform_targets(raw.targets, spec, loss, count, self.target_source)
+        weights = conform_weights(raw.weights, spec, count, self.target_source)
         if x is None:
             assert large is not None
-            return StoredRows(large, y, weights, spec, self.source)
+            return StreamedDataset(large, y, weights, spec, self.source)
         return Dataset(x, y, weights, raw.names)
 
 

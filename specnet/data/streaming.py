@@ -14,13 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from specnet.arrays.randomness import permutation
-from specnet.data.conform import fit_inputs
+from specnet.data.conform import conform_inputs
 from specnet.data.dataset import Dataset, Features, Order, rows_digest
-from specnet.data.large_arrays import LargeArray, Span
-from specnet.data.prefetch import ahead
+from specnet.data.large_arrays import LargeArray, RowRange
+from specnet.data.prefetch import prefetch
 from specnet.data.raw import RawArray
 from specnet.errors import DataError
-from specnet.mpi.batch_shares import Share
+from specnet.mpi.batch_shares import BatchShare
 from specnet.spec.model_spec import ModelSpec
 
 CHUNK_BYTES = 2**24
@@ -34,7 +34,7 @@ GAP_BYTES = 2**17
 """Rows between those that a process needs are read, too, where they take no more; the system reads that far ahead."""
 
 
-class StoredRows:
+class StreamedDataset:
     """Rows whose inputs stay in their file; targets and weights are in memory. What Dataset offers, it offers too.
 
     Making one reads all inputs once: every value is checked, and their range and fingerprint are taken.
@@ -71,11 +71,11 @@ class StoredRows:
         assert high is not None
         return Features(low.astype(np.float64), high.astype(np.float64)), hasher.hexdigest(), values[:0].copy()
 
-    def _read(self, *spans: Span) -> Iterator[RawArray]:
+    def _read(self, *spans: RowRange) -> Iterator[RawArray]:
         for (start, _), values in zip(spans, self._file.read(*spans), strict=True):
-            yield fit_inputs(values, self._spec, self._source, first_row=start)
+            yield conform_inputs(values, self._spec, self._source, first_row=start)
 
-    def _parts(self, *spans: Span) -> Iterator[Dataset]:
+    def _parts(self, *spans: RowRange) -> Iterator[Dataset]:
         for (start, stop), inputs in zip(spans, self._read(*spans), strict=True):
             weights = None if self.weights is None else self.weights[start:stop]
             yield Dataset(inputs, self.targets[start:stop], weights)
@@ -86,17 +86,19 @@ class StoredRows:
         rows = min(rows, max(CHUNK_BYTES // self._row_bytes, 1))
         chunk = max(CHUNK_BYTES // (self._row_bytes * rows), 1) * rows
         spans = [(start, min(start + chunk, stop)) for start in range(first, stop, chunk)]
-        for part in ahead(part for span in spans for part in self._parts(span)):
+        for part in prefetch(part for span in spans for part in self._parts(span)):
             yield from part.in_order(rows)
 
-    def blocks(self, size: int, order: Order | None, first: int = 0, share: Share | None = None) -> Iterator[Dataset]:
+    def blocks(
+        self, size: int, order: Order | None, first: int = 0, share: BatchShare | None = None
+    ) -> Iterator[Dataset]:
         """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
         With `share`, a process's part of each, the only rows that are read but for what lies closely between them.
         """
-        return ahead(self._blocks(size, order, first, share))
+        return prefetch(self._blocks(size, order, first, share))
 
-    def _blocks(self, size: int, order: Order | None, first: int, share: Share | None) -> Iterator[Dataset]:
+    def _blocks(self, size: int, order: Order | None, first: int, share: BatchShare | None) -> Iterator[Dataset]:
         chunk = max(CHUNK_BYTES // (self._row_bytes * size), 1) * size
         whole = len(self) // chunk
         chunks = list(range(whole)) if order is None else _order(order, "chunks", whole).tolist()
@@ -115,7 +117,7 @@ class StoredRows:
                 yield replace(self._mixed(spans, places, share.places(first, count, size)), of=count - first)
             first = 0
 
-    def _mixed(self, spans: list[Span], places: RawArray, wanted: RawArray) -> Dataset:
+    def _mixed(self, spans: list[RowRange], places: RawArray, wanted: RawArray) -> Dataset:
         """Put the rows of some chunks where `places` says, one chunk in memory beside them; keep those `wanted`."""
         empty = (None if a is None else np.empty((len(wanted), *a.shape[1:]), a.dtype) for a in self._none)
         block = Dataset(*empty)  # type: ignore[arg-type]
@@ -136,7 +138,7 @@ class StoredRows:
                     block.weights[at] = rows.weights
         return block
 
-    def _needed(self, rows: RawArray) -> list[Span]:
+    def _needed(self, rows: RawArray) -> list[RowRange]:
         """Give the spans that are read for some rows, in order, of a chunk: they end where long gaps begin."""
         longest = max(GAP_BYTES // self._row_bytes, self._file.stride - 1)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) - 1 > longest) + 1)
@@ -163,7 +165,7 @@ class StoredRows:
         return self._features
 
 
-Rows = Dataset | StoredRows
+AnyDataset = Dataset | StreamedDataset
 
 
 def _order(order: Order, what: str, count: int) -> RawArray:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationErro
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, Finding, parse_json
-from specnet.document.messages import describe, fault, mismatch, nearest
+from specnet.document.messages import describe, mismatch, problem, suggestion
 from specnet.errors import KeyPath, Problem, SpecError, SpecnetError, path_text
 from specnet.files.paths import user_path
 
@@ -79,9 +79,9 @@ class Document(BaseModel):
         return schema
 
     @classmethod
-    def nested(cls, value: Any) -> Self:
+    def nested(cls, value: Any, context: object = None) -> Self:
         """Validate `value` inside another validation: raises Pydantic's ValidationError, whose paths nest."""
-        return super().model_validate(value)
+        return super().model_validate(value, context=context)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -223,18 +223,18 @@ def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, 
     last = error["loc"][-1] if error["loc"] else ""
     if kind == "extra_forbidden":
         names = [field.alias or name for name, field in cls.model_fields.items()]
-        return fault(f"unknown key{nearest(str(last), names) if hint else ''}", "unknown_key", at_key=True)
+        return problem(f"unknown key{suggestion(str(last), names) if hint else ''}", "unknown_key", at_key=True)
     if kind == "missing":
-        return fault("expected this key, it is missing; add it", "missing")
+        return problem("expected this key, it is missing; add it", "missing")
     if kind == "literal_error":
         names = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
         listed = " or ".join(f'"{name}"' for name in names)
-        near = nearest(value, names) if isinstance(value, str) else ""
+        near = suggestion(value, names) if isinstance(value, str) else ""
         near = near if near.startswith("; did") else ""
-        return fault(f"expected {listed}, got {describe(value)}{near}", "wrong_value")
+        return problem(f"expected {listed}, got {describe(value)}{near}", "wrong_value")
     if kind == "string_pattern_mismatch":
-        return fault(f"expected a name of the form {context['pattern']}, got {describe(value)}", "wrong_value")
+        return problem(f"expected a name of the form {context['pattern']}, got {describe(value)}", "wrong_value")
     if kind in _PHRASES:
         return mismatch(_PHRASES[kind], value, "wrong_type")
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return fault(f"{message[:1].lower()}{message[1:]}, got {describe(value)}", kind)
+    return problem(f"{message[:1].lower()}{message[1:]}, got {describe(value)}", kind)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from specnet.document.json_text import MAX_INTEGER
+from specnet.errors import KeyPath, PathKey
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
@@ -39,7 +41,7 @@ def describe(value: object) -> str:
     return f"a Python {type(value).__name__}"
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
+def suggestion(word: str, names: Iterable[str]) -> str:
     """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
     names = list(names)
     containing = [name for name in names if len(word) > 2 and word.lower() in name]
@@ -51,7 +53,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return "; valid: " + ", ".join(names) if names else ""
 
 
-def fault(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
+def problem(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
     """Make an error that a validator raises and that keeps its words on the way out."""
     return PydanticCustomError(code, "{message}", {"message": message, "at_key": at_key})
 
@@ -74,11 +76,24 @@ def _remedy(phrase: str, value: object) -> str:
 
 def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticCustomError:
     """Make the error `expected <phrase>, got <value>; <remedy>`."""
-    return fault(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
+    return problem(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
 
 
 def encodable(value: str) -> str:
     """Refuse text that UTF-8 cannot hold."""
     if any("\ud800" <= c <= "\udfff" for c in value):
-        raise fault("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
+        raise problem("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
     return value
+
+
+def reraised(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetails]:
+    """Yield the faults of an error, which are in our words already, below an outer path."""
+    for e in error.errors(include_url=False):
+        again = PydanticCustomError(e["type"], "{message}", e["ctx"])
+        yield InitErrorDetails(type=again, loc=(*outer, *e["loc"]), input=e["input"])
+
+
+def details(faults: Iterable[tuple[KeyPath, PydanticCustomError]], outer: KeyPath = ()) -> Iterator[InitErrorDetails]:
+    """Yield faults in the form that a ValidationError takes, below an outer path."""
+    for path, error in faults:
+        yield InitErrorDetails(type=error, loc=(*outer, *path), input=None)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from specnet.document.messages import fault, mismatch
+from specnet.document.messages import mismatch, problem
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -43,7 +43,7 @@ def migrated(document: Any, family: str) -> Any:
             document = migration(copy.deepcopy(dict(document)))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             told = f"this document of {family}/{version} cannot be brought to {family}/{version + 1}: {error!r}"
-            raise fault(told, "migration") from None
+            raise problem(told, "migration") from None
         version += 1
         document["format"] = f"{family}/{version}"
     return document
@@ -65,6 +65,6 @@ def check_format(value: Any, family: str) -> str:
         raise mismatch(f'"{current}"', value)
     if version > VERSIONS[family]:
         told = f'this specnet reads "{current}", the document is written for "{value}"; install a newer specnet'
-        raise fault(told, "newer_format")
+        raise problem(told, "newer_format")
     told = f'this specnet reads "{current}" and cannot bring "{value}" to it; an older specnet reads it'
-    raise fault(told, "older_format")
+    raise problem(told, "older_format")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.document.base import Document, JsonSchema
-from specnet.document.messages import describe, fault, mismatch, nearest
+from specnet.document.messages import describe, mismatch, problem, suggestion
 from specnet.errors import SpecnetError
 
 
@@ -42,46 +42,56 @@ class Tagged:
         return self.json_schema()
 
     def validate(self, value: Any) -> Any:
-        """Turn a name, an object or a ready document into what it stands for."""
+        """Return what a name, an object or a ready document stands for."""
         if isinstance(value, str):
-            return self._named(value)
+            if value in self.names_only:
+                return value
+            if self.shorthand and value in self.choices():
+                return self.choices()[value].nested({"type": value})
+        kind = self.resolve(value)
+        return value if isinstance(value, Document) else kind.nested(dict(value))
+
+    def resolve(self, value: Any) -> type[Document]:
+        """Return the class of an object or a ready document. Raises PydanticCustomError or ValidationError."""
+        if isinstance(value, str):
+            raise self._no_object(value)
         if isinstance(value, Document):
             if type(value) in self.choices().values():
-                return value
+                return type(value)
             raise mismatch(f"a {self.what}", value, "wrong_type")
         if not isinstance(value, Mapping):
             raise mismatch(f"an object with the {self.what}'s type", value, "wrong_type")
         if "type" not in value:
             known = ", ".join(self.choices())
-            raise fault(f'expected the key "type" (one of {known}), it is missing; add it', "missing")
+            raise problem(f'expected the key "type" (one of {known}), it is missing; add it', "missing")
         name = value["type"]
         try:
-            found = self.find(name) if isinstance(name, str) else None
+            kind = self.find(name) if isinstance(name, str) else None
         except SpecnetError as error:
-            raise fault(str(error), "plugin") from None
-        if found is None:
+            raise problem(str(error), "plugin") from None
+        if kind is None:
             raise self._unknown_type(name)
-        return found.nested(dict(value))
+        return kind
 
-    def _named(self, name: str) -> Any:
-        if name in self.names_only:
-            return name
-        if self.shorthand and name in self.choices():
-            return self.choices()[name].nested({"type": name})
+    def _no_object(self, name: str) -> PydanticCustomError:
+        """Make the error of a name that does not stand for itself."""
         if name in self.choices():
             if not self.names_only:
-                raise fault(f'expected an object, got the string "{name}"; write {{"type": "{name}"}}', "wrong_type")
-            raise fault(f'"{name}" needs its values; write an object: {{"type": "{name}", …}}', "wrong_type")
+                message = f'expected an object, got the string "{name}"; write {{"type": "{name}"}}'
+            else:
+                message = f'"{name}" needs its values; write an object: {{"type": "{name}", …}}'
+            return problem(message, "wrong_type")
         known = [*self.names_only, *self.choices()]
-        raise fault(f"unknown {self.what} {describe(name)[11:]}{nearest(name, known)}", f"unknown_{self.what}")
+        message = f"unknown {self.what} {describe(name)[11:]}{suggestion(name, known)}"
+        return problem(message, f"unknown_{self.what}")
 
     def _unknown_type(self, name: object) -> ValidationError:
         if isinstance(name, str):
             if name in self.names_only:
-                told = fault(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
+                told = problem(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
             else:
-                hint = nearest(name, self.choices())
-                told = fault(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
+                hint = suggestion(name, self.choices())
+                told = problem(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
         else:
             told = mismatch("a string", name, "wrong_type")
         detail = InitErrorDetails(type=told, loc=("type",), input=name)

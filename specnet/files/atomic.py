@@ -32,12 +32,12 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
 
     Raises what `replacing` raises.
     """
-    with replacing(path) as (_, descriptor):
+    with replacement(path) as (_, descriptor):
         write(descriptor)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
+def replacement(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
     """Give a temporary file beside `path`, open, to be filled; then make it durable and rename it over `path`.
 
     A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
@@ -100,7 +100,7 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def begin_bringing(descriptor: int, offset: int, size: int) -> None:
+def start_writeback(descriptor: int, offset: int, size: int) -> None:
     """Have the system begin to bring a span to the disk now, and not only when the file is synced.
 
     A hint: `sync` alone says whether the bytes are there.

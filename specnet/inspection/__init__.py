@@ -8,7 +8,7 @@ from specnet.inspection.diagram import draw, mermaid, save_diagram
 from specnet.inspection.explain import explain
 from specnet.inspection.inspect import CheckpointReport, ParameterReport, inspect
 from specnet.inspection.report import RunReport, read_run, report
-from specnet.inspection.statistics import ArrayStatistics, Histogram, describe, histogram
+from specnet.inspection.statistics import ArrayStatistics, Histogram, array_statistics, histogram
 from specnet.inspection.trace import LayerTrace, Trace, save_trace, trace
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
     "RunReport",
     "Sample",
     "Trace",
+    "array_statistics",
     "classify",
     "compare",
-    "describe",
     "draw",
     "explain",
     "histogram",

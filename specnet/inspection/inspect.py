@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from specnet import initializers
 from specnet.checkpoint import load
 from specnet.checkpoint.read import Origin, origin
 from specnet.errors import DataError, SpecnetError
 from specnet.files.paths import user_path
-from specnet.inspection.statistics import ArrayStatistics, describe
+from specnet.inspection.statistics import ArrayStatistics, array_statistics
 from specnet.model import Model
 from specnet.prediction.predict import run_experiment
 from specnet.training.runs.run_state import below
@@ -84,8 +83,8 @@ def look_into(
     parameters: list[ParameterReport] = []
     done = 0
     for name, value in model.parameters.items():
-        values = describe(value)
-        gradient = describe(model.gradients[name]) if model.has_gradients else None
+        values = array_statistics(value)
+        gradient = array_statistics(model.gradients[name]) if model.has_gradients else None
         update = steps[name] / values.norm if name in steps and values.norm > 0 else None
         parameters.append(ParameterReport(name, values, gradient, update))
         done += value.size
@@ -104,7 +103,7 @@ def look_into(
         epoch=state.get("epoch"),
         metrics=last_metrics(model),
         parameters=tuple(parameters),
-        buffers={name: describe(buffer) for name, buffer in model.buffers.items()},
+        buffers={name: array_statistics(buffer) for name, buffer in model.buffers.items()},
         warnings=tuple(_warnings(model, experiment, parameters)),
     )
     return model, found, experiment
@@ -151,7 +150,7 @@ def _next_steps(model: Model, experiment: ExperimentSpec | None) -> dict[str, fl
     norms = {}
     for name, value in model.parameters.items():
         np.subtract(value, before[name], value)
-        moved = describe(value)
+        moved = array_statistics(value)
         if not moved.not_finite:
             norms[name] = moved.norm
         value[...] = before[name]
@@ -211,6 +210,6 @@ def _still_warnings(
         name = parameter.name
         if name in frozen or (parameter.gradient is not None and parameter.gradient.norm > 0):
             continue
-        drawn = initializers.draw(specs[name].initializer, model.plan.seed, name, parameter.values.shape)
+        drawn = specs[name].draw(model.plan.seed, name, parameter.values.shape)
         if np.array_equal(drawn.astype(model.dtype), model.parameters[name]):
             yield f"{name}: never moved; no gradient has reached it"

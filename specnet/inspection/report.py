@@ -85,8 +85,8 @@ def report(runs: Sequence[RunReport]) -> str:
         return safe(charts.with_ids(svg, f"p{next(numbers)}"))  # noqa: S704 - matplotlib has escaped it
 
     pictures = [_Pictures(run, drawn, safe) for run in runs]
-    together = dict(zip(names, runs, strict=True)) if len(runs) > 1 else {}
-    compared = [(title, drawn(chart)) for title, chart in _curves(together)]
+    collectively = dict(zip(names, runs, strict=True)) if len(runs) > 1 else {}
+    compared = [(title, drawn(chart)) for title, chart in _curves(collectively)]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     metrics = list(dict.fromkeys(name for run in runs for name in run.checkpoint.metrics if "." not in name))
     page: str = template.render(

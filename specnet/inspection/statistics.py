@@ -35,7 +35,7 @@ class ArrayStatistics:
         return math.prod(self.shape)
 
 
-def describe(array: npt.NDArray[Any]) -> ArrayStatistics:
+def array_statistics(array: npt.NDArray[Any]) -> ArrayStatistics:
     """Describe an array; all but `zeros` and `not_finite` are 0 where nothing in it is finite."""
     flat = array.reshape(-1)
     count = zeros = 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from specnet.interop.hdf5.sandbox import Hdf5Content
-from specnet.interop.imported_model import Arrays, Imported, filled, refused
+from specnet.interop.imported_model import Arrays, Imported, fill_model, unsupported
 from specnet.interop.keras.weights import Names
 from specnet.spec.model_spec import ModelSpec
 
@@ -24,10 +24,10 @@ def from_caffe(
     values = _caffe(name, content, "/data", spec, names)
     notes: list[str] = []
     gradients = _caffe(name, content, "/diff", spec, names) if "/diff" in content.attributes else {}
-    model = filled(name, spec, values, notes)
+    model = fill_model(name, spec, values, notes)
     for full, target in model.store.gradients.items() if gradients else ():
         if full not in gradients or gradients[full].shape != target.shape:
-            raise refused(name, f"/diff: the gradient of {full} is missing, or has another shape")
+            raise unsupported(name, f"/diff: the gradient of {full} is missing, or has another shape")
         target[...] = gradients[full]
     if gradients:
         model.adopt_gradients()
@@ -46,10 +46,10 @@ def _caffe(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: 
         ours = names.get(layer, layer)
         if ours not in expected:
             there = f"the model has {', '.join(sorted(expected))}; --map {layer}=NAME says which it is"
-            raise refused(name, f"{group}/{layer}: no layer with arrays is called {ours!r:.80}; {there}"[:400])
+            raise unsupported(name, f"{group}/{layer}: no layer with arrays is called {ours!r:.80}; {there}"[:400])
         kinds = {"affine": ("weight", "bias"), "prelu": ("slope",)}.get(types[ours], ())
         if index not in [str(number) for number in range(len(kinds))]:
-            raise refused(name, f"{path}: a layer of type {types[ours]!r} has no such array in Caffe")
+            raise unsupported(name, f"{path}: a layer of type {types[ours]!r} has no such array in Caffe")
         arrays[f"{ours}.{kinds[int(index)]}"] = _plain(content.arrays[path], kinds[int(index)])
     return arrays
 

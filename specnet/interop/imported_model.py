@@ -43,35 +43,37 @@ def arrays_of(model: Model) -> Arrays:
     return {**model.parameters, **model.buffers}
 
 
-def filled(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | None = None) -> Model:
+def fill_model(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | None = None) -> Model:
     """Make a model of arrays by full name; a note says where digits are lost.
 
     Raises CheckpointUnsupportedError where names, shapes or types do not fit.
     """
     rounded = []
     model = assemble(spec.plan(), lambda: spec)
-    standardizing = [layer for layer, entry, _ in spec.walk() if entry.type == "standardize" and not entry.unfitted]
+    standardizing = [
+        layer for layer, entry, _ in spec.walk() if entry.type == "standardize" and not entry.must_be_first
+    ]
     preset = {f"{layer}.{short}" for layer in standardizing for short in ("mean", "std")}
     for full, target in arrays_of(model).items():
         found = arrays.pop(full, None)
         if found is None:
             if full in preset or full.endswith(".count"):  # others do not keep it
                 continue
-            raise refused(name, f"{full} is missing")
+            raise unsupported(name, f"{full} is missing")
         if found.shape != target.shape or found.dtype.kind not in "iuf":
             told = f"{found.dtype} of shape {found.shape}"
-            raise refused(name, f"{full}: expected {target.dtype} of shape {target.shape}, got {told}")
+            raise unsupported(name, f"{full}: expected {target.dtype} of shape {target.shape}, got {told}")
         with np.errstate(over="ignore"):
             target[...] = found
         if found.dtype != target.dtype and _loses(found, target):
             if not np.isfinite(target).all() and np.isfinite(found).all():
-                raise refused(name, f"{full}: its numbers are too large for {target.dtype}")
+                raise unsupported(name, f"{full}: its numbers are too large for {target.dtype}")
             rounded.append(full)
     if rounded and notes is not None:
         notes.append(f"{len(rounded)} arrays were rounded to {model.dtype}, {rounded[0]} first")
     if arrays:
         left = f"{next(iter(arrays))!r:.80} is no part of the model; {len(arrays)} arrays are left over"
-        raise refused(name, left)
+        raise unsupported(name, left)
     return model
 
 
@@ -84,7 +86,7 @@ def _loses(found: npt.NDArray[Any], target: npt.NDArray[Any]) -> bool:
 def document_of(name: str, text: str | bytes | None, place: str = MODEL_KEY) -> ModelSpec:
     """Read the document that a file of ours carries. Raises CheckpointUnsupportedError."""
     if text is None:
-        raise refused(name, "holds no model document; name one: --model FILE")
+        raise unsupported(name, "holds no model document; name one: --model FILE")
     try:
         return ModelSpec.from_text(text, f"{name}:{place}")
     except SpecError as error:
@@ -99,15 +101,15 @@ def spec_of_layers(
         return ModelSpec(input_shape=tuple(input_shape), layers=list(layers), **more)  # type: ignore[arg-type]
     except SpecError as error:
         told = "; ".join(line.removeprefix(": ") for line in error.lines())
-        raise refused(file, f"makes no valid model: {told}") from None
+        raise unsupported(file, f"makes no valid model: {told}") from None
 
 
-def refused(name: str, why: str) -> CheckpointUnsupportedError:
+def unsupported(name: str, why: str) -> CheckpointUnsupportedError:
     """Make the error of a file that is not taken."""
     return CheckpointUnsupportedError(f"{name}: {why}")
 
 
-def as_meant(value: float) -> float:
+def undo_float32_rounding(value: float) -> float:
     """Give a setting that has been a float32 as the decimal it was: 0.30000001192092896 as 0.3."""
     with np.errstate(over="ignore", under="ignore"):
         short = np.float32(value)
@@ -117,7 +119,7 @@ def as_meant(value: float) -> float:
 def checked_inputs(name: str, shape: Sequence[int]) -> ShapeTuple:
     """Hold that inputs are of a size that a file may claim without holding it. Raises CheckpointUnsupportedError."""
     if math.prod(shape) > LARGEST_INPUT:
-        raise refused(name, f"takes inputs of {math.prod(shape):,} numbers, expected at most {LARGEST_INPUT:,}")
+        raise unsupported(name, f"takes inputs of {math.prod(shape):,} numbers, expected at most {LARGEST_INPUT:,}")
     return tuple(shape)
 
 
@@ -126,12 +128,12 @@ def shape_after(file: str, entry: Mapping[str, Any], shape: ShapeTuple) -> Shape
     kind, nameless = find_layer(entry["type"]), {key: value for key, value in entry.items() if key != "name"}
     try:
         assert kind is not None
-        return kind.nested(nameless).output_shape(shape)
+        return kind.nested(nameless).plan(shape).output_shape
     except (ValidationError, SpecnetError):  # whose words come with the whole document's
         return spec_of_layers(file, shape, [nameless]).plan().layers[-1].output_shape
 
 
-class Names:
+class LayerNames:
     """Names for layers that come from elsewhere: theirs where the document allows it, no name twice."""
 
     def __init__(self) -> None:

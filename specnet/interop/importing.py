@@ -12,7 +12,7 @@ from specnet.files.paths import user_path
 from specnet.interop.caffe import from_caffe
 from specnet.interop.hdf5.rewritten_checkpoint import from_rewritten
 from specnet.interop.hdf5.sandbox import read_hdf5
-from specnet.interop.imported_model import Imported, refused
+from specnet.interop.imported_model import Imported, unsupported
 from specnet.interop.keras.reader import LAYER_GROUPS, from_keras, from_keras_h5
 from specnet.interop.keras.weights import from_keras_weights
 from specnet.interop.npz import from_npz
@@ -33,18 +33,20 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
     suffix = Path(path).suffix.lower()
     name = os.fspath(path)
     if suffix in _PICKLES:
-        raise refused(name, "is a pickle by its name, and opening one runs its code; save it as .safetensors or .onnx")
+        raise unsupported(
+            name, "is a pickle by its name, and opening one runs its code; save it as .safetensors or .onnx"
+        )
     if user_path(path).is_dir():
-        raise refused(name, "is a folder, expected a file")
+        raise unsupported(name, "is a folder, expected a file")
     try:
         return READERS.get(suffix, _from_hdf5)(path, spec, names)
     except SpecnetError:
         raise
     except MemoryError:
-        raise refused(name, "needs more memory than there is") from None
+        raise unsupported(name, "needs more memory than there is") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         what = str(error).splitlines()[0][:120] if str(error) else ""
-        raise refused(name, f"is not put together as such a file is ({type(error).__name__}: {what})") from error
+        raise unsupported(name, f"is not put together as such a file is ({type(error).__name__}: {what})") from error
 
 
 def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
@@ -60,9 +62,9 @@ def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Name
         path.startswith(f"/{g}/") and path.endswith("/vars") for g in LAYER_GROUPS for path in content.attributes
     )
     if not is_keras and "/data" not in content.attributes:
-        raise refused(name, "is HDF5, but neither Keras's, nor Caffe's, nor a specnet checkpoint")
+        raise unsupported(name, "is HDF5, but neither Keras's, nor Caffe's, nor a specnet checkpoint")
     if spec is None:
-        raise refused(name, "holds weights and no architecture; name a document of the same layers: --model FILE")
+        raise unsupported(name, "holds weights and no architecture; name a document of the same layers: --model FILE")
     return (from_keras_weights if is_keras else from_caffe)(path, content, spec, names)
 
 

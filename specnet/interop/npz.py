@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.files.paths import user_path
-from specnet.interop.imported_model import MODEL_KEY, Imported, arrays_of, document_of, filled, refused
+from specnet.interop.imported_model import MODEL_KEY, Imported, arrays_of, document_of, fill_model, unsupported
 from specnet.interop.safetensors import _told
 from specnet.model import Model
 from specnet.spec.model_spec import ModelSpec
@@ -43,14 +43,14 @@ def from_npz(
             with np.load(user_path(path), allow_pickle=False) as file:
                 arrays = dict(file)
     except Exception as error:
-        raise refused(name, f"cannot be read as .npz: {_told(error)}") from error
+        raise unsupported(name, f"cannot be read as .npz: {_told(error)}") from error
     if bomb:
-        raise refused(name, f"unpacks to {unpacked:,} bytes, more than 1,000 times its size")
+        raise unsupported(name, f"unpacks to {unpacked:,} bytes, more than 1,000 times its size")
     document = arrays.pop(MODEL_KEY, None)
     spec = spec or document_of(name, None if document is None else str(document))
     notes: list[str] = []
     renamed = {_renamed(key, names or {}): array for key, array in arrays.items()}
-    return Imported(filled(name, spec, renamed, notes), tuple(notes))
+    return Imported(fill_model(name, spec, renamed, notes), tuple(notes))
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
 from specnet.files.paths import user_path
-from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, arrays_of, document_of, filled, refused
+from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, arrays_of, document_of, fill_model, unsupported
 from specnet.model import Model, assemble
 from specnet.spec.model_spec import ModelSpec
 
@@ -82,7 +82,7 @@ def from_safetensors(
     name = os.fspath(path)
     metadata, arrays = _read_safetensors(name, path)
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(arrays):
-        raise refused(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
+        raise unsupported(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
     spec = spec or document_of(name, metadata.get(MODEL_KEY))
     expected = list(arrays_of(assemble(spec.plan(), lambda: spec)))
     notes: list[str] = []
@@ -96,7 +96,7 @@ def from_safetensors(
             taken[full] = arrays.pop(key)
             if full in matrices:
                 taken[full] = taken[full].T
-    return Imported(filled(name, spec, {**taken, **arrays}, notes), tuple(notes))
+    return Imported(fill_model(name, spec, {**taken, **arrays}, notes), tuple(notes))
 
 
 def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
@@ -111,8 +111,8 @@ def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str
         raise
     except Exception as error:
         advice = "; save them as float32" if "BF16" in str(error) or "F8" in str(error) else ""
-        raise refused(name, f"cannot be read as safetensors: {_told(error)}{advice}") from error
-    raise refused(name, "cannot be read as safetensors: its header is longer than the file")
+        raise unsupported(name, f"cannot be read as safetensors: {_told(error)}{advice}") from error
+    raise unsupported(name, "cannot be read as safetensors: its header is longer than the file")
 
 
 def _modules(
@@ -131,7 +131,7 @@ def _modules(
     for theirs, ours in names.items():
         if theirs not in modules or ours not in layers:
             told = f"--map {theirs}={ours}: the file has {', '.join(modules)}; the model {', '.join(layers)}"
-            raise refused(name, told[:400])
+            raise unsupported(name, told[:400])
     for layer in layers:
         candidates = (found.get(layer), layer, numbers.get(layer))
         module = next((c for c in candidates if c in modules), None)
@@ -141,10 +141,10 @@ def _modules(
         return found
     if names:
         missing = ", ".join(layer for layer in layers if layer not in found)
-        raise refused(name, f"has no module for {missing}; the file has {', '.join(modules)}"[:400])
+        raise unsupported(name, f"has no module for {missing}; the file has {', '.join(modules)}"[:400])
     if len(modules) != len(layers):
         told = f"{len(modules)} modules with arrays ({', '.join(modules)}), the model has {len(layers)}"
-        raise refused(name, f"holds {told}: {', '.join(layers)}; --map THEIRS=OURS says which is which"[:500])
+        raise unsupported(name, f"holds {told}: {', '.join(layers)}; --map THEIRS=OURS says which is which"[:500])
     taken = ", ".join(f"{theirs}={ours}" for theirs, ours in zip(modules, layers, strict=True))
     notes.append(f"modules were taken in the order of their names: {taken}"[:500])
     return dict(zip(layers, modules, strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
-from specnet.interop.imported_model import Arrays, Imported, filled, refused, spec_of_layers
+from specnet.interop.imported_model import Arrays, Imported, fill_model, spec_of_layers, unsupported
 from specnet.model import Model, build
 from specnet.spec.model_spec import ModelSpec, load_spec
 from specnet.training.losses.spec import LOSSES
@@ -40,7 +40,7 @@ def from_sklearn(estimator: Any) -> Imported:
     """
     name = type(estimator).__name__
     if name not in ("MLPClassifier", "MLPRegressor"):
-        raise refused(name, "expected a fitted MLPClassifier or MLPRegressor of scikit-learn")
+        raise unsupported(name, "expected a fitted MLPClassifier or MLPRegressor of scikit-learn")
     if not hasattr(estimator, "coefs_"):
         msg = f"{name} has not been fitted; call fit(X, y) before"
         raise SpecnetError(msg)
@@ -53,7 +53,7 @@ def from_sklearn(estimator: Any) -> Imported:
         layers.append({"type": "affine", "name": f"affine_{number}", "units": weight.shape[1]})
         arrays |= {f"affine_{number}.weight": weight, f"affine_{number}.bias": bias}
         if activation not in ("identity", *_ACTIVATIONS):
-            raise refused(name, f"ends in {activation!r}, for which specnet has no layer; give it another loss")
+            raise unsupported(name, f"ends in {activation!r}, for which specnet has no layer; give it another loss")
         if activation != "identity":
             layers.append({"type": _ACTIVATIONS[activation]})
     classes = getattr(estimator, "classes_", None)
@@ -63,7 +63,7 @@ def from_sklearn(estimator: Any) -> Imported:
     notes: list[str] = []
     dtype = "float32" if estimator.coefs_[0].dtype == np.float32 else "float64"
     spec = spec_of_layers(name, estimator.coefs_[0].shape[:1], layers, dtype=dtype, labels=labels)
-    return Imported(filled(name, spec, arrays, notes), tuple(notes))
+    return Imported(fill_model(name, spec, arrays, notes), tuple(notes))
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

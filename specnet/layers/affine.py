@@ -53,7 +53,7 @@ class Affine(Layer):
         return {"weight": (input_shape[-1], units), **bias}, (*input_shape[:-1], units)
 
     @classmethod
-    def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Affine:
+    def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Affine:
         return cls(**parameters)
 
     @property

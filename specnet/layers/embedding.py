@@ -44,7 +44,7 @@ class Embedding(Layer):
         return limit
 
     @classmethod
-    def from_document(cls, _fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Embedding:
+    def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Embedding:
         return cls(**parameters)
 
     @property

@@ -41,7 +41,7 @@ class _Norm(Layer):
         self._x_shape: ShapeTuple | None = None
 
     @classmethod
-    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         return dict.fromkeys(cls.parameter_names, input_shape[-1:]), input_shape
 
     def _rows(self, x: npt.ArrayLike) -> tuple[Array, ShapeTuple]:
@@ -170,8 +170,8 @@ class BatchNorm(_Norm):
 
     @classmethod
     def infer_buffers(
-        cls, _fields: Mapping[str, Any], input_shape: ShapeTuple
-    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        cls, fields: Mapping[str, Any], input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, npt.DTypeLike | None]]:
         features = input_shape[-1:]
         return {
             "running_mean": (features, None),

@@ -95,7 +95,7 @@ class Prelu(Layer):
         self._x: Array | None = None
 
     @classmethod
-    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         return {"slope": input_shape[-1:]}, input_shape
 
     @property

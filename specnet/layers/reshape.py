@@ -66,7 +66,7 @@ class Flatten(Reshape):
         super().__init__(())
 
     @classmethod
-    def infer(cls, _fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         return {}, (size_of(input_shape),)
 
     def _row_shape(self, x_shape: ShapeTuple) -> ShapeTuple:

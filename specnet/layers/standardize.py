@@ -16,7 +16,7 @@ from specnet.layer import Layer
 BOTH = "expected mean and std, or neither; got one of them"
 
 
-def fit_inputs(layers: Sequence[Layer], batches: Iterable[npt.ArrayLike]) -> None:
+def fit_standardize(layers: Sequence[Layer], batches: Iterable[npt.ArrayLike]) -> None:
     """Let a model's first layer, where it standardizes and has no values yet, take them from the model's inputs."""
     first = layers[0]
     if isinstance(first, Standardize) and not first.fitted:
@@ -64,9 +64,17 @@ class Standardize(Layer):
 
     @classmethod
     def infer_buffers(
-        cls, _fields: Mapping[str, Any], input_shape: ShapeTuple
-    ) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
+        cls, fields: Mapping[str, Any], input_shape: ShapeTuple
+    ) -> dict[str, tuple[ShapeTuple, npt.DTypeLike | None]]:
         return {"mean": (input_shape[-1:], None), "std": (input_shape[-1:], None)}
+
+    @classmethod
+    def must_be_first(cls, fields: Mapping[str, Any]) -> str:
+        return (
+            ""
+            if fields["mean"] is not None
+            else "without values it is fitted from the training inputs; give mean and std"
+        )
 
     @property
     def fitted(self) -> bool:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from specnet.mpi.world import World
 
 
-class Share:
+class BatchShare:
     """This process's part of every batch of `batch` rows; of a step, which is one batch or several that add up.
 
     Parts are as even as they can be, and a process has none of a batch with fewer rows than processes.

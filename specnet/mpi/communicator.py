@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from specnet.errors import SpecnetError
 from specnet.mpi.launcher import is_launched, started
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -50,7 +50,7 @@ def launched_world(*, wanted: bool | None = None) -> World:
 
     Raises SpecnetError where mpi4py, or an MPI library, is missing, or is not the one that the launcher is made for.
     """
-    return MpiWorld() if wanted or (wanted is None and is_launched()) else ALONE
+    return MpiWorld() if wanted or (wanted is None and is_launched()) else SINGLE
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _mpi4py() -> Any:
             f"MPI is not there: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]', "
             "or --no-mpi where each process is to work alone"
         )
-        raise World.everywhere(SpecnetError(msg)) from error
+        raise World.mark_collective(SpecnetError(msg)) from error
     if not MPI.Is_initialized():
         if "OMPI_COMM_WORLD_SIZE" in os.environ and started() > 1 and MPI.get_vendor()[0] == "MPICH":
             raise _strangers(MPI, "Open MPI's launcher")
@@ -105,4 +105,4 @@ def _strangers(mpi: Any, launcher: str) -> SpecnetError:
         "use the mpiexec of that MPI, say which MPI to Slurm (srun --mpi=pmi2), "
         "name the launcher's library in MPI4PY_LIBMPI, or say --no-mpi where each is to work alone"
     )
-    return World.everywhere(SpecnetError(msg))
+    return World.mark_collective(SpecnetError(msg))

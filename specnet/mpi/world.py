@@ -40,7 +40,7 @@ class World:
         """Give the first of this process's rows, of so many, and the one behind its last; it may have none."""
         return rows * self.rank // self.size, rows * (self.rank + 1) // self.size
 
-    def together(self, work: Callable[[], T]) -> T:
+    def collectively(self, work: Callable[[], T]) -> T:
         """Do what every process has to have done before any goes on. Raises the error of one in all of them."""
         if self.size == 1:
             return work()
@@ -55,13 +55,13 @@ class World:
             return result
         if error is None or len(set(told)) > 1:
             error = SpecnetError(f"process {wrong[0]} of {self.size}: {told[wrong[0]]}")
-        raise self.everywhere(error)
+        raise self.mark_collective(error)
 
     @staticmethod
-    def everywhere(error: SpecnetError) -> SpecnetError:
+    def mark_collective(error: SpecnetError) -> SpecnetError:
         """Mark an error that all processes raise: the first one tells it, and none has to end the others."""
-        error.everywhere = True
+        error.collective = True
         return error
 
 
-ALONE = World()
+SINGLE = World()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specnet.data.conform import fit_inputs, fit_targets
+from specnet.data.conform import conform_inputs, conform_targets
 from specnet.data.dataset import Dataset
 from specnet.data.files import array_name, read_array, read_rows
 from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
@@ -88,14 +88,14 @@ def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None
     """Read rows as `predict_file` does, targets too where they are named. Raises DataError."""
     experiment = run_experiment(model)
     raw = _read(model, experiment, user_path(path), inputs, targets)
-    x = fit_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
+    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     loss = None if experiment is None else experiment.training.loss.build()
     fitted = None
     if raw.targets is not None:
         if loss is None:
             msg = f"{os.fspath(path)}: the checkpoint holds no training run, so there is no loss to measure targets by"
             raise DataError(msg)
-        fitted = fit_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
+        fitted = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
     return FileRows(x, fitted, raw.names, experiment, loss)
 
 

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from specnet.arrays.parameters import ShapeTuple
-from specnet.data.conform import fit_inputs
+from specnet.data.conform import conform_inputs
 from specnet.data.large_arrays import LargeArray, NpyArray, open_array
 from specnet.data.raw import RawArray, kind_of
 from specnet.data.streaming import CHUNK_BYTES
 from specnet.errors import DataError
-from specnet.files.atomic import replacing, sync, write_at
+from specnet.files.atomic import replacement, sync, write_at
 from specnet.files.paths import user_path
 from specnet.files.sparse import SparseFile
 from specnet.model import Model
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 from specnet.prediction.predict import answers, far_note, far_values, run_experiment, trained_inputs
 from specnet.training.epoch_metrics import evaluation_rows
 from specnet.training.losses.base import Loss
@@ -33,7 +33,7 @@ from specnet.training.losses.base import Loss
 T = TypeVar("T")
 
 
-class Scored(NamedTuple):
+class StreamedPrediction(NamedTuple):
     """How many rows were predicted, and notes on inputs far outside the range of the training rows."""
 
     rows: int
@@ -49,7 +49,7 @@ class _Far(NamedTuple):
     far: RawArray | None = None
 
 
-def can_score(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
+def can_stream(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
     """Tell whether both files are of formats that are read and written in parts.
 
     For one process `alone`, a .npy file that is not stored row by row is none: it can be read whole.
@@ -65,15 +65,15 @@ def can_score(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alon
     return True
 
 
-def score_file(
+def predict_stream(
     model: Model,
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     inputs: str | None = None,
     *,
     logits: bool = False,
-    world: World = ALONE,
-) -> Scored:
+    world: World = SINGLE,
+) -> StreamedPrediction:
     """Predict for all rows of a .npy or .h5 file, into a .npy or .h5 file: outputs, and in .h5 classes, too.
 
     Memory does not grow with the file. The bytes are the same for any number of processes, which all have to see both
@@ -84,20 +84,20 @@ def score_file(
     trained = None if experiment is None else trained_inputs(experiment, user_path(data))
     name, suffix = inputs or trained, Path(out).suffix.lower()
 
-    def open_rows() -> _Scorer:
-        return _Scorer(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
+    def open_rows() -> _StreamPredictor:
+        return _StreamPredictor(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
 
-    scorer = world.together(open_rows)
+    scorer = world.collectively(open_rows)
     with contextlib.ExitStack() as stack:
 
         def create() -> tuple[str, int]:
             if world.rank:
                 return "", -1
-            temporary, descriptor = stack.enter_context(replacing(out))
+            temporary, descriptor = stack.enter_context(replacement(out))
             scorer.write_head(descriptor)
             return str(temporary), descriptor
 
-        temporary, descriptor = world.together(lambda: _told(out, create))
+        temporary, descriptor = world.collectively(lambda: _told(out, create))
         temporary = world.broadcast(temporary)
 
         def fill() -> _Far:
@@ -108,9 +108,9 @@ def score_file(
                 sync(file.fileno())
             return found
 
-        parts = world.gather(world.together(lambda: _told(out, fill)))
-        world.together(lambda: _told(out, stack.close))
-    return Scored(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
+        parts = world.gather(world.collectively(lambda: _told(out, fill)))
+        world.collectively(lambda: _told(out, stack.close))
+    return StreamedPrediction(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
 
 
 def _told(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
@@ -129,7 +129,7 @@ def _notes(model: Model, parts: list[_Far], rows: int) -> Iterator[str]:
         yield far_note(model, first.x, (), first.far, first.first, count, rows)
 
 
-class _Scorer:
+class _StreamPredictor:
     """Predicts row after row and writes each where it belongs."""
 
     def __init__(
@@ -153,7 +153,7 @@ class _Scorer:
 
     def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
         (rows,) = self.source.read((start, stop))
-        x = fit_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
+        x = conform_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
         return x, *answers(self.model, self.loss, x, logits=self.logits)
 
     def _place(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
@@ -177,11 +177,11 @@ class _Scorer:
 
     def fill(self, descriptor: int, world: World) -> _Far:
         """Write the rows of this process, in whole chunks."""
-        together = evaluation_rows(self.model)
-        chunks = -(-self.rows // together)
-        first, stop = (min(chunk * together, self.rows) for chunk in world.share(chunks))
+        collectively = evaluation_rows(self.model)
+        chunks = -(-self.rows // collectively)
+        first, stop = (min(chunk * collectively, self.rows) for chunk in world.share(chunks))
         row_bytes = max(math.prod(self.source.shape[1:]) * 8, 1)
-        step = max(CHUNK_BYTES // (row_bytes * together), 1) * together
+        step = max(CHUNK_BYTES // (row_bytes * collectively), 1) * collectively
         found = _Far()
         for start in range(first, stop, step):
             x, outputs, classes = self._predict(start, min(start + step, stop))

@@ -12,11 +12,12 @@ from specnet import initializers
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import ShapeTuple
 from specnet.document.base import Document
-from specnet.document.messages import fault
+from specnet.document.messages import problem
 from specnet.errors import KeyPath, ShapeError, SpecnetError
 from specnet.layerspec import LayerSpec
 from specnet.plan import MAX_ELEMENTS, element_limit
-from specnet.spec.composite_spec import CompositeSpec, Faults
+from specnet.spec.composite_spec import CompositeSpec
+from specnet.spec.siblings import Faults
 
 MAX_FULL_NAME = 1024
 """The most characters of a layer's full name, `block.hidden`."""
@@ -27,7 +28,7 @@ def limit_of_elements() -> int:
     try:
         return element_limit()
     except SpecnetError as error:
-        raise fault(str(error), "setting") from None
+        raise problem(str(error), "setting") from None
 
 
 def too_large(what: str) -> PydanticCustomError:
@@ -35,7 +36,7 @@ def too_large(what: str) -> PydanticCustomError:
     limit = limit_of_elements()
     told = f"2^31 = {limit}" if limit == MAX_ELEMENTS else str(limit)
     more = "; SPECNET_MAX_ELEMENTS in the environment sets the limit"
-    return fault(f"expected at most {told} elements, got {what}{more}", "too_large")
+    return problem(f"expected at most {told} elements, got {what}{more}", "too_large")
 
 
 INPUT = "the model's input"
@@ -68,10 +69,10 @@ class ShapeFollower:
             try:
                 output = yield from follow(layer, shape, here, source)
             except ShapeError as error:
-                yield here, fault(f"{error}; its input comes from {source}", "shape")
+                yield here, problem(f"{error}; its input comes from {source}", "shape")
                 return None
             except SpecnetError as error:  # a mistake in the layer's own code
-                yield here, fault(str(error), "plugin")
+                yield here, problem(str(error), "plugin")
                 return None
             if output is None:
                 return None
@@ -93,18 +94,18 @@ class ShapeFollower:
         return joined
 
     def _leaf(self, layer: LayerSpec, shape: ShapeTuple, here: KeyPath, _source: str) -> Following:
-        parameters = layer.parameters(shape)
-        output = layer.output_shape(shape)
-        self.total += sum(size_of(p.shape) for p in parameters.values())
+        plan = layer.plan(shape)
+        parameters, output = layer.parameter_specs(plan.parameters), plan.output_shape
+        self.total += sum(map(size_of, plan.parameters.values()))
         if self.total > self.limit or size_of(output) > self.limit:
             what = f"{self.total} parameters" if self.total > self.limit else f"an output of shape {output}"
             yield (*here, layer.width_field) if layer.width_field else here, too_large(what)
             return None
-        for parameter in parameters.values():
-            wrong = initializers.shape_fault(parameter.initializer, parameter.shape)
+        for name, parameter in parameters.items():
+            wrong = initializers.shape_fault(parameter.initializer, plan.parameters[name])
             if wrong:
                 field, message = wrong
-                yield (*here, parameter.field, *([field] if field else [])), fault(message, "shape")
+                yield (*here, parameter.field, *([field] if field else [])), problem(message, "shape")
         return output
 
 
@@ -114,7 +115,7 @@ def place_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), *, firs
         here = (*path, index)
         misplaced = layer and _misplaced(layer, here, first=first and index == 0)
         if misplaced:
-            yield here, fault(misplaced, "misplaced")
+            yield here, problem(misplaced, "misplaced")
         elif isinstance(layer, CompositeSpec):
             for inner, inside in layer.lists():
                 yield from place_faults(inside, (*here, *inner), first=first and index == 0)
@@ -128,7 +129,7 @@ def name_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), prefix: 
         length = prefix + len(layer.name)
         if length > MAX_FULL_NAME:
             message = f"expected a full name of at most {MAX_FULL_NAME} characters, got {length}; shorten the names"
-            yield (*path, index), fault(message, "too_long")
+            yield (*path, index), problem(message, "too_long")
         elif isinstance(layer, CompositeSpec):
             for inner, inside in layer.lists():
                 yield from name_faults(inside, (*path, index, *inner), length + 1)
@@ -136,8 +137,9 @@ def name_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), prefix: 
 
 def _misplaced(layer: LayerSpec, here: KeyPath, *, first: bool) -> str:
     """Say why a layer has to stand elsewhere."""
-    if layer.unfitted and here != (0,):
-        return "without values it is fitted from the training inputs, so it is the model's first layer; give its values"
+    why = "" if here == (0,) or isinstance(layer, CompositeSpec) else layer.must_be_first
+    if why:
+        return f"{layer.type} must be the model's first layer: {why}"
     limits = set(_limits(layer))
     if isinstance(layer, CompositeSpec):
         if first and None in limits and len(limits) > 1:
@@ -170,7 +172,7 @@ def number_faults(layers: Iterable[LayerSpec | None], dtype: np.dtype[Any], path
             for key, number in _numbers(value):
                 if abs(number) > float(np.finfo(dtype).max):
                     message = f"expected numbers that {dtype.name} can hold, got {number!r}"
-                    yield (*path, index, field, *key), fault(message, "overflow")
+                    yield (*path, index, field, *key), problem(message, "overflow")
 
 
 def _numbers(value: Any) -> Iterator[tuple[KeyPath, float]]:

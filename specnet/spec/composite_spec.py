@@ -1,228 +1,91 @@
-"""The layers of a document, lists within lists: entries are checked, named, completed, and their shapes followed."""
+"""What documents say of layers made of layers, and the reader of their lists, however deeply these nest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, ClassVar, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
-from pydantic import GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic import GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from specnet.arrays.parameters import Array, ShapeTuple
-from specnet.composite import Composite, by_layer, dotted
+from specnet.composite import Composite
 from specnet.document.json_text import MAX_PROBLEMS
-from specnet.document.messages import fault, mismatch
+from specnet.document.messages import details, mismatch, problem, reraised
 from specnet.document.tagged_union import Tagged
-from specnet.errors import KeyPath, PathKey, path_text
-from specnet.layer import Layer
-from specnet.layerspec import LayerSpec, ParameterSpec
+from specnet.errors import KeyPath
+from specnet.layerspec import LayerSpec
 from specnet.plan import MAX_LAYERS, LayerPlan
 from specnet.spec.registry import find_layer, layer_types
+from specnet.spec.siblings import name_siblings, resolve_defaults
 
 MAX_COMPOSITES = 64
-"""The most levels to which composites nest."""
-
+"""The deepest nesting of composites."""
 
 LAYER_ENTRY = Tagged("layer", layer_types, find=find_layer)
-
 
 PLACEHOLDER = "specnet definition"
 """Stands in a generated schema for a reference to a definition that schema.py adds."""
 
-
 LIST_SCHEMA = {"type": "array", "items": {PLACEHOLDER: "layer"}}
-
-
 LAYERS_SCHEMA = {**LIST_SCHEMA, "minItems": 1}
 
-
-Faults = Iterator[tuple[KeyPath, PydanticCustomError]]
-
-
-_depth: ContextVar[int] = ContextVar("depth", default=0)
+Entries = Sequence[LayerSpec | None]
+"""Layers of one list; None for a faulty one."""
 
 
-_gathered: ContextVar[list[Sequence[LayerSpec | None]] | None] = ContextVar("gathered", default=None)
+class ListRead(NamedTuple):
+    """One list of layers: where it stands in its field, the list as it was given, and the layers read from it."""
+
+    path: KeyPath
+    given: Sequence[Any]
+    layers: Entries
 
 
-_partial: ContextVar[CompositeSpec | None] = ContextVar("partial", default=None)
+class ListField(ABC):
+    """Annotates a field of a composite that holds layers. `LayerReader` reads it before Pydantic validates the rest."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.any_schema()
+
+    @abstractmethod
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
+        """Return the lists of the field's value, which stands at `path`; None where it does not hold lists."""
+
+    @abstractmethod
+    def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
+        """Return the field's value made of its lists."""
 
 
-_counted: ContextVar[list[int] | None] = ContextVar("counted", default=None)
-
-
-class LayerEntries:
-    """Annotates a list of layers: each entry is checked by the class of its type; `least` of them at least."""
+class LayerList(ListField):
+    """One list of layers, with at least `least` entries."""
 
     def __init__(self, least: int = 1) -> None:
         self.least = least
 
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.validate)
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
+        layers = reader.read_list(value, path, level, least=self.least)
+        return None if layers is None else [ListRead((), value, layers)]
 
-    def validate(self, value: Any) -> tuple[LayerSpec, ...]:
-        entries, faults = self.read(value)
-        gathered = _gathered.get()
-        if gathered is not None:
-            gathered.append(entries)
-        if faults:
-            raise ValidationError.from_exception_data("layers", faults)
-        return tuple(entry for entry in entries if entry is not None)
-
-    def read(self, value: Any) -> tuple[list[LayerSpec | None], list[InitErrorDetails]]:
-        """Give the entries and the faults; for a faulty entry None, or a composite as far as it is right."""
-        if not isinstance(value, (list, tuple)):
-            raise mismatch("an array of layers", value, "wrong_type")
-        if len(value) < self.least:
-            message = "expected at least one layer, got an empty array"
-            raise fault(message, "too_short")
-        if len(value) > MAX_LAYERS:
-            message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
-            raise fault(message, "too_large")
-        _count(len(value))
-        faults: list[InitErrorDetails] = []
-        entries: list[LayerSpec | None] = [None] * len(value)
-        for index, entry in enumerate(value):
-            entries[index] = _entry(index, entry, faults)
-            if len(faults) >= MAX_PROBLEMS:
-                break  # as many are told, and each takes time
-        return entries, faults
+    def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
+        return tuple(lists[0])
 
 
-def _count(more: int) -> None:
-    """Count layers and branches over the whole document, however they are nested."""
-    counted = _counted.get()
-    if counted is not None:
-        counted[0] += more
-        if counted[0] > MAX_LAYERS:
-            raise fault(f"expected at most {MAX_LAYERS} layers in all, got more", "too_large")
+class LayerBranches(ListField):
+    """A list of lists of layers; the inner ones may be empty."""
 
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
+        if not reader.require_list(value, path, "an array of arrays of layers", "at least one branch"):
+            return None
+        if not reader.count(len(value), path, value):
+            return None
+        branches = [(i, branch, reader.read_list(branch, (*path, i), level, least=0)) for i, branch in enumerate(value)]
+        lists = [ListRead((i,), branch, layers) for i, branch, layers in branches if layers is not None]
+        return lists if len(lists) == len(branches) else None
 
-@contextmanager
-def counting() -> Iterator[None]:
-    """Begin to count the layers of a document, unless that has begun."""
-    if _counted.get() is not None:
-        yield
-        return
-    token = _counted.set([0])
-    try:
-        yield
-    finally:
-        _counted.reset(token)
-
-
-class LayerBranches:
-    """Annotates a list of lists of layers, which may be empty."""
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.validate)
-
-    def validate(self, value: Any) -> tuple[tuple[LayerSpec, ...], ...]:
-        if not isinstance(value, (list, tuple)):
-            raise mismatch("an array of arrays of layers", value, "wrong_type")
-        if not value:
-            message = "expected at least one branch, got an empty array"
-            raise fault(message, "too_short")
-        _count(len(value))
-        branches, faults = [], []
-        for index, branch in enumerate(value):
-            try:
-                branches.append(LayerEntries(least=0).validate(branch))
-            except PydanticCustomError as error:
-                faults.append(InitErrorDetails(type=error, loc=(index,), input=branch))
-            except ValidationError as error:
-                faults += repeated(error, index)
-        if faults:
-            raise ValidationError.from_exception_data("branches", faults)
-        return tuple(branches)
-
-
-def _entry(index: int, entry: Any, faults: list[InitErrorDetails]) -> LayerSpec | None:
-    _partial.set(None)
-    try:
-        if isinstance(entry, CompositeSpec):
-            _count(_size(entry, MAX_LAYERS + 1))
-        made: LayerSpec = LAYER_ENTRY.validate(entry)
-    except PydanticCustomError as error:
-        faults.append(InitErrorDetails(type=error, loc=(index,), input=entry))
-    except ValidationError as error:
-        faults += repeated(error, index)
-        return _take_partial()
-    else:
-        return made
-    return None
-
-
-def _take_partial() -> CompositeSpec | None:
-    """Give what is right of the composite that was refused just now; None where it was no composite."""
-    partial = _partial.get()
-    _partial.set(None)
-    return partial
-
-
-def repeated(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetails]:
-    """Give faults that are in words already once more, below an outer path."""
-    for e in error.errors(include_url=False):
-        told = PydanticCustomError(e["type"], "{message}", e["ctx"])
-        yield InitErrorDetails(type=told, loc=(*outer, *e["loc"]), input=e["input"])
-
-
-def details(faults: Faults) -> Iterator[InitErrorDetails]:
-    """Bring faults into the form that a ValidationError takes."""
-    for path, told in faults:
-        yield InitErrorDetails(type=told, loc=path, input=None)
-
-
-def siblings(lists: Iterable[tuple[KeyPath, Sequence[Any]]], where: str = "") -> tuple[list[list[str]], Faults]:
-    """Give every entry of the lists its name, and the names that stand twice; `where` says in what they do.
-
-    Automatic names are <type>_<n>, counted over all of the type. Entries may be of any form, faulty ones too.
-    """
-    counts: dict[str, int] = {}
-    names: list[list[str]] = []
-    found: list[tuple[bool, KeyPath, str]] = []  # whether it is automatic, path, name
-    for path, entries in lists:
-        names.append([])
-        for index, entry in enumerate(entries):
-            given = entry if isinstance(entry, Mapping) else dict(entry) if isinstance(entry, LayerSpec) else {}
-            kind, name = given.get("type"), given.get("name")
-            if isinstance(kind, str):
-                counts[kind] = counts.get(kind, 0) + 1
-            written = isinstance(name, str) and name != ""
-            automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
-            names[-1].append(str(name) if written else automatic)
-            found.append((not written, (*path, index), names[-1][-1]))
-    return names, _doubles(found, where)
-
-
-def _doubles(found: list[tuple[bool, KeyPath, str]], whose: str) -> Faults:
-    owner: dict[str, KeyPath] = {}
-    for automatic, path, name in sorted(found, key=lambda entry: entry[0]):
-        first = owner.setdefault(name, path)
-        if first == path or not name:
-            continue
-        where = path_text(first) + whose
-        if automatic:
-            message = f'the automatic name "{name}" is taken by its sibling {where}; give this layer a name of its own'
-            yield path, fault(message, "duplicate_name")
-        else:
-            message = f'the name "{name}" is taken by its sibling {where}; names are unique among siblings'
-            yield (*path, "name"), fault(message, "duplicate_name")
-
-
-def completed(layers: Sequence[LayerSpec | None], names: Sequence[str]) -> list[LayerSpec | None]:
-    """Give one list of layers its names, and the defaults that depend on the next activation in it."""
-    made: list[LayerSpec | None] = []
-    following: LayerSpec | None = None
-    for layer, name in zip(reversed(layers), reversed(names), strict=True):
-        activation = following if following is not None and following.activation else None
-        made.append(layer and layer.model_copy(update={"name": name}).resolve(activation))
-        if layer is None or not layer.transparent:
-            following = layer
-    return made[::-1]
+    def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
+        return tuple(map(tuple, lists))
 
 
 class CompositeSpec(LayerSpec):
@@ -230,8 +93,13 @@ class CompositeSpec(LayerSpec):
 
     layer: ClassVar[type[Composite]]
 
+    @classmethod
+    def list_fields(cls) -> dict[str, ListField]:
+        """Return the fields that hold layers, in document order."""
+        return _list_fields(cls)
+
     def lists(self) -> list[tuple[KeyPath, Sequence[LayerSpec]]]:
-        """Give the lists of layers, each with its path."""
+        """Return the lists of layers, each with its path."""
         return self.layer.lists(dict(self))
 
     @property
@@ -241,82 +109,151 @@ class CompositeSpec(LayerSpec):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _as_siblings(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
-        """Name the layers of all lists as one set of siblings; double names are told with all other faults."""
-        if isinstance(data, cls):
+    def _read_lists(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        """Read the lists of layers first; a LayerReader that validates a composite's other keys has done so already."""
+        if not isinstance(data, Mapping) or isinstance(info.context, LayerReader):
             return handler(data)
-        depth = _depth.get() + 1
-        if depth > MAX_COMPOSITES:
-            raise _too_deep()
-        gathered: list[Sequence[LayerSpec | None]] = []
-        tokens = _depth.set(depth), _gathered.set(gathered)
-        made: Self | None = None
-        faults: list[InitErrorDetails] = []
+        reader = LayerReader()
         try:
-            with counting():
-                made = handler(data)
-        except ValidationError as error:
-            faults += repeated(error)
-        finally:
-            _depth.reset(tokens[0])
-            _gathered.reset(tokens[1])
-        fields = data if isinstance(data, Mapping) else {}
-        lists = [(p, v) for p, v in cls.layer.lists(fields) if isinstance(v, (list, tuple))]
-        names, doubles = siblings(lists, f" of this {cls.registered_type}")
-        faults += details(doubles)
-        paths = [path for path, _ in lists]
-        if faults or made is None:
-            if gathered and len(gathered) == len(lists) == len(cls.layer.lists(fields)):
-                _partial.set(cls.model_construct(**_in_place(paths, gathered, names)))
-            raise ValidationError.from_exception_data(cls.__name__, faults)
-        whole = _in_place(paths, [layers for _, layers in made.lists()], names)
-        made.__dict__.update(whole)  # frozen from here on; a copy would not do, as __init__ keeps this very object
-        if _height(made) > MAX_COMPOSITES:
-            raise _too_deep()
-        return made
+            composite = reader.read_composite(cls, data, (), 1, handler)
+        except PydanticCustomError as error:
+            reader.report(error, (), data)
+        reader.raise_faults(cls.__name__)
+        return composite  # type: ignore[return-value]  # without faults it is whole, and of this class
 
-    def plan(self, input_shape: ShapeTuple) -> LayerPlan:
+    def plan(self, input_shape: tuple[int, ...]) -> LayerPlan:
         planners = [[layer.plan for layer in layers] for _, layers in self.lists()]
         return self.layer.plan(self.name, planners, input_shape)
 
-    def output_shape(self, input_shape: ShapeTuple) -> ShapeTuple:
-        return self.plan(input_shape).output_shape
 
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        plans = self.plan(input_shape).layers
-        return dotted((s.name, s.parameters(p.input_shape)) for s, p in zip(self.inside, plans, strict=True))
-
-    def buffers(self, input_shape: ShapeTuple) -> dict[str, tuple[ShapeTuple, np.dtype[Any] | None]]:
-        return dict(self.plan(input_shape).buffers)
-
-    def build(self, parameters: Mapping[str, Array]) -> Layer:
-        of = by_layer(parameters)
-        made = [[layer.build(of.get(layer.name, {})) for layer in layers] for _, layers in self.lists()]
-        return self.layer.of(made, [layer.name for layer in self.inside])
+@cache
+def _list_fields(cls: type[CompositeSpec]) -> dict[str, ListField]:
+    pairs = [(name, mark) for name, field in cls.model_fields.items() for mark in field.metadata]
+    return {name: mark for name, mark in pairs if isinstance(mark, ListField)}
 
 
-def _in_place(
-    paths: Sequence[KeyPath], lists: Sequence[Sequence[LayerSpec | None]], names: Sequence[Sequence[str]]
-) -> dict[str, Any]:
-    """Give the fields that hold these lists, their layers named and completed."""
-    fields: dict[str, Any] = {}
-    for (key, *index), layers, called in zip(paths, lists, names, strict=True):
-        whole = tuple(completed(layers, called))
-        if index:
-            fields.setdefault(str(key), []).append(whole)
+class LayerReader:
+    """Reads the layers of one document, however deeply they nest: collects all faults, counts all layers.
+
+    A level is the number of composites around a list.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[InitErrorDetails] = []
+        self._layers = 0
+
+    def report(self, error: PydanticCustomError, path: KeyPath, value: Any) -> None:
+        """Add a fault."""
+        self.faults.append(InitErrorDetails(type=error, loc=path, input=value))
+
+    def raise_faults(self, title: str) -> None:
+        """Raise a ValidationError of all faults, where there are any."""
+        if self.faults:
+            raise ValidationError.from_exception_data(title, self.faults)
+
+    def require_list(self, value: Any, path: KeyPath, what: str, least: str) -> bool:
+        """Check that `value` is an array, and not empty where `least` says what is missing."""
+        if not isinstance(value, (list, tuple)):
+            self.report(mismatch(what, value, "wrong_type"), path, value)
+        elif least and not value:
+            self.report(problem(f"expected {least}, got an empty array", "too_short"), path, value)
         else:
-            fields[str(key)] = whole
-    return {key: tuple(value) for key, value in fields.items()}
+            return True
+        return False
+
+    def count(self, more: int, path: KeyPath, value: Any) -> bool:
+        """Count layers and branches over the whole document; report the ones beyond the limit."""
+        self._layers += more
+        if self._layers > MAX_LAYERS:
+            self.report(problem(f"expected at most {MAX_LAYERS} layers in all, got more", "too_large"), path, value)
+        return self._layers <= MAX_LAYERS
+
+    def read_list(self, value: Any, path: KeyPath, level: int, *, least: int = 1) -> Entries | None:
+        """Return the layers of a list; None where `value` is no list of layers."""
+        if not self.require_list(value, path, "an array of layers", "at least one layer" if least else ""):
+            return None
+        if len(value) > MAX_LAYERS:
+            message = f"expected at most {MAX_LAYERS} layers, got {len(value)}"
+            self.report(problem(message, "too_large"), path, value)
+            return None
+        if not self.count(len(value), path, value):
+            return None
+        layers: list[LayerSpec | None] = [None] * len(value)
+        for index, entry in enumerate(value):
+            layers[index] = self._read_entry(entry, (*path, index), level)
+            if len(self.faults) >= MAX_PROBLEMS:
+                break  # more are not shown, and each takes time
+        return layers
+
+    def _read_entry(self, entry: Any, path: KeyPath, level: int) -> LayerSpec | None:
+        """Return one layer; for a faulty one None, or a composite as far as it is right."""
+        try:
+            kind = LAYER_ENTRY.resolve(entry)
+            if isinstance(entry, CompositeSpec):
+                if level + _height(entry) > MAX_COMPOSITES:
+                    raise _too_deep()
+                return entry if self.count(_size(entry, MAX_LAYERS + 1), path, entry) else None
+            if isinstance(entry, LayerSpec):
+                return entry
+            if issubclass(kind, CompositeSpec):
+                return self.read_composite(kind, entry, path, level + 1, lambda keys: kind.nested(keys, context=self))
+            layer = kind.nested(dict(entry))
+            assert isinstance(layer, LayerSpec)
+        except PydanticCustomError as error:
+            self.report(error, path, entry)
+        except ValidationError as error:
+            self.faults += reraised(error, *path)
+        else:
+            return layer
+        return None
+
+    def read_composite(
+        self,
+        kind: type[CompositeSpec],
+        keys: Mapping[str, Any],
+        path: KeyPath,
+        level: int,
+        validate: Callable[[dict[str, Any]], CompositeSpec],
+    ) -> CompositeSpec | None:
+        """Return a composite whose lists are read, named as one set of siblings, and completed.
+
+        `validate` checks its other keys. Of a faulty composite what is right is returned, so that shapes are followed
+        into it; None where one of its lists is none.
+        """
+        if level > MAX_COMPOSITES:
+            raise _too_deep()
+        fields = {name: mark for name, mark in kind.list_fields().items() if name in keys}
+        read = {name: mark.read(self, keys[name], (*path, name), level) for name, mark in fields.items()}
+        lists = [(name, entry) for name, entries in read.items() for entry in entries or ()]
+        names, duplicates = name_siblings(
+            [((name, *entry.path), entry.given) for name, entry in lists], f" of this {kind.registered_type}"
+        )
+        self.faults += details(duplicates, path)
+        resolved: dict[str, list[Entries]] = {name: [] for name in read}
+        for (name, entry), own in zip(lists, names, strict=True):
+            resolved[name].append(resolve_defaults(entry.layers, own))
+        complete = {name: fields[name].assemble(parts) for name, parts in resolved.items() if read[name] is not None}
+        composite: CompositeSpec | None = None
+        try:
+            composite = validate({**keys, **dict.fromkeys(read, ()), **complete})
+        except ValidationError as error:
+            self.faults += reraised(error, *path)
+        if composite is not None and len(complete) == len(read):
+            return composite
+        is_readable = len(complete) == len(read) and all(
+            name in read or not kind.model_fields[name].is_required() for name in kind.list_fields()
+        )
+        return kind.model_construct(**complete) if is_readable else None  # type: ignore[arg-type]
 
 
 def _size(layer: LayerSpec, most: int) -> int:
-    """Count the layers in a composite, itself not, up to `most`."""
+    """Count the layers inside a composite, up to `most`."""
     count, waiting = 0, [layer]
     while waiting and count < most:
-        inside = waiting.pop()
-        if isinstance(inside, CompositeSpec):
-            count += len(inside.inside)
-            waiting += inside.inside
+        outer = waiting.pop()
+        if isinstance(outer, CompositeSpec):
+            count += len(outer.inside)
+            waiting += outer.inside
     return count
 
 
@@ -326,4 +263,4 @@ def _height(layer: LayerSpec) -> int:
 
 
 def _too_deep() -> PydanticCustomError:
-    return fault(f"expected at most {MAX_COMPOSITES} levels of layers within layers, got more", "too_deep")
+    return problem(f"expected at most {MAX_COMPOSITES} levels of layers within layers, got more", "too_deep")

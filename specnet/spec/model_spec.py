@@ -29,22 +29,15 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.composite import dotted
 from specnet.document.base import Document
 from specnet.document.json_text import MAX_INTEGER
-from specnet.document.messages import describe, encodable, fault, mismatch
+from specnet.document.messages import describe, details, encodable, mismatch, problem
 from specnet.document.migrations import check_format, format_of, migrated
 from specnet.fields import Seed, Shape, Text, as_tuple
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
 from specnet.spec.checks import ShapeFollower, limit_of_elements, name_faults, number_faults, place_faults, too_large
-from specnet.spec.composite_spec import (
-    LAYERS_SCHEMA,
-    CompositeSpec,
-    LayerEntries,
-    completed,
-    counting,
-    details,
-    siblings,
-)
+from specnet.spec.composite_spec import LAYERS_SCHEMA, CompositeSpec, LayerReader
 from specnet.spec.layer_table import html_table, layer_rows
+from specnet.spec.siblings import name_siblings, resolve_defaults
 
 FAMILY = "specnet-model"
 
@@ -52,26 +45,26 @@ FAMILY = "specnet-model"
 MODEL_FORMAT = format_of(FAMILY)
 
 
-class _Layers(LayerEntries):
-    """Annotates `layers`: entries, names, defaults, numbers and shapes are checked, all faults told at once."""
+class _Layers:
+    """Annotates `layers`: entries, names, defaults, numbers and shapes are checked, all faults reported at once."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.validate_model)
+        return core_schema.with_info_plain_validator_function(self.validate)
 
-    def validate_model(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
-        with counting():
-            entries, faults = self.read(value)
-        (names,), doubles = siblings([(("layers",), value)])
-        faults += details((path[1:], told) for path, told in doubles)
-        layers = completed(entries, names)
-        faults += details(number_faults(layers, np.dtype(info.data.get("dtype", "float64"))))
-        faults += details(place_faults(layers))
-        faults += details(name_faults(layers))
-        if "input_shape" in info.data:
-            faults += details(ShapeFollower().faults(layers, info.data["input_shape"]))
-        if faults:
-            raise ValidationError.from_exception_data("layers", faults)
-        return tuple(layer for layer in layers if layer is not None)
+    def validate(self, value: Any, info: ValidationInfo) -> tuple[LayerSpec, ...]:
+        reader = LayerReader()
+        entries = reader.read_list(value, (), 0)
+        if entries is not None:
+            (names,), duplicates = name_siblings([(("layers",), value)])
+            reader.faults += details((path[1:], error) for path, error in duplicates)
+            entries = resolve_defaults(entries, names)
+            reader.faults += details(number_faults(entries, np.dtype(info.data.get("dtype", "float64"))))
+            reader.faults += details(place_faults(entries))
+            reader.faults += details(name_faults(entries))
+            if "input_shape" in info.data:
+                reader.faults += details(ShapeFollower().faults(entries, info.data["input_shape"]))
+        reader.raise_faults("layers")
+        return tuple(entries)  # type: ignore[arg-type]  # without faults every entry is a layer
 
 
 def _json_object(value: Any) -> dict[str, Any]:
@@ -84,11 +77,11 @@ def _json_object(value: Any) -> dict[str, Any]:
 def _json_value(value: Any, depth: int) -> Any:
     if depth > 64:
         message = "expected at most 64 levels of nesting, got more"
-        raise fault(message, "too_deep")
+        raise problem(message, "too_deep")
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             message = "expected keys that are strings, as JSON has no others"
-            raise fault(message, "wrong_type")
+            raise problem(message, "wrong_type")
         return {encodable(key): _json_value(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(entry, depth + 1) for entry in value]
@@ -157,7 +150,7 @@ class ModelSpec(Document):
         seen: set[str] = set()
         for index, label in enumerate(labels):
             if label in seen:
-                told = fault(f"{describe(label)} stands here a second time", "duplicate_name")
+                told = problem(f"{describe(label)} stands here a second time", "duplicate_name")
                 detail = InitErrorDetails(type=told, loc=(index,), input=label)
                 raise ValidationError.from_exception_data("labels", [detail])
             seen.add(label)
@@ -171,7 +164,7 @@ class ModelSpec(Document):
             width = last.output_shape[-1]
             if len(labels) != max(width, 2):
                 message = f"expected {max(width, 2)} names, one a class of the output, got {len(labels)}"
-                raise fault(message, "wrong_value")
+                raise problem(message, "wrong_value")
         return labels
 
     @model_serializer(mode="wrap")
@@ -188,7 +181,7 @@ class ModelSpec(Document):
     @property
     def parameter_count(self) -> int:
         """Number of trained elements."""
-        return sum(size_of(p.shape) for p in self.parameter_specs().values())
+        return sum(map(size_of, self.plan().parameter_shapes().values()))
 
     @property
     def identity(self) -> str:
@@ -196,18 +189,21 @@ class ModelSpec(Document):
         return identity_of(self.model_dump(mode="json"))
 
     def plan(self) -> ModelPlan:
-        """Say how the network is put together."""
+        """Return how the network is put together."""
         layers = tuple(fold((layer.plan for layer in self.layers), self.input_shape))
         return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, layers)
 
-    def walk(self) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
-        """Yield every layer with its full name, `block.hidden`; a composite comes before the layers in it."""
-        yield from _walk(self.layers, self.plan().layers, "")
+    def walk(self, plan: ModelPlan | None = None) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
+        """Yield every layer with its full name, `block.hidden`; a composite comes before the layers in it.
 
-    def parameter_specs(self) -> dict[str, ParameterSpec]:
-        """Map full names, `hidden.weight`, in document order, to what is known of each parameter."""
-        leaves = ((n, s, p) for n, s, p in self.walk() if not isinstance(s, CompositeSpec))
-        return dotted((name, spec.parameters(plan.input_shape)) for name, spec, plan in leaves)
+        `plan` is what `plan()` returns, where the caller has it already.
+        """
+        yield from _walk(self.layers, (plan or self.plan()).layers, "")
+
+    def parameter_specs(self, plan: ModelPlan | None = None) -> dict[str, ParameterSpec]:
+        """Map full names, `hidden.weight`, in document order, to what the document says of each parameter."""
+        leaves = ((n, s, p) for n, s, p in self.walk(plan) if not isinstance(s, CompositeSpec))
+        return dotted((name, spec.parameter_specs(plan.parameters)) for name, spec, plan in leaves)
 
     def __repr__(self) -> str:
         return f"<ModelSpec {self.plan().about(self.parameter_count)}>"

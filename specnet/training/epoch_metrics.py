@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from specnet.arrays.parameters import Array, ShapeTuple
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.model import Model
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 from specnet.training.losses.base import Loss
 from specnet.training.metrics import MetricSpec
 
@@ -27,7 +27,7 @@ def evaluation_rows(model: Model) -> int:
     return max(min(_MOST_BYTES // (math.prod(model.input_shape) * model.input_dtype.itemsize), _MOST_ROWS), 1)
 
 
-class Tally:
+class EpochMetrics:
     """Sums over the rows of an epoch so far."""
 
     def __init__(self, metrics: Sequence[MetricSpec], output_shape: ShapeTuple, loss: Loss) -> None:
@@ -64,7 +64,7 @@ class Tally:
                 span = slice(at, min(at + size, stop))
                 metric.add(self._outputs[span], self._targets[span])
 
-    def combined(self, world: World) -> Tally:
+    def combined(self, world: World) -> EpochMetrics:
         """Give the sums over the rows of all processes; itself where there is one."""
         if world.size == 1:
             return self
@@ -100,12 +100,16 @@ class Tally:
             metric.sums[...] = state[name]
 
 
-def evaluate(model: Model, loss: Loss, data: Rows, metrics: Sequence[MetricSpec] = (), world: World = ALONE) -> Tally:
+def evaluate(
+    model: Model, loss: Loss, data: AnyDataset, metrics: Sequence[MetricSpec] = (), world: World = SINGLE
+) -> EpochMetrics:
     """Count loss and metrics over all rows, as `predict` answers them; each process of a world looks at its share."""
-    tally = Tally(metrics, model.output_shape, loss)
+    epoch_metrics = EpochMetrics(metrics, model.output_shape, loss)
     for part in data.in_order(evaluation_rows(model), *world.share(len(data))):
         outputs = model.predict(part.inputs)
-        tally.begin(outputs, part.targets, len(part))
-        tally.add(loss(outputs, part.targets, part.weights)[0], loss.weight_of(part.targets, part.weights), len(part))
-    tally.flush()
-    return tally.combined(world)
+        epoch_metrics.begin(outputs, part.targets, len(part))
+        epoch_metrics.add(
+            loss(outputs, part.targets, part.weights)[0], loss.weight_of(part.targets, part.weights), len(part)
+        )
+    epoch_metrics.flush()
+    return epoch_metrics.combined(world)

@@ -10,7 +10,7 @@ import numpy as np
 
 from specnet.arrays.randomness import permutation
 from specnet.data.spec import DataEntry, Fraction
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.document.json_text import Finding
 from specnet.errors import DataError
 
@@ -22,8 +22,8 @@ class RunData(NamedTuple):
     """The rows of a run, and its experiment, whose model has the labels that text targets name."""
 
     experiment: ExperimentSpec
-    train: Rows
-    validation: Rows | None
+    train: AnyDataset
+    validation: AnyDataset | None
 
 
 def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
@@ -37,7 +37,7 @@ def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
     return RunData(spec, *split(spec, train, validation))
 
 
-def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, Rows, tuple[str, ...]]:
+def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
     """Read the training rows; give them with the experiment, its labels known, and the names of their columns."""
     loss = spec.training.loss.build()
     raw = spec.data.train.read(folder)
@@ -47,12 +47,12 @@ def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, 
     return spec, raw.fit(spec.built_model, loss), raw.rows.names
 
 
-def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...]) -> Rows:
+def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...]) -> AnyDataset:
     """Read rows whose columns are those of the training rows."""
     return entry.like(spec.data.train, names).read(folder).fit(spec.built_model, spec.training.loss.build())
 
 
-def split(spec: ExperimentSpec, train: Rows, validation: Fraction) -> tuple[Rows, Rows]:
+def split(spec: ExperimentSpec, train: AnyDataset, validation: Fraction) -> tuple[AnyDataset, AnyDataset]:
     """Hold out a fraction of the rows, drawn by the training's seed; of each class alike, where there are classes."""
     count = len(train)
     held_out = max(1, round(count * validation.fraction))
@@ -72,7 +72,7 @@ def split(spec: ExperimentSpec, train: Rows, validation: Fraction) -> tuple[Rows
 def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
     """Find what training would refuse in the data files, as far as they are there."""
     missing = set(missing_files(spec, folder))
-    train: Rows | None = None
+    train: AnyDataset | None = None
     names: tuple[str, ...] = ()
     for key, entry in (("train", spec.data.train), ("validation", spec.data.validation)):
         try:

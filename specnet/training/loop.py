@@ -12,12 +12,12 @@ import numpy as np
 
 from specnet.arrays.parameters import Array
 from specnet.data.dataset import Dataset, Order
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
-from specnet.mpi.batch_shares import Share
-from specnet.mpi.world import ALONE, World
-from specnet.training.epoch_metrics import Tally, evaluate
+from specnet.mpi.batch_shares import BatchShare
+from specnet.mpi.world import SINGLE, World
+from specnet.training.epoch_metrics import EpochMetrics, evaluate
 from specnet.training.finite_check import NotFiniteError
 from specnet.training.losses.base import Loss
 from specnet.training.optimizers.base import Optimizer
@@ -56,12 +56,12 @@ class Run:
         loss: Loss,
         optimizer: Optimizer,
         training: TrainingSpec,
-        data: Rows,
-        validation: Rows | None = None,
+        data: AnyDataset,
+        validation: AnyDataset | None = None,
         listeners: Sequence[Listener] = (),
         *,
         check_finite: bool = False,
-        world: World = ALONE,
+        world: World = SINGLE,
     ) -> None:
         if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps look at no row any more
             msg = f"Run: expected inputs of {model.input_dtype}, as the model's, got {data.inputs.dtype}"
@@ -77,11 +77,11 @@ class Run:
         self.epoch = 0
         self.batch = 0
         self.step = 0
-        self.tally = self.new_tally()
+        self.epoch_metrics = self.new_tally()
         self.history: History = {}
         self.stopping = False
         self.world = model.draws.world = world
-        self.share = Share(world, training.batch_size) if world.size > 1 else None
+        self.share = BatchShare(world, training.batch_size) if world.size > 1 else None
         if self.share is not None and check_finite:
             msg = "check_finite looks at one process's arrays; run it without MPI"
             raise SpecnetError(msg)
@@ -96,9 +96,9 @@ class Run:
         """Number of steps of an epoch."""
         return -(-len(self.data) // self.training.step_rows)
 
-    def new_tally(self) -> Tally:
+    def new_tally(self) -> EpochMetrics:
         """Make the sums of an epoch that has not begun."""
-        return Tally(self.metrics, self.model.output_shape, self.loss)
+        return EpochMetrics(self.metrics, self.model.output_shape, self.loss)
 
     def stop(self) -> None:
         """Ask the run to end after the current step; where processes share it, all end, after the next one."""
@@ -142,8 +142,8 @@ class Run:
         x, targets, weights = block.inputs, block.targets, block.weights
         if len(x) > len(self._outputs):
             self._outputs = np.empty((len(x), *self.model.output_shape), self.model.dtype)
-        outputs, tally, event = self._outputs, self.tally, self._step_event
-        tally.begin(outputs, targets, size)
+        outputs, epoch_metrics, event = self._outputs, self.epoch_metrics, self._step_event
+        epoch_metrics.begin(outputs, targets, size)
         stop = 0
         for at in range(0, block.of or len(x), size):
             count = min(size, (block.of or len(x)) - at)
@@ -155,8 +155,8 @@ class Run:
             except NotFiniteError as error:
                 place = f"{error.what} at step {self.step + 1}, in epoch {self.epoch + 1}"
                 msg = f"{place}: {error}; lower the learning_rate, or set clip_norm"
-                raise self.world.everywhere(NotFiniteError(msg)) from None
-            tally.add(loss, weight, stop)
+                raise self.world.mark_collective(NotFiniteError(msg)) from None
+            epoch_metrics.add(loss, weight, stop)
             self.step += 1
             self.batch += 1
             for listener in self.listeners:
@@ -165,16 +165,16 @@ class Run:
                 self.stopping |= self.take_step.agreed
             if self.stopping:
                 break
-        tally.flush()
+        epoch_metrics.flush()
 
     def _finish_epoch(self) -> None:
-        metrics = self.tally.combined(self.world).values()
+        metrics = self.epoch_metrics.combined(self.world).values()
         if self.validation is not None:
             validated = evaluate(self.model, self.loss, self.validation, self.metrics, self.world)
             metrics |= validated.values("val_")
         metrics |= {"learning_rate": float(self.optimizer.learning_rate), **gradient_statistics(self.model)}
         self.epoch += 1
-        self.batch, self.tally = 0, self.new_tally()
+        self.batch, self.epoch_metrics = 0, self.new_tally()
         row = {"epoch": self.epoch, **metrics}
         for name in dict.fromkeys([*self.history, *row]):  # what is measured may have changed where a run went on
             values = self.history.setdefault(name, [math.nan] * (self.epoch - 1))

@@ -10,8 +10,8 @@ import numpy as np
 
 from specnet.arrays.parameters import Array
 from specnet.model import Model
-from specnet.mpi.batch_shares import Share
-from specnet.mpi.world import ALONE
+from specnet.mpi.batch_shares import BatchShare
+from specnet.mpi.world import SINGLE
 from specnet.training.finite_check import NOWHERE, NotFiniteError, checked_step, where_not_finite
 from specnet.training.losses.base import Loss
 from specnet.training.optimizers.base import Optimizer
@@ -33,7 +33,7 @@ class Step:
         steps_per_epoch: int,
         *,
         check_finite: bool = False,
-        share: Share | None = None,
+        share: BatchShare | None = None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -108,7 +108,7 @@ class Step:
         return self._added_up(parts, total, total, x, targets, weights, outputs), total
 
     def _shared(
-        self, share: Share, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
+        self, share: BatchShare, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
     ) -> tuple[float, float]:
         """Do it together with the other processes: each adds its rows' part of the gradient of the whole mean.
 
@@ -183,7 +183,7 @@ class Step:
             where = where_not_finite(self.model, self.loss, x, targets, weights)
             draws.first_row = 0
             raise NotFiniteError(where, what)
-        world, draws.world = self._share.world, ALONE  # each looks at its own rows
+        world, draws.world = self._share.world, SINGLE  # each looks at its own rows
         try:
             where = where_not_finite(self.model, self.loss, x, targets, weights) if len(x) else NOWHERE
         finally:

@@ -164,9 +164,9 @@ def _checked(
             known[asked] = None
         except SpecError as error:
             known[asked] = error
-    fault = known[asked]
-    if fault is not None:
-        raise fault
+    problem = known[asked]
+    if problem is not None:
+        raise problem
     return spec, folder
 
 

@@ -58,7 +58,7 @@ def network(widths):
 
 def stepper(widths, batch, world):
     """Make a step of a run on this process's part of a batch."""
-    from specnet.mpi.batch_shares import Share
+    from specnet.mpi.batch_shares import BatchShare
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
     from specnet.training.spec.training_spec import TrainingSpec
@@ -68,7 +68,7 @@ def stepper(widths, batch, world):
     settings = TrainingSpec.model_validate(
         {"loss": "softmax_cross_entropy", "optimizer": "adam", "epochs": 1, "batch_size": batch}
     )
-    share = Share(world, batch) if world.size > 1 else None
+    share = BatchShare(world, batch) if world.size > 1 else None
     model.draws.world = world
     step = Step(model, SoftmaxCrossEntropy(), Adam(model), settings, 1, share=share)
     first, stop = world.share(batch)
@@ -81,9 +81,9 @@ def stepper(widths, batch, world):
 
 def part(widths, rows, _world):
     """Make a step on so many rows that each process takes for itself."""
-    from specnet.mpi.world import ALONE
+    from specnet.mpi.world import SINGLE
 
-    return stepper(widths, rows, ALONE)
+    return stepper(widths, rows, SINGLE)
 
 
 def reducer(numbers, world):
@@ -138,7 +138,7 @@ def worker():
             at = found.setdefault(group, {})
             for place in places:
                 at = at.setdefault(place, {})
-            at[last] = together(groups[group].comm, make(groups[group]))
+            at[last] = collectively(groups[group].comm, make(groups[group]))
     if everyone.rank == 0:
         print(json.dumps(found))
 
@@ -152,7 +152,7 @@ def timed(barrier, work, repeats):
     return (time.perf_counter() - begun) / repeats
 
 
-def together(comm, work):
+def collectively(comm, work):
     """Seconds of what all processes of a group do, as often in each."""
     timed(comm.Barrier, work, 3)
     repeats = max(int(SECONDS / comm.bcast(timed(comm.Barrier, work, 3))), 3)

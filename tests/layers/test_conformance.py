@@ -24,8 +24,8 @@ def alone(entry, input_shape=(5,), dtype="float64"):
     cls = layer_types()[entry["type"]]
     spec = cls.model_validate(entry)
     rng = np.random.default_rng(0)
-    arrays = {n: rng.normal(size=p.shape).astype(dtype) for n, p in spec.parameters(input_shape).items()}
-    return spec.build(arrays)
+    plan = spec.plan(input_shape)
+    return plan.make({n: rng.normal(size=shape).astype(dtype) for n, shape in plan.parameters.items()})
 
 
 def test_every_built_in_layer_is_tested_here():

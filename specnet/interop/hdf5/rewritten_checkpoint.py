@@ -11,7 +11,7 @@ import numpy.typing as npt
 from specnet.checkpoint import format as layout
 from specnet.errors import CheckpointCorruptError
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
-from specnet.interop.imported_model import Imported, document_of, refused
+from specnet.interop.imported_model import Imported, document_of, unsupported
 from specnet.model import assemble
 
 
@@ -24,9 +24,9 @@ def from_rewritten(path: str | os.PathLike[str], content: Hdf5Content | None = N
     content = content or read_hdf5(path)
     root = content.attributes["/"]
     if root.get("format") != layout.FORMAT:
-        raise refused(name, f"its attribute format is not {layout.FORMAT}")
+        raise unsupported(name, f"its attribute format is not {layout.FORMAT}")
     if root.get("format_version") != 1:
-        raise refused(name, "its format_version is not 1")
+        raise unsupported(name, "its format_version is not 1")
     arrays = {key.strip("/"): array for key, array in content.arrays.items()}
     for key, array in arrays.items():
         if layout.digest(np.ascontiguousarray(array).data) != content.attributes[f"/{key}"].get("sha256"):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
-from specnet.interop.imported_model import Arrays, Names, checked_inputs, refused, shape_after, spec_of_layers
+from specnet.interop.imported_model import Arrays, LayerNames, checked_inputs, shape_after, spec_of_layers, unsupported
 from specnet.interop.keras.layers import READERS, Entry, Found, Unsupported, Variable, is_kerass
 from specnet.spec.model_spec import ModelSpec
 
@@ -43,13 +43,13 @@ class KerasNetwork:
         class_name, inside, layers = _parts(file, config)
         if class_name != "Sequential":
             told = f"is a {class_name!r:.40} model, expected a Sequential one; {_REMEDY}"
-            raise refused(file, told)
+            raise unsupported(file, told)
         self._shape = checked_inputs(file, self._input_shape(inside, layers))
         self._entries, self.layers, _ = self._walk(layers, self._shape, "", trained=True)
         self._more = {"dtype": self._dtype(), "name": str(inside.get("name", "model"))}
         if self._faults:
-            remedy = f"; {_REMEDY}" if any(fault.endswith("the layer's type") for fault in self._faults) else ""
-            raise refused(file, f"holds what specnet has nothing for: {'; '.join(self._faults)}{remedy}")
+            remedy = f"; {_REMEDY}" if any(problem.endswith("the layer's type") for problem in self._faults) else ""
+            raise unsupported(file, f"holds what specnet has nothing for: {'; '.join(self._faults)}{remedy}")
 
     def spec(self, arrays: Arrays) -> ModelSpec:
         """Make the document. A Normalization that is not first gets its values from `arrays`, which loses them.
@@ -72,7 +72,7 @@ class KerasNetwork:
     ) -> tuple[list[Entry], tuple[KerasLayer, ...], ShapeTuple]:
         entries: list[Entry] = []
         found: list[KerasLayer] = []
-        names = Names()
+        names = LayerNames()
         for layer in layers:
             class_name, config, inner = _parts(self.file, layer)
             if class_name == "InputLayer":
@@ -159,9 +159,11 @@ class KerasNetwork:
         )
         shape = next((value for value in candidates if isinstance(value, (list, tuple)) and len(value) > 1), None)
         if shape is None:
-            raise refused(self.file, "tells no shape of its inputs; call the model on an input in Keras, save it again")
+            raise unsupported(
+                self.file, "tells no shape of its inputs; call the model on an input in Keras, save it again"
+            )
         if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape[1:]):
-            raise refused(
+            raise unsupported(
                 self.file, f"takes inputs of shape {tuple(shape)!r:.60}; specnet needs all sizes but the batch's"
             )
         return tuple(shape[1:])
@@ -174,6 +176,6 @@ def _parts(file: str, layer: Any) -> tuple[str, Mapping[str, Any], Sequence[Any]
     if isinstance(config, list):
         config = {"layers": config}
     if not isinstance(class_name, str) or not isinstance(config, Mapping):
-        raise refused(file, f"has a config that is none of Keras: {layer!r:.80}")
+        raise unsupported(file, f"has a config that is none of Keras: {layer!r:.80}")
     inner = config.get("layers")
     return class_name, config, inner if isinstance(inner, list) else []

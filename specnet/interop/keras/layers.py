@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
-from specnet.interop.imported_model import as_meant
+from specnet.interop.imported_model import undo_float32_rounding
 
 Entry = dict[str, Any]
 
@@ -61,7 +61,7 @@ class Found:
             value = np.asarray(value.get("config", {}).get("value", math.nan)).item()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise Unsupported(f"{keys[0]}={value!r:.40}")
-        return as_meant(float(value))
+        return undo_float32_rounding(float(value))
 
     def need_last_axis(self, key: str = "axis") -> None:
         """Refuse what does not work on the last axis."""

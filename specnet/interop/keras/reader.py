@@ -24,7 +24,7 @@ import numpy.typing as npt
 from specnet.errors import CheckpointError, CheckpointUnsupportedError
 from specnet.files.paths import user_path
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
-from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, filled, refused
+from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, fill_model, unsupported
 from specnet.interop.keras.config import KerasLayer, KerasNetwork
 from specnet.interop.keras.layers import from_keras_array, keys_by_class
 from specnet.interop.keras.optimizer import restored
@@ -72,7 +72,7 @@ def from_keras_h5(path: str | os.PathLike[str], content: Hdf5Content | None = No
     for layer in network.layers:
         take(name, layer, groups.pop(layer.name, []), arrays)
     if any(groups.values()):
-        raise refused(name, f"holds weights of layers that its config does not have: {', '.join(groups)}"[:300])
+        raise unsupported(name, f"holds weights of layers that its config does not have: {', '.join(groups)}"[:300])
     optimizer = _named(name, content, "/optimizer_weights") if "/optimizer_weights" in content.attributes else []
     training = root.get("training_config")
     settings = _json(name, training, "training_config").get("optimizer_config") if training else None
@@ -92,10 +92,10 @@ def _imported(
             spec = ours
         else:
             notes.append("its specnet document is of another network than its config, which was taken")
-    shapes = {full: parameter.shape for full, parameter in spec.parameter_specs().items()}
+    shapes = spec.plan().parameter_shapes()
     for full, value in network.fills.items():
         arrays[full] = np.full(shapes[full], value, spec.dtype)
-    model = filled(network.file, spec, arrays, notes)
+    model = fill_model(network.file, spec, arrays, notes)
     trained = [v.target for layer in network.layers for v in layer.all_variables() if v.trained]
     state, told = restored(model, settings, optimizer, trained)
     return Imported(model, tuple(notes + told), state)
@@ -128,7 +128,7 @@ def arrays_by_key(
     seeds = {key for key in there if key not in variables and f"{key}/seed_generator" in content.attributes}
     left = sorted(there - seeds - set(keys))
     if left:
-        raise refused(name, f"holds weights in {left[0]!r:.100}, of which the network has no layer")
+        raise unsupported(name, f"holds weights in {left[0]!r:.100}, of which the network has no layer")
     return arrays
 
 
@@ -148,12 +148,12 @@ def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays
     if variables and not variables[-1].target and len(found) == len(variables) - 1:
         variables.pop()  # a count of rows, which some versions do not write
     if len(variables) != len(found):
-        raise refused(name, f"{layer.name} has {len(found)} arrays in the file, {len(variables)} in the network")
+        raise unsupported(name, f"{layer.name} has {len(found)} arrays in the file, {len(variables)} in the network")
     for variable, array in zip(variables, found, strict=True):
         if variable.target:
             owner, _, short = variable.target.rpartition(".")
             if array.dtype.kind not in "iuf" or (short in ("variance", "slope") and not array.shape):
-                raise refused(name, f"{layer.name}: an array of {array.dtype}, shape {array.shape}, is no {short}")
+                raise unsupported(name, f"{layer.name}: an array of {array.dtype}, shape {array.shape}, is no {short}")
             ours, value = from_keras_array(short, array)
             arrays[f"{owner}.{ours}"] = value
 
@@ -169,7 +169,7 @@ def _named(name: str, content: Hdf5Content, group: str) -> list[npt.NDArray[Any]
     for weight in _listed(name, content, group, "weight_names"):
         path = f"{group}/{weight}"
         if path not in content.arrays:
-            raise refused(name, f"{path!r:.200} is missing")
+            raise unsupported(name, f"{path!r:.200} is missing")
         found.append(content.arrays[path])
     return found
 
@@ -178,14 +178,16 @@ def _listed(name: str, content: Hdf5Content, group: str, attribute: str) -> list
     """Read a list of names; a long one is spread over attributes with numbers behind the name."""
     attributes = content.attributes.get(group)
     if attributes is None:
-        raise refused(name, f"{group!r:.200} is missing")
+        raise unsupported(name, f"{group!r:.200} is missing")
     value = attributes.get(attribute)
     if value is None and f"{attribute}0" in attributes:
         numbers = range(sum(key.startswith(attribute) for key in attributes))
         parts = [attributes.get(f"{attribute}{number}", []) for number in numbers]
         value = [text for part in parts for text in (part if isinstance(part, list) else [part])]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise refused(name, f"{group!r:.200} has no list {attribute}; specnet reads what Keras 2 and 3 have written")
+        raise unsupported(
+            name, f"{group!r:.200} has no list {attribute}; specnet reads what Keras 2 and 3 have written"
+        )
     return value
 
 
@@ -200,7 +202,7 @@ def _json(name: str, text: Any, what: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise refused(name, f"its {what} is no JSON object")
+        raise unsupported(name, f"its {what} is no JSON object")
     return value
 
 
@@ -217,7 +219,7 @@ def _unzip(path: str | os.PathLike[str], name: str) -> dict[str, bytes]:
     except CheckpointUnsupportedError:
         raise
     except Exception as error:  # noqa: BLE001 - the compressors have errors of many kinds
-        raise refused(name, f"cannot be read as a .keras archive: {error}"[:300]) from None
+        raise unsupported(name, f"cannot be read as a .keras archive: {error}"[:300]) from None
 
 
 def _check_members(archive: zipfile.ZipFile, size: int, name: str) -> None:
@@ -225,10 +227,10 @@ def _check_members(archive: zipfile.ZipFile, size: int, name: str) -> None:
     entries = {entry.filename: entry for entry in archive.infolist()}
     odd = [n for n in entries if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
     if odd or len(entries) != len(archive.infolist()):
-        raise refused(name, f"an archive with {(odd or ['members of one name'])[0]!r:.100}, which Keras writes not")
+        raise unsupported(name, f"an archive with {(odd or ['members of one name'])[0]!r:.100}, which Keras writes not")
     for member in _MEMBERS:
         if member not in entries:
-            raise refused(name, f"is no .keras file: there is no {member} in it")
+            raise unsupported(name, f"is no .keras file: there is no {member} in it")
         unpacked = entries[member].file_size
         if unpacked > (_LARGEST_TEXT if member.endswith(".json") else 1000 * size):
-            raise refused(name, f"{member} unpacks to {unpacked:,} bytes, of a file of {size:,}")
+            raise unsupported(name, f"{member} unpacks to {unpacked:,} bytes, of a file of {size:,}")

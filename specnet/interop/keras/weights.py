@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from specnet.errors import SpecnetError
 from specnet.interop.hdf5.sandbox import Hdf5Content
-from specnet.interop.imported_model import Arrays, Imported, filled, refused
+from specnet.interop.imported_model import Arrays, Imported, fill_model, unsupported
 from specnet.interop.keras.config import KerasLayer
 from specnet.interop.keras.layers import Variable
 from specnet.interop.keras.reader import arrays_by_key, by_class, legacy_groups, take
@@ -32,7 +32,7 @@ def from_keras_weights(
     try:
         layers = tuple(_keras_layers(forms_of(spec)))
     except SpecnetError as error:
-        raise refused(name, f"--model: {error}") from None
+        raise unsupported(name, f"--model: {error}") from None
     if "layer_names" in content.attributes["/"] or "layer_names0" in content.attributes["/"]:
         arrays = _keras2(name, content, layers, names)
     else:
@@ -42,7 +42,7 @@ def from_keras_weights(
     notes: list[str] = []
     if "/optimizer/vars" in content.attributes:
         notes.append("the optimizer's state is left behind: a file of weights does not say of which optimizer it is")
-    return Imported(filled(name, spec, arrays, notes), tuple(notes))
+    return Imported(fill_model(name, spec, arrays, notes), tuple(notes))
 
 
 def _keras_layers(forms: Sequence[KerasForm]) -> Iterator[KerasLayer]:
@@ -68,7 +68,7 @@ def _keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: 
         keys = {key.rpartition("/")[2]: key for key in called.values()}
         missing = [theirs for theirs in wanted if theirs not in called and theirs not in keys]
         if missing:
-            raise refused(name, f"has no layer {missing[0]!r:.80}; there are {', '.join([*called])}"[:400])
+            raise unsupported(name, f"has no layer {missing[0]!r:.80}; there are {', '.join([*called])}"[:400])
         return [called.get(theirs) or keys[theirs] for theirs in wanted]
     if all(layer.name in called for layer in layers):
         return [called[layer.name] for layer in layers]
@@ -79,7 +79,7 @@ def _keras2(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names
     stored = [(names.get(layer, layer), arrays) for layer, arrays in legacy_groups(name, content, "") if arrays]
     if len(stored) != len(layers):
         told = f"{len(stored)} layers with arrays, the model {len(layers)}: {', '.join(layer.name for layer in layers)}"
-        raise refused(name, f"holds {told}"[:400])
+        raise unsupported(name, f"holds {told}"[:400])
     by_name = dict(stored)
     found: Arrays = {}
     known = all(layer.name in by_name for layer in layers)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
-from specnet.interop.imported_model import Arrays, Names, as_meant, refused, shape_after
+from specnet.interop.imported_model import Arrays, LayerNames, shape_after, undo_float32_rounding, unsupported
 from specnet.interop.onnx import activations as elementwise
-from specnet.interop.onnx.steps import Given, Step
+from specnet.interop.onnx.steps import Given, NodeRead
 
 Entry = dict[str, Any]
 
@@ -32,7 +32,7 @@ class _Unsupported(Exception):  # noqa: N818 - becomes the file's error, with th
 class _Reader:
     """Where steps become entries: the layers so far, the shape behind them, arrays by full name."""
 
-    def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: Names) -> None:
+    def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: LayerNames) -> None:
         self.file = file
         self.given = given
         self.shape = shape
@@ -64,13 +64,15 @@ class _Reader:
         return self.shape[-1]
 
 
-def layers_of(file: str, steps: Sequence[Step], given: Given) -> tuple[list[Entry], Arrays, list[str]]:
+def layers_of(file: str, steps: Sequence[NodeRead], given: Given) -> tuple[list[Entry], Arrays, list[str]]:
     """Give entries, arrays and notes. Raises CheckpointUnsupportedError, which names the node."""
-    reader = _read(file, steps, given, given.shape, "", Names())
+    reader = _read(file, steps, given, given.shape, "", LayerNames())
     return reader.entries, reader.arrays, reader.notes
 
 
-def _read(file: str, steps: Sequence[Step], given: Given, shape: ShapeTuple, prefix: str, names: Names) -> _Reader:
+def _read(
+    file: str, steps: Sequence[NodeRead], given: Given, shape: ShapeTuple, prefix: str, names: LayerNames
+) -> _Reader:
     reader = _Reader(file, given, shape, prefix, names)
     index = 0
     while index < len(steps):
@@ -83,19 +85,19 @@ def _read(file: str, steps: Sequence[Step], given: Given, shape: ShapeTuple, pre
                 used = OPERATORS[step.operator](reader, steps[index : index + 3])
         except CheckpointError as error:
             told = str(error).removeprefix(f"{file}: ")
-            raise refused(file, f"{step.name} ({step.operator}): {told}") from None
+            raise unsupported(file, f"{step.name} ({step.operator}): {told}") from None
         except (_Unsupported, KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             why = str(error) if isinstance(error, _Unsupported) else "is used in a way that is not known"
-            raise refused(file, f"{step.name} ({step.operator}): {why}") from None
+            raise unsupported(file, f"{step.name} ({step.operator}): {why}") from None
         index += used
     return reader
 
 
-def _join(reader: _Reader, step: Step) -> None:
+def _join(reader: _Reader, step: NodeRead) -> None:
     """Make a residual of an Add, a concat of a Concat; the ways' layers are siblings of one block."""
     kind = "residual" if step.operator == "Add" else "concat"
     reader.counts[kind] = reader.counts.get(kind, 0) + 1
-    name, inner = reader.names(f"{kind}_{reader.counts[kind]}"), Names()
+    name, inner = reader.names(f"{kind}_{reader.counts[kind]}"), LayerNames()
     prefix = f"{reader.prefix}{name}."
     if reader.integers:
         raise _Unsupported("joins integers")
@@ -141,7 +143,7 @@ def _affine(reader: _Reader, weight: tuple[str, npt.NDArray[Any]], bias: npt.NDA
     reader.add({"type": "affine", "units": array.shape[1], "bias": bias is not None}, arrays, name)
 
 
-def _gemm(reader: _Reader, steps: Sequence[Step]) -> int:
+def _gemm(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     given = step.attributes
     if given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or given.get("transA", 0) or step.constant_first:
@@ -151,7 +153,7 @@ def _gemm(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _matmul(reader: _Reader, steps: Sequence[Step]) -> int:
+def _matmul(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step, behind = steps[0], steps[1:2]
     if step.constant_first:
         raise _Unsupported("a constant from the left")
@@ -160,7 +162,7 @@ def _matmul(reader: _Reader, steps: Sequence[Step]) -> int:
     return 2 if with_bias else 1
 
 
-def _shift(reader: _Reader, steps: Sequence[Step]) -> int:
+def _shift(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     """Read x - c, x + c and x / c, also one behind the other, as standardize: (x - mean) / std."""
     step, behind = steps[0], steps[1:2]
     if step.constant_first and step.operator != "Add":
@@ -184,7 +186,7 @@ def _negated(value: Any) -> Any:
     return [-number for number in value] if isinstance(value, list) else -value
 
 
-def _batch_norm(reader: _Reader, steps: Sequence[Step]) -> int:
+def _batch_norm(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     """Read a batch norm; ONNX normalizes the axis behind the batch, which has to be the last, too."""
     step = steps[0]
     if len(reader.shape) > 1:
@@ -192,39 +194,45 @@ def _batch_norm(reader: _Reader, steps: Sequence[Step]) -> int:
     return _take_batch_norm(reader, step)
 
 
-def _take_batch_norm(reader: _Reader, step: Step) -> int:
+def _take_batch_norm(reader: _Reader, step: NodeRead) -> int:
     if step.attributes.get("training_mode") or step.outputs > 1:
         raise _Unsupported("was exported for training; export the model for inference")
     names = ("scale", "shift", "running_mean", "running_var")
     arrays = {short: array for short, (_, array) in zip(names, step.constants, strict=True)}
     momentum = round(1 - step.attributes.get("momentum", 0.9), 7)  # of a float32
-    epsilon = as_meant(step.attributes.get("epsilon", 1e-5)) or NO_EPSILON
+    epsilon = undo_float32_rounding(step.attributes.get("epsilon", 1e-5)) or NO_EPSILON
     entry = {"type": "batch_norm", "epsilon": epsilon, "momentum": momentum}
     reader.add(entry, arrays, step.constants[0][0])
     return 1
 
 
-def _layer_norm(reader: _Reader, steps: Sequence[Step]) -> int:
+def _layer_norm(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     if step.attributes.get("axis", -1) not in (-1, len(reader.shape)):
         raise _Unsupported("normalizes more than the last axis")
     (name, scale), *shift = step.constants
     zeros = np.zeros_like(scale)
     arrays = {"scale": scale, "shift": shift[0][1] if shift else zeros}
-    reader.add({"type": "layer_norm", "epsilon": as_meant(step.attributes.get("epsilon", 1e-5))}, arrays, name)
+    reader.add(
+        {"type": "layer_norm", "epsilon": undo_float32_rounding(step.attributes.get("epsilon", 1e-5))}, arrays, name
+    )
     return 1
 
 
-def _rms_norm(reader: _Reader, steps: Sequence[Step]) -> int:
+def _rms_norm(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     if step.attributes.get("axis", -1) not in (-1, len(reader.shape)):
         raise _Unsupported("normalizes more than the last axis")
     name, scale = step.constants[0]
-    reader.add({"type": "rms_norm", "epsilon": as_meant(step.attributes.get("epsilon", 1e-5))}, {"scale": scale}, name)
+    reader.add(
+        {"type": "rms_norm", "epsilon": undo_float32_rounding(step.attributes.get("epsilon", 1e-5))},
+        {"scale": scale},
+        name,
+    )
     return 1
 
 
-def _flatten(reader: _Reader, steps: Sequence[Step]) -> int:
+def _flatten(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     if steps[0].attributes.get("axis", 1) not in (1, -len(reader.shape)):
         raise _Unsupported("joins the batch's axis with others")
     if len(reader.shape) > 1:
@@ -232,7 +240,7 @@ def _flatten(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _reshape(reader: _Reader, steps: Sequence[Step]) -> int:
+def _reshape(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step, behind = steps[0], steps[1:3]
     first, *sizes = (int(size) for size in step.constants[0][1].reshape(-1))
     merged = (first, sizes) == (-1, [reader.features]) and len(reader.shape) > 1
@@ -252,19 +260,19 @@ def _reshape(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _dropout(reader: _Reader, steps: Sequence[Step]) -> int:
+def _dropout(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     flags = [array for _, array in step.constants if array.dtype.kind == "b"]
     if any(flag.any() for flag in flags):
         raise _Unsupported("was exported for training; export the model for inference")
     ratios = [array.item() for _, array in step.constants if array.dtype.kind == "f"]
     ratio = ratios[0] if ratios else step.attributes.get("ratio", 0.5)
-    reader.add({"type": "dropout", "rate": as_meant(ratio)})
+    reader.add({"type": "dropout", "rate": undo_float32_rounding(ratio)})
     return 1
 
 
-def _over_last(kind: str) -> Callable[[_Reader, Sequence[Step]], int]:
-    def read(reader: _Reader, steps: Sequence[Step]) -> int:
+def _over_last(kind: str) -> Callable[[_Reader, Sequence[NodeRead]], int]:
+    def read(reader: _Reader, steps: Sequence[NodeRead]) -> int:
         default = -1 if reader.version >= 13 else 1
         axis = steps[0].attributes.get("axis", default)
         if axis not in (-1, len(reader.shape)) or (reader.version < 13 and len(reader.shape) > 1):
@@ -275,7 +283,7 @@ def _over_last(kind: str) -> Callable[[_Reader, Sequence[Step]], int]:
     return read
 
 
-def _prelu(reader: _Reader, steps: Sequence[Step]) -> int:
+def _prelu(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     name, slope = steps[0].constants[0]
     if slope.size == 1 < reader.features:
         reader.notes.append(f"{steps[0].name}: one slope for all features; each is trained on its own from now on")
@@ -283,7 +291,7 @@ def _prelu(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _embedding(reader: _Reader, steps: Sequence[Step]) -> int:
+def _embedding(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     if step.attributes.get("axis", 0) != 0 or not step.constant_first or step.constants[0][1].ndim != 2:
         raise _Unsupported("picks other than rows of a matrix")
@@ -293,15 +301,19 @@ def _embedding(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _activation(kind: str, **settings: tuple[str, Any]) -> Callable[[_Reader, Sequence[Step]], int]:
+def _activation(kind: str, **settings: tuple[str, Any]) -> Callable[[_Reader, Sequence[NodeRead]], int]:
     """Make the reader of an activation whose settings are attributes, with these defaults."""
 
-    def read(reader: _Reader, steps: Sequence[Step]) -> int:
+    def read(reader: _Reader, steps: Sequence[NodeRead]) -> int:
         entry: Entry = {"type": kind}
         for ours, (theirs, default) in settings.items():
             value = steps[0].attributes.get(theirs, default)
             entry[ours] = (
-                value.decode() if isinstance(value, bytes) else as_meant(value) if value != default else default
+                value.decode()
+                if isinstance(value, bytes)
+                else undo_float32_rounding(value)
+                if value != default
+                else default
             )
         reader.add(entry)
         return 1
@@ -309,11 +321,11 @@ def _activation(kind: str, **settings: tuple[str, Any]) -> Callable[[_Reader, Se
     return read
 
 
-def _as_it_is(_reader: _Reader, _steps: Sequence[Step]) -> int:
+def _as_it_is(_reader: _Reader, _steps: Sequence[NodeRead]) -> int:
     return 1
 
 
-def _cast(reader: _Reader, steps: Sequence[Step]) -> int:
+def _cast(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     """Pass over a cast to the type that there is already; others change numbers."""
     kinds = ("INT64", "INT32") if reader.integers else (reader.given.kind,)
     if steps[0].attributes.get("to_name") not in kinds:
@@ -321,29 +333,29 @@ def _cast(reader: _Reader, steps: Sequence[Step]) -> int:
     return 1
 
 
-def _recognized(reader: _Reader, steps: Sequence[Step]) -> int:
+def _recognized(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     reader.add(steps[0].attributes)
     return 1
 
 
-def _selu(reader: _Reader, steps: Sequence[Step]) -> int:
+def _selu(reader: _Reader, steps: Sequence[NodeRead]) -> int:
     if steps[0].attributes:
         raise _Unsupported("alpha and gamma other than selu's")
     reader.add({"type": "selu"})
     return 1
 
 
-def _concat(_reader: _Reader, steps: Sequence[Step]) -> int:
+def _concat(_reader: _Reader, steps: Sequence[NodeRead]) -> int:
     if steps[0].constants:
         raise _Unsupported("joins a constant")
     return 1  # of one value
 
 
-def _no_layer(_reader: _Reader, _steps: Sequence[Step]) -> int:
+def _no_layer(_reader: _Reader, _steps: Sequence[NodeRead]) -> int:
     raise _Unsupported("is no part of an activation that specnet knows")
 
 
-OPERATORS: dict[str, Callable[[_Reader, Sequence[Step]], int]] = {
+OPERATORS: dict[str, Callable[[_Reader, Sequence[NodeRead]], int]] = {
     **dict.fromkeys(elementwise.OPERATORS, _no_layer),
     "Add": _shift,
     "BatchNormalization": _batch_norm,

@@ -22,7 +22,7 @@ class Given:
         """Weights that are used already."""
 
 
-class Step:
+class NodeRead:
     """One node between two values: its operator, attributes, constant inputs, and the ways that it joins.
 
     A step "layer" is an activation already recognized: its attributes are the entry.
@@ -35,4 +35,4 @@ class Step:
         self.outputs = 1
         self.constants: list[tuple[str, npt.NDArray[Any]]] = []
         self.constant_first = False
-        self.ways: list[list[Step]] = []
+        self.ways: list[list[NodeRead]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import ConfigDict, Field
@@ -31,12 +32,11 @@ class AffineSpec(LayerSpec):
     bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
     """Initial bias."""
 
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        shapes, _ = Affine.infer(self.fields(), input_shape)
-        weight = ParameterSpec(shapes["weight"], self.weight_init, "weight_init")
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        weight = ParameterSpec(self.weight_init, "weight_init")
         if not self.bias:
             return {"weight": weight}
-        return {"weight": weight, "bias": ParameterSpec(shapes["bias"], self.bias_init, "bias_init", decay=False)}
+        return {"weight": weight, "bias": ParameterSpec(self.bias_init, "bias_init", decay=False)}
 
     def resolve(self, activation: LayerSpec | None) -> Self:
         if "weight_init" in self.model_fields_set:

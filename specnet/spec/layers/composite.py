@@ -8,7 +8,7 @@ from pydantic import ConfigDict, WithJsonSchema
 
 from specnet.layers.composite import Concat, Residual, Sequential
 from specnet.layerspec import LayerSpec
-from specnet.spec.composite_spec import LAYERS_SCHEMA, LIST_SCHEMA, CompositeSpec, LayerBranches, LayerEntries
+from specnet.spec.composite_spec import LAYERS_SCHEMA, LIST_SCHEMA, CompositeSpec, LayerBranches, LayerList
 from specnet.spec.registry import register_layer
 
 
@@ -21,7 +21,7 @@ class SequentialSpec(CompositeSpec):
     )
     layer = Sequential
 
-    layers: Annotated[tuple[LayerSpec, ...], LayerEntries(), WithJsonSchema(LAYERS_SCHEMA)]
+    layers: Annotated[tuple[LayerSpec, ...], LayerList(), WithJsonSchema(LAYERS_SCHEMA)]
     """The layers, first to last."""
 
 
@@ -34,9 +34,9 @@ class ResidualSpec(CompositeSpec):
     )
     layer = Residual
 
-    layers: Annotated[tuple[LayerSpec, ...], LayerEntries(), WithJsonSchema(LAYERS_SCHEMA)]
+    layers: Annotated[tuple[LayerSpec, ...], LayerList(), WithJsonSchema(LAYERS_SCHEMA)]
     """The layers, first to last; what they give has the shape that the shortcut gives."""
-    shortcut: Annotated[tuple[LayerSpec, ...], LayerEntries(least=0), WithJsonSchema(LIST_SCHEMA)] = ()
+    shortcut: Annotated[tuple[LayerSpec, ...], LayerList(least=0), WithJsonSchema(LIST_SCHEMA)] = ()
     """Layers beside them; none pass the input on as it is."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import ConfigDict
 
 from specnet.arrays.parameters import ShapeTuple
@@ -29,6 +31,5 @@ class EmbeddingSpec(LayerSpec):
     weight_init: Initializer = Normal(std=1.0)
     """Initial rows. Default: normal, std 1."""
 
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        shapes, _ = Embedding.infer(self.fields(), input_shape)
-        return {"weight": ParameterSpec(shapes["weight"], self.weight_init, "weight_init")}
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        return {"weight": ParameterSpec(self.weight_init, "weight_init")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import ConfigDict
 
 from specnet.arrays.parameters import ShapeTuple
@@ -16,10 +18,9 @@ class _NormSpec(LayerSpec):
 
     transparent = True
 
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        shapes, _ = self.layer.infer(self.fields(), input_shape)
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
         first = {"scale": "ones", "shift": "zeros"}
-        return {name: ParameterSpec(shape, first[name], decay=False) for name, shape in shapes.items()}
+        return {name: ParameterSpec(first[name], decay=False) for name in shapes}
 
 
 @register_layer("batch_norm")

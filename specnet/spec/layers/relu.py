@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import ConfigDict
 
 from specnet.arrays.parameters import ShapeTuple
@@ -44,5 +46,5 @@ class PreluSpec(LayerSpec):
     activation = True
     rectifier = True
 
-    def parameters(self, input_shape: ShapeTuple) -> dict[str, ParameterSpec]:
-        return {"slope": ParameterSpec(input_shape[-1:], Constant(value=0.25))}
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        return {"slope": ParameterSpec(Constant(value=0.25))}

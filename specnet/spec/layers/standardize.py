@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import ConfigDict, model_validator
 
-from specnet.document.messages import fault
+from specnet.document.messages import problem
 from specnet.fields import Feature, PositiveFeature
 from specnet.layers.standardize import Standardize
 from specnet.layerspec import LayerSpec
@@ -38,9 +38,5 @@ class StandardizeSpec(LayerSpec):
         if (self.mean is None) != (self.std is None):
             there, missing = ("mean", "std") if self.std is None else ("std", "mean")
             message = f"expected mean and std, or neither; {missing} is missing beside {there}, add it"
-            raise fault(message, "missing")
+            raise problem(message, "missing")
         return self
-
-    @property
-    def unfitted(self) -> bool:
-        return self.mean is None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from specnet.arrays.parameters import Array, Run
+from specnet.arrays.parameters import Array, Span
 from specnet.errors import SpecnetError
 from specnet.model import Model
 
@@ -60,18 +60,19 @@ class Optimizer(ABC):
     def freeze(self, names: Collection[str]) -> None:
         """Leave these parameters where they are from now on; all others move."""
         store = self.model.store
-        moving = (run for run in store.runs(lambda name: (name in names, name in self._decayed)) if not run.group[0])
-        self._updates = [partial(self.update, block) for run in moving for block in self._cut(run)]
-        runs = store.runs(lambda name: name in names)
-        self.gradients = [store.gradient_vector] if not names else [run.gradient for run in runs if not run.group]
+        moving = (
+            span for span in store.spans(lambda name: (name in names, name in self._decayed)) if not span.group[0]
+        )
+        self._updates = [partial(self.update, block) for span in moving for block in self._cut(span)]
+        spans = store.spans(lambda name: name in names)
+        self.gradients = [store.gradient_vector] if not names else [span.gradient for span in spans if not span.group]
 
-    def _cut(self, run: Run) -> Iterator[Block]:
-        for start in range(0, run.value.size, BLOCK):
-            span = slice(start, min(start + BLOCK, run.value.size))
-            inner = slice(run.offset + span.start, run.offset + span.stop)
-            slots = tuple(vector[inner] for vector in self._vectors.values())
-            scratch = self._scratch[: span.stop - start]
-            yield Block(run.value[span], run.gradient[span], slots, scratch, run.group[1])
+    def _cut(self, span: Span) -> Iterator[Block]:
+        for start in range(0, span.value.size, BLOCK):
+            part = slice(start, min(start + BLOCK, span.value.size))
+            slots = tuple(vector[span.offset + start : span.offset + part.stop] for vector in self._vectors.values())
+            scratch = self._scratch[: part.stop - start]
+            yield Block(span.value[part], span.gradient[part], slots, scratch, span.group[1])
 
     def used_slots(self) -> tuple[str, ...]:
         """Name the vectors that this optimizer's settings need."""

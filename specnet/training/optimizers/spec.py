@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from specnet.document.base import Document
-from specnet.document.messages import fault, mismatch
+from specnet.document.messages import mismatch, problem
 from specnet.document.tagged_union import Tagged
 from specnet.fields import Flag, NonNegativeReal, PositiveReal, Share, as_tuple
 from specnet.model import Model
@@ -43,7 +43,7 @@ class SGDSpec(OptimizerSpec):
     def _needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
         if nesterov and info.data.get("momentum") == 0:
             message = "expected false without momentum, got true; add a momentum, 0.9 say"
-            raise fault(message, "wrong_value")
+            raise problem(message, "wrong_value")
         return nesterov
 
     def build(self, model: Model, no_decay: Collection[str]) -> SGD:

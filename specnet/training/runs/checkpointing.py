@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from specnet.checkpoint import save
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.document.diff import differences
 from specnet.errors import CheckpointError, CheckpointMismatchError, SpecError
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 from specnet.plan import NOTES
 from specnet.training.early_stopping import EarlyStopping, is_better
 from specnet.training.loop import Event, Run
 from specnet.training.runs.environment import machine_record
-from specnet.training.runs.run_folder import BEST, HISTORY, LAST, clear, keep_older, write_history
+from specnet.training.runs.run_folder import BEST, HISTORY, LAST, remove_run_files, rotate_checkpoints, write_history
 from specnet.training.runs.run_state import _NEEDED, _faults, below
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
@@ -42,7 +42,7 @@ _BATCHES = tuple(("training", key) for key in ("batch_size", "accumulate", "shuf
 _NEVER = (("training", "optimizer"), ("training", "metrics"))
 
 
-class Saving:
+class Checkpointer:
     """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says.
 
     Of a world of processes, the first one writes; all have to listen, as they put together what they have summed up.
@@ -52,9 +52,9 @@ class Saving:
         self,
         folder: Path,
         experiment: ExperimentSpec,
-        data: Rows,
-        validation: Rows | None,
-        world: World = ALONE,
+        data: AnyDataset,
+        validation: AnyDataset | None,
+        world: World = SINGLE,
     ) -> None:
         self.folder = folder
         self.world = world
@@ -104,11 +104,11 @@ class Saving:
             self.saved_step = run.step if name == LAST else self.saved_step
             return
         if self.replaces:
-            clear(self.folder)
+            remove_run_files(self.folder)
             self.replaces = False
         if name == LAST:
             write_history(self.folder / HISTORY, run.history)
-            keep_older(self.folder, self.policy.keep_last, self.saved_step)
+            rotate_checkpoints(self.folder, self.policy.keep_last, self.saved_step)
         save(self.folder / name, run.model)
         if name == LAST:
             self.saved_step = run.step
@@ -121,7 +121,7 @@ class Saving:
         for array in (*run.model.parameters.values(), *run.model.buffers.values()):
             hasher.update(np.ascontiguousarray(array).data)
         if len(set(self.world.gather(hasher.digest()))) > 1:
-            raise self.world.everywhere(CheckpointError(f"{self.folder}: at step {run.step}, {otherwise}"))
+            raise self.world.mark_collective(CheckpointError(f"{self.folder}: at step {run.step}, {otherwise}"))
 
     def state(self, run: Run) -> dict[str, Any]:
         """Put all that the run is into one plain dict of names, numbers, text and arrays."""
@@ -133,7 +133,7 @@ class Saving:
             "epoch": run.epoch,
             "batch": run.batch,
         }
-        state |= {f"sums/{key}": value for key, value in run.tally.combined(self.world).state().items()}
+        state |= {f"sums/{key}": value for key, value in run.epoch_metrics.combined(self.world).state().items()}
         if self.early is not None:
             state |= {f"early/{key}": value for key, value in self.early.state().items()}
         if self.best is not None:
@@ -185,7 +185,7 @@ class Saving:
                 msg = f"batch is {run.batch}, an epoch has {run.batches}"
                 raise ValueError(msg)  # noqa: TRY301 - told as the others are
             if not anew and self.world.rank == 0:  # the sums are of all processes, and are added up again
-                run.tally.restore(below(state, "sums/"))
+                run.epoch_metrics.restore(below(state, "sums/"))
             run.optimizer.restore(below(state, "optimizer/"))
         except ValueError as error:
             msg = f"{source}: the state of its run makes no sense: {error}"
@@ -201,7 +201,7 @@ class Saving:
         self.saved_step = run.step
         return tuple(found.values())
 
-    def _features(self, data: Rows) -> dict[str, Any]:
+    def _features(self, data: AnyDataset) -> dict[str, Any]:
         """Keep the names and the ranges of the inputs, by which predictions are judged."""
         if self._ranges is None:
             low, high = data.features()

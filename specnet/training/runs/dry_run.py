@@ -10,7 +10,7 @@ import numpy as np
 
 from specnet.arrays.conversion import size_of
 from specnet.data.dataset import Dataset, Order
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.model import Model
 from specnet.plan import LayerPlan
 from specnet.training.experiment import load_experiment
@@ -20,7 +20,7 @@ from specnet.training.runs.train import fresh_model, make_run
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What a run would be: counts, the mean loss of its first batch, and the bytes that it will need.
 
     `memory` maps what needs memory to bytes: "rows", "parameters" (values, gradients, what the optimizer keeps),
@@ -38,7 +38,7 @@ class Rehearsal:
     memory: dict[str, int]
 
 
-def rehearse(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> Rehearsal:
+def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DryRun:
     """Check an experiment with its data, and train one batch of it. Raises what `train` would raise before it began."""
     spec, folder = load_experiment(experiment, overrides)
     spec, data, validation = load_data(spec, folder)
@@ -62,13 +62,13 @@ def rehearse(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | 
         "parameters": model.parameter_count * item * kept,
         "batch": 2 * min(training.batch_size, len(data)) * item * sum(_widths(model)),
     }
-    return Rehearsal(
+    return DryRun(
         len(data), len(validation or ()), run.batches, training.epochs, model.parameter_count,
         sum(gradient.size for gradient in run.optimizer.gradients), loss, transfer.taken if transfer else (), memory,
     )  # fmt: skip
 
 
-def _bytes_of(rows: Rows, size: int) -> int:
+def _bytes_of(rows: AnyDataset, size: int) -> int:
     if isinstance(rows, Dataset):
         return rows.inputs.nbytes + rows.targets.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
     return rows.working_bytes(size) + rows.targets.nbytes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.data.conform import fit_inputs, fit_targets, fit_weights
+from specnet.data.conform import conform_inputs, conform_targets, conform_weights
 from specnet.data.dataset import Dataset
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
@@ -88,10 +88,10 @@ def _rows(
     spec: ExperimentSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
 ) -> Dataset:
     loss = spec.training.loss.build()
-    inputs = fit_inputs(_plain(x), model.spec, source)
-    targets = fit_targets(_plain(y), model.spec, loss, len(inputs), source)
+    inputs = conform_inputs(_plain(x), model.spec, source)
+    targets = conform_targets(_plain(y), model.spec, loss, len(inputs), source)
     given = None if weights is None else np.asarray(weights)
-    return Dataset(inputs, targets, fit_weights(given, model.spec, len(inputs), source))
+    return Dataset(inputs, targets, conform_weights(given, model.spec, len(inputs), source))
 
 
 def _plain(y: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ from specnet.model import Model
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
 from specnet.training.loop import Event
-from specnet.training.runs.checkpointing import Saving
+from specnet.training.runs.checkpointing import Checkpointer
 from specnet.training.runs.environment import machine_differences
 from specnet.training.runs.run_folder import EXPERIMENT
 from specnet.training.runs.train import make_run
@@ -54,7 +54,7 @@ def replay(
     spec, folder = load_experiment(source)
     model, goal = load(begin), load(end)
     spec, data, validation = load_data(spec, folder)
-    saving = Saving(user_path(begin).parent, spec, data, validation)
+    saving = Checkpointer(user_path(begin).parent, spec, data, validation)
     run = make_run(spec, model, data, validation)
     saving.restore(run, model.run_state or {}, os.fspath(begin))
     last = _step_of(goal, end)

@@ -35,7 +35,7 @@ def run_files(folder: Path) -> list[Path]:
     return [*(path for path in there if path.exists()), *_older(folder)]
 
 
-def clear(folder: Path) -> None:
+def remove_run_files(folder: Path) -> None:
     """Take away what a run has left in a folder, but for its document. Raises CheckpointError."""
     try:
         for path in run_files(folder):
@@ -46,7 +46,7 @@ def clear(folder: Path) -> None:
         raise CheckpointError(msg) from error
 
 
-def keep_older(folder: Path, count: int, step: int | None) -> None:
+def rotate_checkpoints(folder: Path, count: int, step: int | None) -> None:
     """Keep last.h5, of this step, as step-<n>.h5 before it is replaced, and at most `count` - 1 of those.
 
     Raises CheckpointError.

@@ -36,7 +36,7 @@ SMALL_SPREAD = 0.1
 
 
 @dataclass
-class Start:
+class Scaffold:
     """The documents that `start` made, where they were written, and what it decided on the way, in words."""
 
     model: dict[str, Any]
@@ -46,14 +46,14 @@ class Start:
     notes: list[str] = field(default_factory=list)
 
 
-def start(
+def scaffold(
     data: str | os.PathLike[str],
     target: str,
     *,
     inputs: Sequence[str] | str | None = None,
     out: str | os.PathLike[str] = ".",
     force: bool = False,
-) -> Start:
+) -> Scaffold:
     """Look at a data file and write `<stem>.model.json` and `<stem>.experiment.json` into the folder `out`.
 
     `target` and `inputs` name columns of a table (all other columns by default), or arrays. Text, whole numbers of a
@@ -61,7 +61,7 @@ def start(
     documents that are there already, unless `force`.
     """
     source, folder = user_path(data), user_path(out)
-    made = Start({}, {})
+    made = Scaffold({}, {})
     entry: dict[str, Any] = {"path": Path(os.path.relpath(source, folder)).as_posix(), "targets": target}
     if kind_of(source) in TABLES:
         x, y = _table(made, source, target, inputs, entry)
@@ -95,7 +95,7 @@ def _finite(y: RawArray) -> bool:
     return y.dtype.kind != "f" or bool(np.isfinite(y).all())
 
 
-def _choose_dtype(made: Start, source: Path, x: RawArray, names: Sequence[str]) -> None:
+def _choose_dtype(made: Scaffold, source: Path, x: RawArray, names: Sequence[str]) -> None:
     """Take float64 where inputs differ in digits that float32 has not."""
     values = finite(x, np.dtype(np.float32), f"{source}: inputs", names=names if x.ndim == 2 else ())
     try:
@@ -106,7 +106,7 @@ def _choose_dtype(made: Start, source: Path, x: RawArray, names: Sequence[str]) 
 
 
 def _table(
-    made: Start, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
+    made: Scaffold, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
 ) -> tuple[RawArray, RawArray]:
     """Choose the columns of a table that are numbers, and what to take for values that are missing."""
     from specnet.data.tables import read_frame  # noqa: PLC0415 - needs an extra
@@ -151,7 +151,7 @@ def _holds_numbers(dtype: Any) -> bool:
     return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
 
 
-def _model(made: Start, name: str, source: Path, x: RawArray, y: RawArray) -> None:
+def _model(made: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) -> None:
     """Choose output, loss, labels and the sizes of the hidden layers."""
     values, inputs = np.unique(y), int(np.prod(x.shape[1:]))
     classes = _are_classes(y, len(values))
@@ -192,7 +192,7 @@ def _are_classes(y: RawArray, count: int) -> bool:
     return y.dtype.kind in "US" or (y.ndim == 1 and whole and count <= FEW_CLASSES and count < len(y) / 2)
 
 
-def _regression_output(made: Start, y: RawArray, width: int) -> dict[str, Any]:
+def _regression_output(made: Scaffold, y: RawArray, width: int) -> dict[str, Any]:
     """Make the last layer such that the first predictions are of the targets' size, so that few steps lead there."""
     last: dict[str, Any] = {
         "type": "affine",
@@ -213,7 +213,7 @@ def _regression_output(made: Start, y: RawArray, width: int) -> dict[str, Any]:
     return last
 
 
-def _experiment(made: Start, name: str, entry: dict[str, Any], rows: int) -> None:
+def _experiment(made: Scaffold, name: str, entry: dict[str, Any], rows: int) -> None:
     batch = 16 if rows < 1000 else 32 if rows < 20_000 else 128
     epochs = int(np.clip(WANTED_STEPS * batch / rows, 20, 300))
     made.experiment = {

@@ -13,19 +13,19 @@ import numpy as np
 
 from specnet.checkpoint import load, load_parameters
 from specnet.checkpoint.transfer import Transfer
-from specnet.data.streaming import Rows
+from specnet.data.streaming import AnyDataset
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.files.atomic import write_file
 from specnet.files.paths import is_same_file, user_path
 from specnet.kernels import backend
-from specnet.layers.standardize import fit_inputs
+from specnet.layers.standardize import fit_standardize
 from specnet.model import Model, build
-from specnet.mpi.world import ALONE, World
+from specnet.mpi.world import SINGLE, World
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
 from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizers.base import Optimizer
-from specnet.training.runs.checkpointing import Saving
+from specnet.training.runs.checkpointing import Checkpointer
 from specnet.training.runs.environment import processes_of
 from specnet.training.runs.run_folder import BEST, EXPERIMENT, HISTORY, LAST, run_files
 from specnet.training.spec.checks import frozen_names
@@ -68,7 +68,7 @@ def train(
     overrides: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
     check_finite: bool = False,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> TrainingResult:
     """Train as an experiment document says, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
 
@@ -96,11 +96,11 @@ def train(
         _keep_apart(spec, folder, target)
         return _Prepared(folder, target, *load_data(spec, folder))
 
-    folder, target, spec, data, validation = world.together(prepare)
-    saving = Saving(target, spec, data, validation, world)
+    folder, target, spec, data, validation = world.collectively(prepare)
+    saving = Checkpointer(target, spec, data, validation, world)
     early = saving.early
-    world.together(lambda: _same_everywhere(world, spec, saving.fingerprint))
-    run, changes, transfer = world.together(
+    world.collectively(lambda: _same_everywhere(world, spec, saving.fingerprint))
+    run, changes, transfer = world.collectively(
         lambda: _begun(saving, folder, data, validation, resume, allow_changes, check_finite, world)
     )
     model = run.model
@@ -123,15 +123,15 @@ class _Prepared(NamedTuple):
     folder: Path
     target: Path
     spec: ExperimentSpec
-    data: Rows
-    validation: Rows | None
+    data: AnyDataset
+    validation: AnyDataset | None
 
 
 def _begun(
-    saving: Saving,
+    saving: Checkpointer,
     folder: Path,
-    data: Rows,
-    validation: Rows | None,
+    data: AnyDataset,
+    validation: AnyDataset | None,
     resume: bool,
     allow_changes: bool,
     check_finite: bool,
@@ -172,7 +172,7 @@ def _same_everywhere(world: World, spec: ExperimentSpec, fingerprint: str) -> No
             raise SpecnetError(told)
 
 
-def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, Transfer | None]:
+def fresh_model(spec: ExperimentSpec, folder: Path, data: AnyDataset) -> tuple[Model, Transfer | None]:
     """Build the experiment's model, fitted to the training rows and initialized as it says.
 
     Raises CheckpointError for a checkpoint that has nothing to take over.
@@ -190,19 +190,19 @@ def fresh_model(spec: ExperimentSpec, folder: Path, data: Rows) -> tuple[Model, 
     return model, transfer
 
 
-def fit_first_layer(model: Model, data: Rows) -> None:
+def fit_first_layer(model: Model, data: AnyDataset) -> None:
     """Let a first layer that standardizes, and has no values yet, take them from the training rows."""
-    fit_inputs(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
+    fit_standardize(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
 
 
 def make_run(
     spec: ExperimentSpec,
     model: Model,
-    data: Rows,
-    validation: Rows | None,
+    data: AnyDataset,
+    validation: AnyDataset | None,
     *,
     check_finite: bool = False,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> Run:
     """Put a run together as the experiment says, without listeners."""
     loss, optimizer = spec.training.loss.build(), optimizer_of(spec.training, model)

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from specnet.document.json_text import Finding
-from specnet.document.messages import nearest
+from specnet.document.messages import suggestion
 from specnet.layerspec import LayerSpec
 from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.model_spec import ModelSpec
@@ -109,7 +109,7 @@ def _freeze_faults(spec: ExperimentSpec) -> Iterator[Finding]:
     names = list(spec.built_model.plan().parameter_shapes())
     for index, pattern in enumerate(spec.training.freeze):
         if not any(fnmatchcase(name, pattern) for name in names):
-            message = f"no parameter is called so{nearest(pattern, names)}"
+            message = f"no parameter is called so{suggestion(pattern, names)}"
             yield Finding(("training", "freeze", index), message, "wrong_value")
     if names and len(frozen_names(spec.built_model, spec.training.freeze)) == len(names):
         yield Finding(("training", "freeze"), "all parameters are frozen, nothing is left to train", "wrong_value")

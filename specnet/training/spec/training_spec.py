@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchem
 from pydantic_core import core_schema
 
 from specnet.document.base import Document, JsonSchema
-from specnet.document.messages import fault, mismatch, nearest
+from specnet.document.messages import mismatch, problem, suggestion
 from specnet.fields import Flag, NonNegativeReal, PositiveInteger, PositiveReal, Seed, Text, as_tuple
 from specnet.training.losses.spec import LossChoice
 from specnet.training.metrics import MONITORS, MetricChoice, short_name
@@ -19,8 +19,8 @@ from specnet.training.schedules import ConstantSpec, ScheduleChoice
 
 def _monitor(value: Any) -> Any:
     if isinstance(value, str) and value not in MONITORS:
-        message = f'expected the name of a metric, got "{value:.40}"{nearest(value, MONITORS)}'
-        raise fault(message, "wrong_value")
+        message = f'expected the name of a metric, got "{value:.40}"{suggestion(value, MONITORS)}'
+        raise problem(message, "wrong_value")
     return value
 
 
@@ -144,7 +144,7 @@ class TrainingSpec(Document):
         names = [metric.type for metric in metrics or ()]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise fault(f'"{twice[0]}" stands here twice', "duplicate_name")
+            raise problem(f'"{twice[0]}" stands here twice', "duplicate_name")
         return metrics
 
     @property

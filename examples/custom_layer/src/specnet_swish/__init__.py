@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from specnet import Layer, LayerSpec, register_layer
+from specnet import Layer, LayerSpec, ParameterSpec, register_layer
 from specnet.fields import PositiveReal
 from specnet.initializers import Constant
-from specnet.layerspec import ParameterSpec
 
 
 class Swish(Layer):
@@ -17,7 +16,12 @@ class Swish(Layer):
         self.x = None
 
     @classmethod
-    def from_document(cls, _fields, parameters):
+    def infer(cls, fields, input_shape):
+        """One beta a feature of the last axis; the output has the input's shape."""
+        return {"beta": input_shape[-1:]}, input_shape
+
+    @classmethod
+    def from_document(cls, fields, parameters):
         """Make the layer around the array that the model gives it; `beta` of the document is only its first value."""
         return cls(**parameters)
 
@@ -52,6 +56,6 @@ class SwishSpec(LayerSpec):
     beta: PositiveReal = 1.0
     """First value of the sharpness."""
 
-    def parameters(self, input_shape):
-        """One beta a feature."""
-        return {"beta": ParameterSpec(input_shape[-1:], Constant(value=self.beta), decay=False)}
+    def parameters(self, shapes):
+        """Start every beta at the document's number."""
+        return {"beta": ParameterSpec(Constant(value=self.beta), decay=False)}
