@@ -15,7 +15,7 @@ from pydantic_core import InitErrorDetails
 
 from specnet.arrays.conversion import SMALLEST
 from specnet.document.base import JsonSchema
-from specnet.document.json_text import MAX_INTEGER
+from specnet.document.json_places import MAX_INTEGER
 from specnet.document.messages import encodable, mismatch, problem
 
 

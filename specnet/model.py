@@ -245,7 +245,7 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
     Raises SpecnetError for anything but a ModelSpec, SpecError for a seed out of range.
     """
     # Imported here: a checkpoint is loaded without it, and Pydantic takes longer to import than numpy.
-    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415
+    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415 - what this module is there to avoid
 
     if not isinstance(spec, ModelSpec):
         msg = f"build: expected a ModelSpec, got {type(spec).__name__}; make one with load_spec(path) or ModelSpec(...)"

@@ -9,25 +9,31 @@ from hypothesis import settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-settings.register_profile("specnet", deadline=None, max_examples=100)
+settings.register_profile("default", deadline=None, max_examples=20)
+settings.register_profile("full", deadline=None, max_examples=100)
 settings.register_profile("long", deadline=None, max_examples=2000)
-settings.load_profile("specnet")
+settings.load_profile("default")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="run the tests that take minutes")
+    parser.addoption("--full", action="store_true", help="also run the sweeps, as CI does: about ten minutes")
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes each; implies --full")
+
+
+def wanted(config):
+    """The markers whose tests run."""
+    return {"full", "long"} if config.getoption("--long") else {"full"} if config.getoption("--full") else set()
 
 
 def pytest_configure(config):
-    if config.getoption("--long"):
-        settings.load_profile("long")
+    settings.load_profile("long" if "long" in wanted(config) else "full" if "full" in wanted(config) else "default")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        skip = pytest.mark.skip(reason="takes minutes; run with --long")
+    for marker in {"full", "long"} - wanted(config):
+        skip = pytest.mark.skip(reason=f"run with --{marker}")
         for item in items:
-            if "long" in item.keywords:
+            if marker in item.keywords:
                 item.add_marker(skip)
 
 

@@ -243,7 +243,7 @@ CE = {"type": "softmax_cross_entropy"}
             {"early_stopping": {}, "checkpoint": {"keep_best": "val_accuracy"}}, "training.early_stopping",
             "monitor the same",
         ),
-        ({"freeze": ["hiden.*"]}, "training.freeze[0]", "no parameter is called so; did you mean"),
+        ({"freeze": ["hiden.*"]}, "training.freeze[0]", "no parameter matches; did you mean"),
         ({"freeze": ["*"]}, "training.freeze", "nothing is left to train"),
         ({"freeze": "hidden"}, "training.freeze", "an array of names"),
         ({"loss": {**CE, "class_weights": [1, 2, 3]}}, "training.loss.class_weights", "2 weights"),

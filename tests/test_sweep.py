@@ -14,7 +14,8 @@ import pytest
 import specnet
 from specnet.data.spec import DataEntry
 from specnet.errors import SpecError
-from specnet.training.sweep import plan_sweep, run_sweep, runs_of
+from specnet.training.sweep import run_sweep, runs_of
+from specnet.training.sweep_plan import plan_sweep
 from tests.test_cli import run
 
 

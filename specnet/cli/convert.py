@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from specnet.checkpoint import load, save
 from specnet.cli.documents import is_hdf5, spec_of
 from specnet.cli.output import note
 from specnet.errors import SpecnetError
@@ -34,7 +33,8 @@ def import_(
 
     Example: specnet import network.keras --out network.h5
     """
-    from specnet.interop.importing import import_model  # noqa: PLC0415 - needed here only
+    from specnet.checkpoint import save
+    from specnet.interop.importing import import_model
 
     if is_same_file(out, path) or (model is not None and is_same_file(out, model)):
         msg = f"{out}: would be written over; choose another file for the checkpoint"
@@ -74,7 +74,8 @@ def export(
 
     Example: specnet export runs/digits/best.h5 --to onnx --out digits.onnx
     """
-    from specnet.interop.exporting import export as write  # noqa: PLC0415 - needed here only
+    from specnet.checkpoint import load
+    from specnet.interop.exporting import export as write
 
     if not is_hdf5(path):
         msg = f"{path}: expected a checkpoint; a document has no weights to export"

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from specnet.arrays.conversion import batch_of
-from specnet.checkpoint import check, load
+from specnet.cli.options import Json
 from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
-from specnet.document.base import read_document
-from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.files.paths import is_same_file, user_path
-from specnet.spec.layer_table import LayerRow, layer_rows
-from specnet.spec.model_spec import ModelSpec
-from specnet.training.experiment import load_experiment
-from specnet.training.loading import missing_files
-from specnet.training.spec.experiment_spec import ExperimentSpec
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+if TYPE_CHECKING:
+    from specnet.spec import ModelSpec
+    from specnet.spec.layer_table import LayerRow
+    from specnet.training.spec.experiment_spec import ExperimentSpec
 
 
 def validate(
@@ -73,6 +68,8 @@ def validate(
 
 def _check_file(path: str, more: dict[str, Any], *, show: bool) -> str:
     """Check a checkpoint; show a line for each dataset, and put the same into `more` for programs."""
+    from specnet.checkpoint import check
+
     checks = check(path)
     more["datasets"] = [found._asdict() for found in checks]
     for found in checks if show else ():
@@ -87,19 +84,37 @@ def _check_file(path: str, more: dict[str, Any], *, show: bool) -> str:
 
 def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:
     if _is_experiment(path):
+        from specnet.training.experiment import load_experiment
+
         return load_experiment(path, check_data=check_data)[0]
-    return ModelSpec.from_file(path)
+    from specnet.spec import load_spec
+
+    return load_spec(path)
 
 
 def _what_it_is(spec: ModelSpec | ExperimentSpec, path: str) -> str:
-    if isinstance(spec, ExperimentSpec):
+    from specnet.spec import ModelSpec
+
+    if not isinstance(spec, ModelSpec):
+        from specnet.training.loading import missing_files
+
         missing = missing_files(spec, user_path(path).parent)
         data = f"not checked, as they are not there: {', '.join(missing)}" if missing else "its data fit"
         return f"a valid experiment with {_model_text(spec.built_model)}; {data}"
     return f"a valid model, {_model_text(spec)}"
 
 
+def _model_of(spec: ModelSpec | ExperimentSpec) -> ModelSpec:
+    """Return the model's document."""
+    from specnet.spec import ModelSpec
+
+    return spec if isinstance(spec, ModelSpec) else spec.built_model
+
+
 def _is_experiment(path: str) -> bool:
+    from specnet.document.base import read_document
+    from specnet.document.json_text import parse_json
+
     value = parse_json(read_document(path), path).value
     return isinstance(value, dict) and (
         str(value.get("format", "")).startswith("specnet-experiment") or "training" in value or "data" in value
@@ -122,9 +137,12 @@ def summary(
 
     Example: specnet summary runs/digits/best.h5
     """
+    from specnet.arrays.conversion import batch_of
+    from specnet.spec.layer_table import layer_rows
+
     spec = spec_of(path)
     if out is not None:
-        from specnet.inspection import save_diagram  # noqa: PLC0415 - needed here only
+        from specnet.inspection import save_diagram
 
         if is_same_file(out, path):
             msg = f"{out}: is the model itself; draw it into another file"
@@ -161,9 +179,10 @@ def _own(row: LayerRow) -> int | None:
 def spec_of(path: str) -> ModelSpec:
     """Read the model of a document, an experiment or a checkpoint. Raises SpecError, CheckpointError."""
     if is_hdf5(path):
+        from specnet.checkpoint import load
+
         return load(path, mmap=True).spec
-    spec = _read(path)
-    return spec.built_model if isinstance(spec, ExperimentSpec) else spec
+    return _model_of(_read(path))
 
 
 def is_hdf5(path: str) -> bool:
@@ -188,12 +207,12 @@ def gradcheck(
 
     Example: specnet gradcheck digits.model.json
     """
-    import numpy as np  # noqa: PLC0415 - needed here only
+    import numpy as np
 
-    from specnet.testing import build_sample, check_gradients, sample_inputs  # noqa: PLC0415
+    from specnet.testing.gradients import build_sample, check_gradients, sample_inputs
 
     spec = spec_of(path)
-    model = build_sample(ModelSpec.model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
+    model = build_sample(type(spec).model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
     x = sample_inputs(model, batch, seed=1)
     dy = np.random.default_rng(2).normal(size=(batch, *model.output_shape))
     plain, training = (
@@ -230,8 +249,8 @@ def schema(
 
     Example: specnet schema model > model.schema.json
     """
-    from specnet.schema import schema_text  # noqa: PLC0415
-    from specnet.spec.registry import load_plugins  # noqa: PLC0415 - needed here only
+    from specnet.schema import schema_text
+    from specnet.spec.registry import load_plugins
 
     for failure in load_plugins() if with_plugins else ():
         note(f"left out: {failure}")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specnet.cli.documents import Json
-from specnet.cli.output import note, print_json
+from specnet.cli.options import Json
 
 
 def init(
@@ -25,7 +24,8 @@ def init(
 
     Example: specnet init --data iris.csv --target species
     """
-    from specnet.training.runs.scaffold import scaffold  # noqa: PLC0415 - needed here only
+    from specnet.cli.output import note, print_json
+    from specnet.training.runs.scaffold import scaffold
 
     names = inputs.split(",") if inputs and "," in inputs else inputs
     made = scaffold(data, target, inputs=names, out=out, force=force)

@@ -5,28 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specnet.checkpoint import load
-from specnet.cli.documents import Json, is_hdf5, spec_of
+from specnet.cli.documents import is_hdf5, spec_of
+from specnet.cli.options import Json, column_names
 from specnet.cli.output import metrics_text, note, print_json, print_table, report_errors
-from specnet.cli.progress import counting
-from specnet.data.raw import Columns
-from specnet.document.json_text import parse_json
-from specnet.errors import DataError, SpecnetError, printable
-from specnet.files.atomic import write_file
+from specnet.errors import SpecnetError, printable
 from specnet.files.paths import is_same_file, user_path
-from specnet.model import Model, build
-from specnet.prediction.predict import file_rows
-from specnet.training.runs.run_folder import checkpoint_of
 
 if TYPE_CHECKING:
-    from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison, Trace
-    from specnet.training.losses.base import Loss
-
-# specnet.inspection is imported by the command that needs it.
+    from specnet.inspection import ArrayStatistics, CheckpointReport, Comparison
 
 
 def inspect(
@@ -38,7 +28,9 @@ def inspect(
 
     Example: specnet inspect runs/digits/best.h5
     """
-    from specnet.inspection import inspect as look  # noqa: PLC0415
+    from specnet.cli.progress import counting
+    from specnet.inspection import inspect as look
+    from specnet.training.runs.run_folder import checkpoint_of
 
     with counting("looking") as progress:
         found = look(str(checkpoint_of(path)), progress)
@@ -114,7 +106,10 @@ def diff(
 
     Example: specnet diff runs/digits/best.h5 runs/digits/last.h5
     """
-    from specnet.inspection import compare  # noqa: PLC0415
+    from specnet.checkpoint import load
+    from specnet.inspection import compare
+    from specnet.model import Model
+    from specnet.training.runs.run_folder import checkpoint_of
 
     try:
         files = [str(checkpoint_of(path)) for path in (old, new)]
@@ -145,156 +140,6 @@ def _show_comparison(found: Comparison, *, both: bool) -> None:
         note(f"{len(found.arrays)} of {found.compared} arrays differ")
 
 
-def trace(
-    path: Annotated[
-        str, typer.Argument(metavar="DOC|CKPT", help="A document, whose weights are drawn, or a checkpoint.")
-    ],
-    input_: Annotated[
-        str, typer.Option("--input", "-i", metavar="JSON|FILE", help="Rows as JSON, '[[1, 2]]', or a data file.")
-    ],
-    dy: Annotated[
-        str | None, typer.Option("--dy", metavar="JSON", help="Gradient of the outputs as JSON; runs a backward.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="JSON", help="Targets as JSON, '[3]'; runs loss and backward.")
-    ] = None,
-    loss: Annotated[str | None, typer.Option("--loss", help="The loss, where no run in the file tells it.")] = None,
-    inputs: Annotated[str | None, typer.Option("--inputs", help="Array or columns of a data file, a,b,c.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that are taken from a data file.")] = 8,
-    save: Annotated[
-        str | None, typer.Option("--save", metavar="FILE", help="Write every array to an HDF5 file.")
-    ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Formulas, with these very numbers filled in.")] = False,
-    as_: Annotated[
-        Literal["text", "markdown"] | None, typer.Option("--as", help="Form of --explain; text by default.")
-    ] = None,
-) -> None:
-    """Run one forward, and a backward where --target or --dy is given; print every array on the way.
-
-    Example: specnet trace two_layer.model.json --input '[[1, 2]]' --dy '[[1, 1]]' --explain
-    """
-    from specnet.inspection import explain as explained  # noqa: PLC0415
-    from specnet.inspection import save_trace  # noqa: PLC0415
-    from specnet.inspection import trace as run  # noqa: PLC0415
-
-    if target is not None and dy is not None:
-        msg = "--target makes the gradient of the outputs, --dy gives it; choose one"
-        raise typer.BadParameter(msg)
-    _require("--loss", loss, "--target", target)
-    _require("--as", as_, "--explain", explain or None)
-    if save is not None and any(is_same_file(save, source) for source in (path, input_)):
-        msg = f"{save}: would be written over; save the trace to another file"
-        raise DataError(msg)
-    path = str(checkpoint_of(path))
-    model = load(path) if is_hdf5(path) else build(spec_of(path))
-    is_json = input_.lstrip().startswith("[")
-    x = _json_array("--input", input_) if is_json else file_rows(model, input_, _columns(inputs)).inputs[:rows]
-    chosen = _loss_of(model, path, loss) if target is not None else None
-    targets, given = (
-        None if text is None else _json_array(name, text) for name, text in (("--target", target), ("--dy", dy))
-    )
-    _require_fitting(model, "--input", x)
-    traced = run(model, x, dy=given, targets=targets, loss=chosen)
-    if save is not None:
-        save_trace(save, traced)
-    typer.echo(explained(traced, markdown=as_ == "markdown") if explain else _plain_text(traced), nl=False)
-    for warning in traced.warnings:
-        note(f"warning: {warning}")
-    if save is not None:
-        note(f"{save}: the arrays of {len(traced.layers)} layers")
-
-
-def _require(option: str, given: object, needed: str, there: object) -> None:
-    """Refuse an option that says nothing without another one."""
-    if given is not None and there is None:
-        msg = f"{option} is for {needed}"
-        raise typer.BadParameter(msg)
-
-
-def _columns(names: str | None) -> Columns:
-    return tuple(names.split(",")) if names is not None and "," in names else names
-
-
-def _json_array(option: str, text: str) -> Any:
-    found = parse_json(text, option)
-    if found.findings:
-        raise found.error()
-    if not isinstance(found.value, list):
-        msg = f"{option}: expected a JSON array, got {text!r:.40}"
-        raise DataError(msg)
-    return found.value
-
-
-def _require_fitting(model: Model, option: str, values: Any) -> None:
-    """Refuse numbers that the model's dtype cannot hold."""
-    import numpy as np  # noqa: PLC0415 - needed here only
-
-    if model.dtype == np.float32:
-        try:
-            most = float(np.abs(np.asarray(values, np.float64)).max(initial=0))
-        except (ValueError, TypeError):  # told by the model, with the shape that it expects
-            return
-        if most > float(np.finfo(np.float32).max):
-            msg = f"{option}: expected numbers that float32 holds, got one of size {most:g}"
-            raise DataError(msg)
-
-
-def _loss_of(model: Model, path: str, name: str | None) -> Loss:
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
-
-    from specnet.inspection.inspect import experiment_of  # noqa: PLC0415
-    from specnet.training.losses.spec import LOSSES, LossChoice  # noqa: PLC0415
-
-    experiment = experiment_of(model)
-    if name is None and experiment is not None:
-        return experiment.training.loss.build()
-    if name is None:
-        msg = f"{path}: holds no run that tells the loss; name one: --loss {', '.join(LOSSES)}"
-        raise SpecnetError(msg)
-    try:
-        built: Loss = TypeAdapter(LossChoice).validate_python(name).build()
-    except ValidationError:
-        msg = f"--loss: unknown loss {name!r:.40}; there are {', '.join(LOSSES)}"
-        raise SpecnetError(msg) from None
-    last = model.spec.layers[-1]
-    if last.type in built.doubled_by:
-        msg = f"{built.name} does what the last layer, {last.name}, does already; name another loss"
-        raise SpecnetError(msg)
-    return built
-
-
-def _plain_text(traced: Trace) -> str:
-    """Print arrays as numpy does, small ones whole, large ones with their corners."""
-    import numpy as np  # noqa: PLC0415 - needed here only
-
-    lines: list[str] = []
-
-    def show(name: str, array: Any) -> None:
-        text = np.array2string(array, threshold=100, precision=6)
-        head = f"  {name} {array.shape}" if array.size > 100 else f"  {name}"
-        first, *rest = text.splitlines()
-        lines.extend([f"{head} = {first}", *(" " * (len(head) + 3) + line for line in rest)])
-
-    for layer in traced.layers:
-        lines.append(f"forward  {layer.name} ({layer.type})")
-        show("x", layer.x)
-        for name, array in layer.parameters.items():
-            show(name, array)
-        show("y", layer.y)
-    if traced.loss is not None:
-        lines.append(f"loss = {traced.loss:.8g}")
-    for layer in reversed(traced.layers):
-        if layer.dy is None:
-            break
-        lines.append(f"backward {layer.name} ({layer.type})")
-        show("dy", layer.dy)
-        for name, array in layer.gradients.items():
-            show(f"d{name}", array)
-        if layer.dx is not None:
-            show("dx", layer.dx)
-    return "\n".join(lines) + "\n"
-
-
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="CKPT|DIR...", help="Checkpoints, or folders of runs or sweeps.")
@@ -312,9 +157,10 @@ def report(
 
     Example: specnet report runs/digits --data digits.npz --out report.html
     """
-    from specnet.inspection import read_run  # noqa: PLC0415
-    from specnet.inspection import report as write  # noqa: PLC0415
-    from specnet.training.sweep import runs_of  # noqa: PLC0415
+    from specnet.files.atomic import write_file
+    from specnet.inspection import read_run
+    from specnet.inspection import report as write
+    from specnet.training.sweep import runs_of
 
     for source in [*runs, *([data] if data else [])]:
         if is_same_file(out, source):
@@ -326,7 +172,7 @@ def report(
     if data is None and (inputs is not None or targets is not None):
         msg = "--inputs and --targets are for --data"
         raise typer.BadParameter(msg)
-    columns = _columns(inputs)
+    columns = column_names(inputs)
     found = []
     for run in [str(path) for given in runs for path in runs_of(user_path(given))]:
         if sys.stderr.isatty():

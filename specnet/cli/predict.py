@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specnet.checkpoint import load
-from specnet.cli.documents import Json
+from specnet.cli.options import Json, Mpi, column_names
 from specnet.cli.output import metrics_text, note, print_json, print_table
-from specnet.cli.processes import Mpi, joined
-from specnet.data.raw import TABLES, kind_of
+from specnet.cli.processes import joined
 from specnet.errors import DataError
 from specnet.files.paths import is_same_file
-from specnet.prediction.predict import Prediction, predict_file
-from specnet.prediction.writers import write_prediction
 
 if TYPE_CHECKING:
+    from specnet.prediction.predict import Prediction
     from specnet.prediction.streaming import StreamedPrediction
 
 SHOWN_ROWS = 10
@@ -43,7 +40,11 @@ def predict(
 
     Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
     """
-    from specnet.prediction.streaming import can_stream, predict_stream  # noqa: PLC0415 - needed here only
+    from specnet.checkpoint import load
+    from specnet.data.raw import TABLES, kind_of
+    from specnet.prediction.predict import predict_file
+    from specnet.prediction.streaming import can_stream, predict_stream
+    from specnet.prediction.writers import write_prediction
 
     with joined(mpi, "stopped; no predictions are written") as (world, _):
         world.collectively(lambda: _keep_apart(checkpoint, data, out))
@@ -58,9 +59,7 @@ def predict(
             raise world.mark_collective(DataError(msg))
     model = load(checkpoint)
     table = kind_of(Path(data)) in TABLES
-    columns, wanted = (
-        tuple(names.split(",")) if names and table and "," in names else names for names in (inputs, targets)
-    )
+    columns, wanted = (column_names(names) if table else names for names in (inputs, targets))
     prediction = predict_file(model, data, columns, wanted, logits=logits)
     for told in prediction.notes:
         note(f"{data}: {told}")

@@ -10,22 +10,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from specnet.cli.output import error_lines
 from specnet.errors import SpecnetError
-from specnet.mpi.communicator import launched_world
-from specnet.mpi.world import World
 
 if TYPE_CHECKING:
+    from specnet.mpi.world import World
     from specnet.training.loop import Event, Run
 
-Mpi = Annotated[
-    bool | None,
-    typer.Option("--mpi/--no-mpi", help="Use MPI, or have each process work alone. [default: as it was launched]"),
-]
 RESUMABLE = "stopped; what was written is whole, and --resume goes on from it"
 GRACE = 2.0
 """Seconds that the others leave the first process to say why all end."""
@@ -105,6 +100,8 @@ def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, 
     `stopped` is what is said where a signal ends them. What all raise is told by the first; the others end without a
     word.
     """
+    from specnet.mpi import launched_world
+
     world = launched_world(wanted=mpi)
     if world.size == 1:
         yield world, None

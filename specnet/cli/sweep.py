@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specnet.cli.documents import Json
+from specnet.cli.options import Json, Mpi
 from specnet.cli.output import note, print_json, print_table
-from specnet.cli.processes import Ending, Mpi, Stop
-from specnet.mpi.communicator import launched_executor, launched_world
-from specnet.mpi.world import SINGLE, World
+from specnet.cli.processes import Ending, Stop
 
 if TYPE_CHECKING:
+    from specnet.mpi.world import World
     from specnet.training.loop import Event
     from specnet.training.sweep import Outcome, Sweep
 
@@ -48,7 +47,9 @@ def sweep(
 
     Example: specnet sweep digits.experiment.json --set training.optimizer.learning_rate=0.1,0.01 --seeds 3
     """
-    from specnet.training.sweep import TABLE, plan_sweep  # noqa: PLC0415 - needed here only, and start-up waits for it
+    from specnet.mpi import launched_world
+    from specnet.mpi.world import SINGLE
+    from specnet.training.sweep import TABLE, plan_sweep
 
     settings: dict[str, list[str]] = {}
     for setting in set_ or ():
@@ -80,7 +81,7 @@ def sweep(
 
 def _here(made: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
     """Run in processes of this machine; a signal ends them after a step of theirs, with a checkpoint."""
-    from specnet.training.sweep import run_sweep  # noqa: PLC0415
+    from specnet.training.sweep import run_sweep
 
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -103,7 +104,8 @@ def _under_mpi(world: World, plan: Callable[[], Sweep], *, quiet: bool) -> Sweep
 
     Launchers pass a signal on to all: the first hands out no more, the others end their runs with a checkpoint.
     """
-    from specnet.training.sweep import share_sweep  # noqa: PLC0415
+    from specnet.mpi import launched_executor
+    from specnet.training.sweep import share_sweep
 
     ending = Ending(world, _STOPPED)
 
@@ -168,9 +170,9 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
 
 def _show(made: Sweep, ranked: list[Outcome]) -> None:
     """Print the ranking; of several seeds, by their mean."""
-    from statistics import fmean, stdev  # noqa: PLC0415 - needed here only
+    from statistics import fmean, stdev
 
-    from specnet.training.sweep import SEEDS  # noqa: PLC0415
+    from specnet.training.sweep import SEEDS
 
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in ranked:

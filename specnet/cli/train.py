@@ -9,20 +9,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from json import dumps
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specnet.checkpoint.transfer import Transfer
-from specnet.cli.documents import Json
+from specnet.cli.options import Json, Mpi
 from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
-from specnet.cli.processes import Ending, Mpi, Stop, joined
-from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
+from specnet.cli.processes import Ending, Stop, joined
 from specnet.errors import SpecnetError
-from specnet.training.loop import Listener
-from specnet.training.metrics import greater_is_better
-from specnet.training.runs.train import TrainingResult
-from specnet.training.runs.train import train as run_training
+
+if TYPE_CHECKING:
+    from specnet.checkpoint.transfer import Transfer
+    from specnet.training.loop import Listener
+    from specnet.training.runs.train import TrainingResult
 
 
 def train(
@@ -55,6 +54,8 @@ def train(
 
     Under an MPI launcher all processes share the run: mpiexec -n 4 specnet train digits.experiment.json
     """
+    from specnet.training.runs.train import train as run_training
+
     if resume and force:
         msg = "--resume goes on with a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
@@ -96,6 +97,8 @@ def train(
 
 
 def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
+    from specnet.cli.progress import BarProgress, JsonProgress, LineProgress
+
     if json_lines:
         return [JsonProgress()]
     if quiet:
@@ -140,6 +143,8 @@ def _show_result(result: TrainingResult, *, json: bool, json_lines: bool) -> Non
 
 def _table(history: dict[str, list[float]]) -> None:
     """Print the last and the best value of each metric."""
+    from specnet.training.metrics import greater_is_better
+
     rows = []
     for name, values in history.items():
         if name == "epoch" or not is_shown(name):
@@ -151,7 +156,7 @@ def _table(history: dict[str, list[float]]) -> None:
 
 def _show_dry_run(experiment: str, overrides: dict[str, str], *, json: bool) -> None:
     """Print what a run would be."""
-    from specnet.training.runs.dry_run import dry_run  # noqa: PLC0415 - needed here only
+    from specnet.training.runs.dry_run import dry_run
 
     found = dry_run(experiment, overrides)
     if json:
@@ -228,7 +233,7 @@ def replay(
 
     Example: specnet replay runs/digits/best.h5 runs/digits/last.h5
     """
-    from specnet.training.runs.replay import replay as repeat  # noqa: PLC0415 - needed here only
+    from specnet.training.runs.replay import replay as repeat
 
     found = repeat(begin, end, experiment)
     if json:

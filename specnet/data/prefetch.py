@@ -33,7 +33,7 @@ def prefetch(items: Iterator[T]) -> Iterator[T]:
                 if done.is_set():
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # noqa: BLE001 - raised where the item is asked for
+        except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
             put((None, error))
 
     try:

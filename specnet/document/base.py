@@ -19,7 +19,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, Finding, parse_json
+from specnet.document.json_places import Finding
+from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, parse_json
 from specnet.document.messages import describe, mismatch, problem, suggestion
 from specnet.errors import KeyPath, Problem, SpecError, SpecnetError, path_text
 from specnet.files.paths import user_path

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from specnet.document.json_text import MAX_INTEGER
+from specnet.document.json_places import MAX_INTEGER
 from specnet.errors import KeyPath, PathKey
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")

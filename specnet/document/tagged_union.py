@@ -56,7 +56,7 @@ class Tagged:
         if isinstance(value, str):
             raise self._no_object(value)
         if isinstance(value, Document):
-            if type(value) in self.choices().values():
+            if self.find(getattr(value, "type", "")) is type(value):
                 return type(value)
             raise mismatch(f"a {self.what}", value, "wrong_type")
         if not isinstance(value, Mapping):

@@ -171,7 +171,7 @@ def save_trace(path: str | os.PathLike[str], traced: Trace) -> None:
     A layer's arrays stand below parameters/ and gradients/. Layers are numbered from 01 in their order; attributes say
     type and name; /loss is there where there was one. Raises SpecnetError where it cannot be written.
     """
-    import h5py  # noqa: PLC0415 - needed here only
+    import h5py  # noqa: PLC0415 - heavy, and needed for this format only
 
     with h5py.File("trace", "w", driver="core", backing_store=False) as file:
         file.attrs["format"] = "specnet-trace/1"

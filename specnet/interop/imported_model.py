@@ -98,7 +98,7 @@ def spec_of_layers(
 ) -> ModelSpec:
     """Make the document of what was found in a foreign file. Raises CheckpointUnsupportedError."""
     try:
-        return ModelSpec(input_shape=tuple(input_shape), layers=list(layers), **more)  # type: ignore[arg-type]
+        return ModelSpec(input_shape=tuple(input_shape), layers=list(layers), **more)
     except SpecError as error:
         told = "; ".join(line.removeprefix(": ") for line in error.lines())
         raise unsupported(file, f"makes no valid model: {told}") from None
@@ -107,6 +107,12 @@ def spec_of_layers(
 def unsupported(name: str, why: str) -> CheckpointUnsupportedError:
     """Make the error of a file that is not taken."""
     return CheckpointUnsupportedError(f"{name}: {why}")
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says."""
+    text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return text.splitlines()[0][:200]
 
 
 def undo_float32_rounding(value: float) -> float:

@@ -12,8 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.files.paths import user_path
-from specnet.interop.imported_model import MODEL_KEY, Imported, arrays_of, document_of, fill_model, unsupported
-from specnet.interop.safetensors import _told
+from specnet.interop.imported_model import (
+    MODEL_KEY,
+    Imported,
+    arrays_of,
+    document_of,
+    fill_model,
+    one_line,
+    unsupported,
+)
 from specnet.model import Model
 from specnet.spec.model_spec import ModelSpec
 
@@ -43,7 +50,7 @@ def from_npz(
             with np.load(user_path(path), allow_pickle=False) as file:
                 arrays = dict(file)
     except Exception as error:
-        raise unsupported(name, f"cannot be read as .npz: {_told(error)}") from error
+        raise unsupported(name, f"cannot be read as .npz: {one_line(error)}") from error
     if bomb:
         raise unsupported(name, f"unpacks to {unpacked:,} bytes, more than 1,000 times its size")
     document = arrays.pop(MODEL_KEY, None)

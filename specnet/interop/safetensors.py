@@ -12,7 +12,16 @@ import numpy as np
 from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
 from specnet.files.paths import user_path
-from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, arrays_of, document_of, fill_model, unsupported
+from specnet.interop.imported_model import (
+    MODEL_KEY,
+    Arrays,
+    Imported,
+    arrays_of,
+    document_of,
+    fill_model,
+    one_line,
+    unsupported,
+)
 from specnet.model import Model, assemble
 from specnet.spec.model_spec import ModelSpec
 
@@ -24,11 +33,6 @@ LARGEST_HEADER = 100_000_000
 
 TORCH_NAMES = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}
 """What torch calls a parameter or buffer, where it calls it otherwise."""
-
-
-def _told(error: Exception) -> str:
-    told = str(getattr(error, "strerror", None) or error) or type(error).__name__
-    return told.splitlines()[0][:200]
 
 
 def _torch_name(layers: Mapping[str, int], full: str) -> str:
@@ -111,7 +115,7 @@ def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str
         raise
     except Exception as error:
         advice = "; save them as float32" if "BF16" in str(error) or "F8" in str(error) else ""
-        raise unsupported(name, f"cannot be read as safetensors: {_told(error)}{advice}") from error
+        raise unsupported(name, f"cannot be read as safetensors: {one_line(error)}{advice}") from error
     raise unsupported(name, "cannot be read as safetensors: its header is longer than the file")
 
 

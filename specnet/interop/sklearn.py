@@ -206,7 +206,7 @@ class SpecRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     Settings and attributes are those of SpecClassifier, but for `classes_`; the default loss is the mean squared error.
     """
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
         """Train on X, (rows, features), and y, (rows,) or (rows, targets). Raises ValueError; SpecnetError is one."""
         x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **_as_numbers())
         self._flat = y.ndim == 1

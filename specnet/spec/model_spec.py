@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -28,7 +28,7 @@ from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import ShapeTuple
 from specnet.composite import dotted
 from specnet.document.base import Document
-from specnet.document.json_text import MAX_INTEGER
+from specnet.document.json_places import MAX_INTEGER
 from specnet.document.messages import describe, details, encodable, mismatch, problem
 from specnet.document.migrations import check_format, format_of, migrated
 from specnet.fields import Seed, Shape, Text, as_tuple
@@ -107,7 +107,7 @@ class ModelSpec(Document):
         json_schema_extra={"description": "A neural network: its input and its sequence of layers."},
     )
 
-    schema_: Text = Field("", alias="$schema")
+    schema_: Text = Field(default="", alias="$schema")
     """Where the JSON Schema of this document lies, for editors."""
     format: Annotated[
         str,
@@ -131,6 +131,22 @@ class ModelSpec(Document):
     """Names of the output classes, in the order of the outputs."""
     metadata: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
     """Anything else: the one place for keys of your own."""
+
+    if TYPE_CHECKING:  # Pydantic's own signature knows neither lists nor layers as mappings
+
+        def __init__(
+            self,
+            *,
+            input_shape: Sequence[int],
+            layers: Sequence[LayerSpec | Mapping[str, Any]],
+            name: str = ...,
+            description: str = ...,
+            dtype: Literal["float32", "float64"] = ...,
+            seed: int = ...,
+            labels: Sequence[str] = ...,
+            metadata: Mapping[str, Any] = ...,
+            format: str = ...,  # noqa: A002
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod

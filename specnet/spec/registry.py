@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import MappingProxyType
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from specnet.errors import SpecnetError
@@ -26,6 +26,19 @@ _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 _registered: dict[str, type[LayerSpec]] = {}
 
+_announced: dict[str, str] = {}
+"""Type -> module that registers it: the built-in layers, imported when a document names them."""
+
+
+def announce_layers(modules: Mapping[str, str]) -> None:
+    """Say which module registers each of these types; it is imported when the type is asked for."""
+    _announced.update(modules)
+
+
+def _load_announced(type_name: str) -> None:
+    if type_name in _announced and type_name not in _registered:
+        import_module(_announced[type_name])
+
 
 def register_layer(type_name: str) -> Callable[[type[Spec]], type[Spec]]:
     """Decorate a LayerSpec class: documents may say `"type": type_name` from now on.
@@ -43,6 +56,8 @@ def register_layer(type_name: str) -> Callable[[type[Spec]], type[Spec]]:
         if not isinstance(getattr(cls, "layer", None), type):
             msg = f"register_layer({type_name!r}): {cls.__qualname__} names no layer class: layer = ..."
             raise SpecnetError(msg)
+        if cls.__module__ != _announced.get(type_name):
+            _load_announced(type_name)
         taken = _registered.get(type_name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             msg = f"layer type {type_name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another name"
@@ -58,12 +73,17 @@ def register_layer(type_name: str) -> Callable[[type[Spec]], type[Spec]]:
 
 
 def layer_types() -> Mapping[str, type[LayerSpec]]:
-    """List the layer types registered so far: name -> LayerSpec class."""
-    return MappingProxyType(_registered)
+    """Return the layer types there are so far, the built-in ones first: name -> LayerSpec class."""
+    for name in _announced:
+        _load_announced(name)
+    return {
+        name: _registered[name] for name in [*_announced, *(other for other in _registered if other not in _announced)]
+    }
 
 
 def find_layer(type_name: str) -> type[LayerSpec] | None:
     """Give the class of a layer type; asks installed packages only for a name that is not registered."""
+    _load_announced(type_name)
     if type_name not in _registered:
         _load_plugin(type_name)
     return _registered.get(type_name)

@@ -11,14 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from specnet.document.base import findings, read_document, without_places
-from specnet.document.json_text import Finding, JsonText, parse_json
+from specnet.document.json_places import Finding
+from specnet.document.json_text import JsonText, parse_json
 from specnet.errors import PathKey, Problem, SpecError
 from specnet.files.paths import user_path
 from specnet.spec.model_spec import ModelSpec
 from specnet.training.loading import data_faults
-from specnet.training.spec.checks import cross_faults
+from specnet.training.spec.checks import training_faults
 from specnet.training.spec.experiment_spec import ExperimentSpec
-from specnet.training.spec.overrides import _overridden
+from specnet.training.spec.overrides import apply_overrides
 
 
 def load_experiment(
@@ -45,7 +46,7 @@ def load_experiment(
         text = parse_json(read_document(source), os.fspath(source))
         text.require_text()
         folder = user_path(source).parent
-    changed = _overridden(text.value, overrides or {}, folder)
+    changed = apply_overrides(text.value, overrides or {}, folder)
     if isinstance(text.value, dict) and "layers" in text.value and "training" not in text.value:
         message = "this is a model document, expected an experiment, which names a model, data and training"
         raise _error(text, [Finding((), message, "wrong_document")], [])
@@ -55,7 +56,8 @@ def load_experiment(
         raise _error(text, findings(error), changed) from None
     if isinstance(spec.model, str):
         spec = spec.model_copy(update={"model": ModelSpec.from_file(folder / spec.model)})
-    faults = [*text.findings, *cross_faults(spec)]
+    found = training_faults(spec.built_model, spec.training, validates=spec.data.validation is not None)
+    faults = [*text.findings, *(fault._replace(path=("training", *fault.path)) for fault in found)]
     if check_data and not faults:
         faults += data_faults(spec, folder)
     if faults:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from specnet.arrays.randomness import permutation
 from specnet.data.spec import DataEntry, Fraction
 from specnet.data.streaming import AnyDataset
-from specnet.document.json_text import Finding
+from specnet.document.json_places import Finding
 from specnet.errors import DataError
-
-if TYPE_CHECKING:
-    from specnet.training.spec.experiment_spec import ExperimentSpec
+from specnet.training.spec.experiment_spec import ExperimentSpec
+from specnet.training.spec.training_spec import TrainingSpec
 
 
 class RunData(NamedTuple):
@@ -34,7 +33,7 @@ def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
         return RunData(spec, train, None)
     if isinstance(validation, DataEntry):
         return RunData(spec, train, _rows_like(spec, folder, validation, names))
-    return RunData(spec, *split(spec, train, validation))
+    return RunData(spec, *split(spec.training, train, validation, spec.data.train.files()[0]))
 
 
 def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
@@ -52,15 +51,20 @@ def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tupl
     return entry.like(spec.data.train, names).read(folder).fit(spec.built_model, spec.training.loss.build())
 
 
-def split(spec: ExperimentSpec, train: AnyDataset, validation: Fraction) -> tuple[AnyDataset, AnyDataset]:
-    """Hold out a fraction of the rows, drawn by the training's seed; of each class alike, where there are classes."""
+def split(
+    training: TrainingSpec, train: AnyDataset, validation: Fraction, source: str
+) -> tuple[AnyDataset, AnyDataset]:
+    """Hold out a fraction of the rows, drawn by the training's seed; of each class alike, where there are classes.
+
+    Raises DataError, which names `source`, where too few rows would be left.
+    """
     count = len(train)
     held_out = max(1, round(count * validation.fraction))
     if held_out >= count:
-        msg = f"{spec.data.train.files()[0]}: {count} rows are too few to hold some out"
+        msg = f"{source}: {count} rows are too few to hold some out"
         raise DataError(msg)
-    order = permutation(spec.training.seed, "validation split", 0, count)
-    if validation.stratify and spec.training.loss.build().takes_classes():
+    order = permutation(training.seed, "validation split", 0, count)
+    if validation.stratify and training.loss.build().takes_classes():
         order = order[np.argsort(train.targets[order], kind="stable")]
         places = np.arange(held_out) * count // held_out + count // held_out // 2  # evenly over the sorted classes
         order = order[places]
@@ -82,7 +86,7 @@ def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
                 else:
                     _rows_like(spec, folder, entry, names)
             elif isinstance(entry, Fraction) and train is not None:
-                split(spec, train, entry)
+                split(spec.training, train, entry, spec.data.train.files()[0])
         except DataError as error:
             yield Finding(("data", key), str(error), "data")
 

@@ -71,10 +71,10 @@ def test_onnx_takes_batches_of_any_size_and_other_shapes(tmp_path):
 
 def test_a_layer_that_onnx_does_not_know_is_named(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed")
-    from specnet.interop.onnx import writer as onnxfile
+    from specnet.interop.onnx import layer_writers
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(onnxfile._LAYERS, "tanh")
+        patch.delitem(layer_writers.LAYER_WRITERS, "tanh")
         with pytest.raises(specnet.SpecnetError, match=r"sequential_1\.tanh_1: ONNX has nothing for"):
             export(tmp_path / "m.onnx", model_of({"type": "sequential", "layers": [{"type": "tanh"}]}))
 

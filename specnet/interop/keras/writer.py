@@ -14,7 +14,8 @@ import numpy.typing as npt
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
 from specnet.interop.imported_model import MODEL_KEY, Arrays, arrays_of
-from specnet.interop.keras.layers import WRITERS, Entry, Written, keys_by_class, to_keras_array
+from specnet.interop.keras.layer_writers import WRITERS, Written, to_keras_array
+from specnet.interop.keras.layers import Entry, keys_by_class
 from specnet.model import Model
 from specnet.plan import LayerPlan
 from specnet.spec.composite_spec import CompositeSpec

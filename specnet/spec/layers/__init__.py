@@ -1,8 +1,9 @@
-"""What documents say of the built-in layers, a file a family; importing this registers all of them."""
+"""What documents say of the built-in layers, a file a family, imported when a document names one of its types.
 
-from importlib import import_module
+Imports everything up to `layers`, `fields` and the registry.
+"""
 
 from specnet.layers import FAMILIES
+from specnet.spec.registry import announce_layers
 
-for family in FAMILIES:
-    import_module(f"specnet.spec.layers.{family}")
+announce_layers({kind: f"specnet.spec.layers.{family}" for family, row in FAMILIES.items() for kind in row})

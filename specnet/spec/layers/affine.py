@@ -27,9 +27,9 @@ class AffineSpec(LayerSpec):
     """Width of the output; the input's is inferred."""
     bias: Flag = True
     """Whether a bias is added."""
-    weight_init: Initializer = Field("glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
+    weight_init: Initializer = Field(default="glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
     """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
-    bias_init: Initializer = Field("zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
+    bias_init: Initializer = Field(default="zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
     """Initial bias."""
 
     def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, WithJsonSchema
 
@@ -10,6 +11,10 @@ from specnet.layers.composite import Concat, Residual, Sequential
 from specnet.layerspec import LayerSpec
 from specnet.spec.composite_spec import LAYERS_SCHEMA, LIST_SCHEMA, CompositeSpec, LayerBranches, LayerList
 from specnet.spec.registry import register_layer
+
+if TYPE_CHECKING:
+    GivenLayers = Sequence[LayerSpec | Mapping[str, Any]]
+    """What type checkers let a list of layers be; Pydantic's own signature knows tuples of specs alone."""
 
 
 @register_layer("sequential")
@@ -23,6 +28,10 @@ class SequentialSpec(CompositeSpec):
 
     layers: Annotated[tuple[LayerSpec, ...], LayerList(), WithJsonSchema(LAYERS_SCHEMA)]
     """The layers, first to last."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, layers: GivenLayers, name: str = ...) -> None: ...
 
 
 @register_layer("residual")
@@ -38,6 +47,10 @@ class ResidualSpec(CompositeSpec):
     """The layers, first to last; what they give has the shape that the shortcut gives."""
     shortcut: Annotated[tuple[LayerSpec, ...], LayerList(least=0), WithJsonSchema(LIST_SCHEMA)] = ()
     """Layers beside them; none pass the input on as it is."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, layers: GivenLayers, shortcut: GivenLayers = ..., name: str = ...) -> None: ...
 
 
 @register_layer("concat")
@@ -55,3 +68,7 @@ class ConcatSpec(CompositeSpec):
         WithJsonSchema({"type": "array", "minItems": 1, "items": LIST_SCHEMA}),
     ]
     """Lists of layers that all begin at the input; an empty one passes it on."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, branches: Sequence[GivenLayers], name: str = ...) -> None: ...

@@ -70,7 +70,7 @@ class ElementLoss(Loss):
         if weights is None:
             gradient /= y.size
             return float(losses.sum()) / y.size, gradient
-        w = _row_weights(self.name, weights, y)
+        w = row_weights(self.name, weights, y)
         count = y.size // len(y) * float(w.sum(dtype=np.float64))
         gradient *= (w / count).reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
         return float(w @ losses.reshape(len(y), -1).sum(axis=1)) / count, gradient
@@ -80,7 +80,8 @@ class ElementLoss(Loss):
         """Give the loss of each element and, in a new array, its derivative."""
 
 
-def _row_weights(name: str, weights: npt.ArrayLike, outputs: Array) -> Array:
+def row_weights(name: str, weights: npt.ArrayLike, outputs: Array) -> Array:
+    """Return the weights of the rows, (rows,), as floats of the outputs' dtype. Raises ShapeError."""
     w = as_floats(weights, outputs.dtype, name)
     if w.shape != (len(outputs),):
         msg = f"{name}: expected weights of shape ({len(outputs)},), one a row, got {w.shape}"

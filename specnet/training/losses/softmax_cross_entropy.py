@@ -16,7 +16,7 @@ from specnet import kernels
 from specnet.arrays.conversion import as_array, as_floats
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
-from specnet.training.losses.base import Loss, _row_weights
+from specnet.training.losses.base import Loss, row_weights
 
 FEW_CLASSES = 32
 
@@ -111,7 +111,7 @@ class SoftmaxCrossEntropy(Loss):
     ) -> tuple[float, Array]:
         """Do the same where rows or classes count differently; `target` holds each row's q, divided by the rows."""
         classes = x.shape[1]
-        w = None if weights is None else _row_weights(self.name, weights, x)
+        w = None if weights is None else row_weights(self.name, weights, x)
         if self.class_weights is not None and len(self.class_weights) != classes:
             msg = f"{self.name}: expected outputs of {len(self.class_weights)} classes, as class_weights, got {classes}"
             raise ShapeError(msg)

@@ -20,7 +20,7 @@ from specnet.training.early_stopping import EarlyStopping, is_better
 from specnet.training.loop import Event, Run
 from specnet.training.runs.environment import machine_record
 from specnet.training.runs.run_folder import BEST, HISTORY, LAST, remove_run_files, rotate_checkpoints, write_history
-from specnet.training.runs.run_state import _NEEDED, _faults, below
+from specnet.training.runs.run_state import REQUIRED_STATE, below, state_faults
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
 _MAY_CHANGE = (
@@ -152,10 +152,10 @@ class Checkpointer:
         Another model or kind of optimizer is never a change but another run. Where the batches are others now, the
         epoch begins anew. Raises CheckpointMismatchError; `source` is the checkpoint's name.
         """
-        if not state.keys() >= _NEEDED:
+        if not state.keys() >= REQUIRED_STATE:
             msg = f"{source}: holds a model, but no run to go on with"
             raise CheckpointMismatchError(msg)
-        wrong = next(_faults(state), None)
+        wrong = next(state_faults(state), None)
         if wrong:
             msg = f"{source}: the state of its run makes no sense: {wrong}"
             raise CheckpointMismatchError(msg)

@@ -43,7 +43,7 @@ def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | N
     spec, folder = load_experiment(experiment, overrides)
     spec, data, validation = load_data(spec, folder)
     model, transfer = fresh_model(spec, folder, data)
-    run = make_run(spec, model, data, validation, check_finite=True)
+    run = make_run(spec.training, model, data, validation, check_finite=True)
     training, size = spec.training, spec.training.step_rows
     model.draws.seed = training.seed
     order = Order(training.seed, 0) if training.shuffle else None

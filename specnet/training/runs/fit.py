@@ -10,14 +10,17 @@ import numpy.typing as npt
 
 from specnet.data.conform import conform_inputs, conform_targets, conform_weights
 from specnet.data.dataset import Dataset
+from specnet.data.spec import Fraction
+from specnet.document.base import without_places
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
+from specnet.spec import ModelSpec
 from specnet.training.early_stopping import EarlyStopping
-from specnet.training.experiment import load_experiment
 from specnet.training.loading import split
 from specnet.training.loop import Event, History, Listener
 from specnet.training.runs.train import fit_first_layer, make_run
-from specnet.training.spec.experiment_spec import ExperimentSpec
+from specnet.training.spec.checks import training_faults
+from specnet.training.spec.training_spec import TrainingSpec
 
 
 def fit(
@@ -51,16 +54,20 @@ def fit(
     if training.get("initialize_from") is not None:
         msg = "fit: initialize_from is for documents; call specnet.load_parameters(model, path) before"
         raise SpecnetError(msg)
-    spec = _experiment(model, validation, {"loss": loss, "optimizer": optimizer, "epochs": epochs,
-                                           "batch_size": batch_size, **training})  # fmt: skip
+    if isinstance(validation, tuple) and len(validation) != 2:
+        msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of {len(validation)}"
+        raise SpecnetError(msg)
+    settings = {"loss": loss, "optimizer": optimizer, "epochs": epochs, "batch_size": batch_size, **training}
+    spec = _settings(model.spec, settings, validates=validation is not None)
     data, held_out = _rows(spec, model, x, y, weights), None
     if isinstance(validation, tuple):
         held_out = _rows(spec, model, *validation, None, "validation")
-    elif spec.data.validation is not None:
-        data, held_out = split(spec, data, spec.data.validation)  # type: ignore[arg-type,assignment]
+    elif validation is not None:
+        fraction = Fraction.model_validate({"fraction": validation})
+        data, held_out = split(spec, data, fraction, "fit")  # type: ignore[assignment]  # of the kind that it is given
     fit_first_layer(model, data)
     run = make_run(spec, model, data, held_out, check_finite=check_finite)
-    stopping = spec.training.early_stopping
+    stopping = spec.early_stopping
     keeper = _Keeper(EarlyStopping(stopping)) if stopping else None
     run.listeners = [*([keeper] if keeper else []), *listeners]
     model.run_state = None  # what another run kept is not this one's
@@ -70,24 +77,20 @@ def fit(
     return run.history
 
 
-def _experiment(model: Model, validation: Any, training: Mapping[str, Any]) -> ExperimentSpec:
-    """Check the settings as those of a document are checked."""
-    data: dict[str, Any] = {"train": {"path": "x"}}
-    if isinstance(validation, tuple):
-        if len(validation) != 2:
-            msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of {len(validation)}"
-            raise SpecnetError(msg)
-        data["validation"] = {"path": "validation"}
-    elif validation is not None:
-        data["validation"] = {"fraction": validation}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in training.items()}
-    return load_experiment({"model": model.spec.model_dump(mode="json"), "data": data, "training": plain})[0]
+def _settings(model: ModelSpec, settings: Mapping[str, Any], *, validates: bool) -> TrainingSpec:
+    """Check the settings as those of a document. Raises SpecError."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    training = TrainingSpec.model_validate(plain).keeping_best(validates=validates)
+    faults = list(training_faults(model, training, validates=validates))
+    if faults:
+        raise without_places(faults, plain)
+    return training
 
 
 def _rows(
-    spec: ExperimentSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
+    training: TrainingSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
 ) -> Dataset:
-    loss = spec.training.loss.build()
+    loss = training.loss.build()
     inputs = conform_inputs(_plain(x), model.spec, source)
     targets = conform_targets(_plain(y), model.spec, loss, len(inputs), source)
     given = None if weights is None else np.asarray(weights)

@@ -55,7 +55,7 @@ def replay(
     model, goal = load(begin), load(end)
     spec, data, validation = load_data(spec, folder)
     saving = Checkpointer(user_path(begin).parent, spec, data, validation)
-    run = make_run(spec, model, data, validation)
+    run = make_run(spec.training, model, data, validation)
     saving.restore(run, model.run_state or {}, os.fspath(begin))
     last = _step_of(goal, end)
     if last < run.step:

@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[type[Any], int | None]] = {
 _ORDERED = (("epoch", "step"), ("batch", "step"), ("best/epoch", "epoch"), ("early/epoch", "epoch"))
 
 
-_NEEDED = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight", "sums/loss", "optimizer/steps"}
+REQUIRED_STATE = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight", "sums/loss", "optimizer/steps"}
 
 
 def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _faults(state: Mapping[str, Any]) -> Iterator[str]:
+def state_faults(state: Mapping[str, Any]) -> Iterator[str]:
     """Find values that no run can have written: a file that was forged can hold anything."""
     for key, value in state.items():
         kind, least = _KINDS.get(key, (object, None))

@@ -142,10 +142,10 @@ def _begun(
     if not (resume and last.exists()):
         model, transfer = fresh_model(spec, folder, data)
         saving.replaces = True
-        return make_run(spec, model, data, validation, check_finite=check_finite, world=world), (), transfer
+        return make_run(spec.training, model, data, validation, check_finite=check_finite, world=world), (), transfer
     model = load(last)
     state = model.run_state or {}
-    run = make_run(spec, model, data, validation, check_finite=check_finite, world=world)
+    run = make_run(spec.training, model, data, validation, check_finite=check_finite, world=world)
     changes = saving.restore(run, state, os.fspath(last), allow_changes=allow_changes)
     before = processes_of(str(state.get("machine", "")))
     if before != world.size:
@@ -196,7 +196,7 @@ def fit_first_layer(model: Model, data: AnyDataset) -> None:
 
 
 def make_run(
-    spec: ExperimentSpec,
+    training: TrainingSpec,
     model: Model,
     data: AnyDataset,
     validation: AnyDataset | None,
@@ -204,9 +204,9 @@ def make_run(
     check_finite: bool = False,
     world: World = SINGLE,
 ) -> Run:
-    """Put a run together as the experiment says, without listeners."""
-    loss, optimizer = spec.training.loss.build(), optimizer_of(spec.training, model)
-    return Run(model, loss, optimizer, spec.training, data, validation, check_finite=check_finite, world=world)
+    """Return the run that the settings describe, without listeners."""
+    loss, optimizer = training.loss.build(), optimizer_of(training, model)
+    return Run(model, loss, optimizer, training, data, validation, check_finite=check_finite, world=world)
 
 
 def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:

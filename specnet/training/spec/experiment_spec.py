@@ -56,7 +56,7 @@ class ExperimentSpec(Document):
         json_schema_extra={"description": "A training run: the model, the data and how to train."},
     )
 
-    schema_: Text = Field("", alias="$schema")
+    schema_: Text = Field(default="", alias="$schema")
     """Where the JSON Schema of this document lies, for editors."""
     format: Annotated[
         str,
@@ -86,15 +86,8 @@ class ExperimentSpec(Document):
     @classmethod
     def _keeps_the_best(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
         """Fill in what is kept as the best: what early stopping monitors, or the validation loss."""
-        data, policy = info.data.get("data"), training.checkpoint
-        if data is None or "keep_best" in policy.model_fields_set:
-            return training
-        best = "validation_loss" if data.validation is not None else None
-        if training.early_stopping is not None and training.early_stopping.restore_best:
-            best = training.early_stopping.monitor
-        if best is None:
-            return training
-        return training.model_copy(update={"checkpoint": policy.model_copy(update={"keep_best": best})})
+        data = info.data.get("data")
+        return training if data is None else training.keeping_best(validates=data.validation is not None)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

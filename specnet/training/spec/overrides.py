@@ -19,7 +19,7 @@ _PART = re.compile(r"([A-Za-z_$][A-Za-z0-9_$-]*)((?:\[\d{1,6}\])*)")
 """Between two dots of a path: a key, and places in lists."""
 
 
-def _overridden(value: Any, overrides: Mapping[str, str], folder: Path) -> list[tuple[PathKey, ...]]:
+def apply_overrides(value: Any, overrides: Mapping[str, str], folder: Path) -> list[tuple[PathKey, ...]]:
     """Set values of the document; give what is not as the file has it. A model named by its path comes in first."""
     changed: list[tuple[PathKey, ...]] = []
     for path, text in overrides.items():

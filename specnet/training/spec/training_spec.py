@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, field_validator
 from pydantic_core import core_schema
@@ -101,9 +101,11 @@ class TrainingSpec(Document):
 
     loss: LossChoice = Field(examples=["softmax_cross_entropy", {"type": "huber", "delta": 2.0}])
     """What is minimized."""
-    optimizer: OptimizerChoice = Field(AdamSpec(), examples=[{"type": "adam", "learning_rate": 0.001}])
+    optimizer: OptimizerChoice = Field(default=AdamSpec(), examples=[{"type": "adam", "learning_rate": 0.001}])
     """How the parameters move."""
-    schedule: ScheduleChoice = Field(ConstantSpec(), examples=["cosine", {"type": "cosine", "warmup_steps": 100}])
+    schedule: ScheduleChoice = Field(
+        default=ConstantSpec(), examples=["cosine", {"type": "cosine", "warmup_steps": 100}]
+    )
     """How the learning rate changes during the run."""
     clip_norm: PositiveReal | None = None
     """Greatest norm of all gradients together; longer ones are made shorter."""
@@ -130,7 +132,7 @@ class TrainingSpec(Document):
     ] = None
     """A checkpoint to begin from, its path or an object."""
     metrics: Annotated[tuple[MetricChoice, ...], BeforeValidator(as_tuple)] | None = Field(
-        None, examples=[["accuracy", "f1"], [{"type": "top_k_accuracy", "k": 3}]]
+        default=None, examples=[["accuracy", "f1"], [{"type": "top_k_accuracy", "k": 3}]]
     )
     """What is measured beside the loss. Default: accuracy, where there are classes."""
     early_stopping: EarlyStoppingSpec | None = None
@@ -146,6 +148,19 @@ class TrainingSpec(Document):
         if twice:
             raise problem(f'"{twice[0]}" stands here twice', "duplicate_name")
         return metrics
+
+    def keeping_best(self, *, validates: bool) -> Self:
+        """Return the settings with `checkpoint.keep_best` filled in: what early stopping monitors, or validation_loss.
+
+        `validates` says whether there are validation rows.
+        """
+        policy = self.checkpoint
+        best = "validation_loss" if validates else None
+        if self.early_stopping is not None and self.early_stopping.restore_best:
+            best = self.early_stopping.monitor
+        if best is None or "keep_best" in policy.model_fields_set:
+            return self
+        return self.model_copy(update={"checkpoint": policy.model_copy(update={"keep_best": best})})
 
     @property
     def step_rows(self) -> int:

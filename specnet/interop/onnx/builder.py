@@ -1,0 +1,64 @@
+"""The layers and arrays read from an ONNX graph so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.parameters import ShapeTuple
+from specnet.interop.imported_model import Arrays, LayerNames, shape_after
+from specnet.interop.onnx.steps import Given
+
+Entry = dict[str, Any]
+
+
+NO_EPSILON = 1e-30
+"""For a variance that holds it already: a document has none of 0."""
+
+
+class UnsupportedNodeError(Exception):
+    """Why a node is no layer."""
+
+
+class LayerBuilder:
+    """Where steps become entries: the layers so far, the shape behind them, arrays by full name."""
+
+    def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: LayerNames) -> None:
+        self.file = file
+        self.given = given
+        self.shape = shape
+        self.version = given.version
+        self.integers = given.integers and shape == given.shape and not prefix
+        self.prefix = prefix
+        self.names = names
+        self.entries: list[Entry] = []
+        self.arrays: Arrays = {}
+        self.notes: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def add(self, entry: Entry, arrays: Arrays | None = None, source: str = "") -> None:
+        """Add a layer; `source` is the name of one of its arrays in the file, "hidden.weight"."""
+        kind = entry["type"]
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        module = source.rpartition(".")[0].rpartition("/")[2].rpartition(".")[2]
+        wanted = module if module and not module.isdecimal() else f"{kind}_{self.counts[kind]}"
+        name = self.names(wanted)
+        if self.integers and kind != "embedding":
+            raise UnsupportedNodeError("computes with integers, as the graph's input are")
+        self.integers = False
+        self.shape = shape_after(self.file, entry, self.shape)
+        self.entries.append({"name": name, **entry})
+        self.arrays |= {f"{self.prefix}{name}.{short}": array for short, array in (arrays or {}).items()}
+
+    @property
+    def features(self) -> int:
+        return self.shape[-1]
+
+
+def vector_of(array: npt.NDArray[Any], size: int, rank: int = 2) -> npt.NDArray[Any]:
+    """Give one number a feature, of a constant that is broadcast along all other axes of `rank`."""
+    if array.size not in (1, size) or (array.ndim and array.shape[-1] != array.size) or array.ndim > rank:
+        raise UnsupportedNodeError(f"a constant of shape {array.shape} for {size} features")
+    return np.broadcast_to(array.reshape(-1), (size,))

@@ -1,0 +1,195 @@
+"""The ONNX nodes of each layer type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from specnet.errors import SpecnetError
+from specnet.interop.onnx.graph import Graph, GraphLayer, LayerWriter
+from specnet.layers.elu import SELU_ALPHA, SELU_SCALE
+
+
+def _affine(graph: Graph, layer: GraphLayer, x: str) -> str:
+    arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("weight", "bias") if name in layer]
+    if layer.rank == 2:
+        return graph.node("Gemm", [x, *arrays])
+    x = graph.node("MatMul", [x, arrays[0]])
+    return graph.node("Add", [x, arrays[1]]) if len(arrays) > 1 else x
+
+
+def _batch_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
+    names = ("scale", "shift", "running_mean", "running_var")
+    graph.need(14)  # before, the operator said nothing of training, and onnx's own evaluator took it for that
+    arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
+    momentum = 1 - layer.fields["momentum"]
+    if layer.rank > 2:  # ONNX normalizes the axis behind the batch's: the last is made to be that
+        rows = graph.array(f"{layer.name}.rows", np.array([-1, layer.plan.input_shape[-1]]))
+        x = graph.node("Reshape", [x, rows])
+    epsilon = layer.fields["epsilon"]
+    if _is_double(graph):  # an attribute is a float32: epsilon is added before
+        arrays[3] = graph.node("Add", [arrays[3], graph.number(epsilon)])
+        epsilon = 0.0
+    x = graph.node("BatchNormalization", [x, *arrays], epsilon=epsilon, momentum=momentum)
+    if layer.rank > 2:
+        shape = graph.array(f"{layer.name}.shape", np.array([-1, *layer.plan.input_shape]))
+        x = graph.node("Reshape", [x, shape])
+    return x
+
+
+def _layer_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
+    if not _is_double(graph):
+        graph.need(17)
+        arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("scale", "shift")]
+        return graph.node("LayerNormalization", [x, *arrays], axis=-1, epsilon=layer.fields["epsilon"])
+    x = graph.node("Sub", [x, _mean(graph, x)])  # an attribute is a float32, and epsilon is not one
+    y = _over_root(graph, layer, x)
+    return graph.node("Add", [y, graph.array(f"{layer.name}.shift", layer["shift"])])
+
+
+def _rms_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
+    return _over_root(graph, layer, x)
+
+
+def _mean(graph: Graph, x: str) -> str:
+    graph.need(18)
+    return graph.node("ReduceMean", [x, graph.array(f"axis_{len(graph.arrays)}", np.array([-1]))])
+
+
+def _over_root(graph: Graph, layer: GraphLayer, x: str) -> str:
+    """Divide by the root of mean(x^2) + epsilon, and scale."""
+    mean = _mean(graph, graph.node("Mul", [x, x]))
+    root = graph.node("Sqrt", [graph.node("Add", [mean, graph.number(layer.fields["epsilon"])])])
+    return graph.node("Mul", [graph.node("Div", [x, root]), graph.array(f"{layer.name}.scale", layer["scale"])])
+
+
+def _standardize(graph: Graph, layer: GraphLayer, x: str) -> str:
+    x = graph.node("Sub", [x, graph.array(f"{layer.name}.mean", layer["mean"])])
+    return graph.node("Div", [x, graph.array(f"{layer.name}.std", layer["std"])])
+
+
+# ONNX Runtime has most activations in float32 alone: in float64 they are written with what it has.
+
+
+def _is_double(graph: Graph) -> bool:
+    return bool(graph.model.dtype == np.float64)
+
+
+def _positive(graph: Graph, x: str) -> str:
+    return graph.node("Max", [x, graph.number(0)])
+
+
+def _negative(graph: Graph, x: str) -> str:
+    return graph.node("Min", [x, graph.number(0)])
+
+
+def _prelu(graph: Graph, layer: GraphLayer, x: str) -> str:
+    slope = graph.array(f"{layer.name}.slope", layer["slope"])
+    if not _is_double(graph):
+        return graph.node("PRelu", [x, slope])
+    return graph.node("Add", [_positive(graph, x), graph.node("Mul", [_negative(graph, x), slope])])
+
+
+def _leaky_relu(graph: Graph, layer: GraphLayer, x: str) -> str:
+    slope = layer.fields["negative_slope"]
+    if not _is_double(graph):
+        return graph.node("LeakyRelu", [x], alpha=slope)
+    return graph.node("Add", [_positive(graph, x), graph.node("Mul", [_negative(graph, x), graph.number(slope)])])
+
+
+def _exponential(graph: Graph, x: str, scale: float, alpha: float) -> str:
+    """Add scale * max(x, 0) + scale * alpha * (exp(min(x, 0)) - 1)."""
+    below = graph.node("Sub", [graph.node("Exp", [_negative(graph, x)]), graph.number(1)])
+    parts = [graph.node("Mul", [_positive(graph, x), graph.number(scale)])]
+    parts.append(graph.node("Mul", [below, graph.number(scale * alpha)]))
+    return graph.node("Add", parts)
+
+
+def _elu(graph: Graph, layer: GraphLayer, x: str) -> str:
+    if not _is_double(graph):
+        return graph.node("Elu", [x], alpha=layer.fields["alpha"])
+    return _exponential(graph, x, 1.0, layer.fields["alpha"])
+
+
+def _selu(graph: Graph, _layer: GraphLayer, x: str) -> str:
+    return graph.node("Selu", [x]) if not _is_double(graph) else _exponential(graph, x, SELU_SCALE, SELU_ALPHA)
+
+
+def _gelu(graph: Graph, layer: GraphLayer, x: str) -> str:
+    approximate = layer.fields["approximate"]
+    if not _is_double(graph):
+        graph.need(20)
+        return graph.node("Gelu", [x], approximate=approximate)
+    if approximate == "none":
+        msg = f'{layer.name}: ONNX Runtime has no exact gelu in float64; train in float32, or with approximate "tanh"'
+        raise SpecnetError(msg)
+    cube = graph.node("Mul", [graph.node("Mul", [x, x]), x])
+    inner = graph.node("Add", [x, graph.node("Mul", [cube, graph.number(0.044715)])])
+    bent = graph.node("Tanh", [graph.node("Mul", [inner, graph.number(math.sqrt(2 / math.pi))])])
+    half = graph.node("Mul", [x, graph.number(0.5)])
+    return graph.node("Mul", [half, graph.node("Add", [bent, graph.number(1)])])
+
+
+def _softplus(graph: Graph, layer: GraphLayer, x: str) -> str:
+    beta = layer.fields["beta"]
+    if beta == 1:
+        return _softplus_of(graph, x)
+    x = _softplus_of(graph, graph.node("Mul", [x, graph.number(beta)]))
+    return graph.node("Div", [x, graph.number(beta)])
+
+
+def _softplus_of(graph: Graph, x: str) -> str:
+    if not _is_double(graph):
+        return graph.node("Softplus", [x])
+    small = graph.node("Exp", [graph.node("Neg", [graph.node("Abs", [x])])])
+    return graph.node("Add", [_positive(graph, x), graph.node("Log", [graph.node("Add", [small, graph.number(1)])])])
+
+
+def _silu(graph: Graph, _layer: GraphLayer, x: str) -> str:
+    return graph.node("Mul", [x, graph.node("Sigmoid", [x])])
+
+
+def _mish(graph: Graph, _layer: GraphLayer, x: str) -> str:
+    return graph.node("Mul", [x, graph.node("Tanh", [_softplus_of(graph, x)])])
+
+
+def _reshape(graph: Graph, layer: GraphLayer, x: str) -> str:
+    shape = np.array([0, *layer.plan.output_shape])  # 0: as it is
+    return graph.node("Reshape", [x, graph.array(f"{layer.name}.shape", shape)])
+
+
+def _embedding(graph: Graph, layer: GraphLayer, x: str) -> str:
+    return graph.node("Gather", [graph.array(f"{layer.name}.weight", layer["weight"]), x])
+
+
+def _plain(kind: str, **attributes: Any) -> LayerWriter:
+    """Make the writer of a layer that is one node."""
+    return lambda graph, _layer, x: graph.node(kind, [x], **attributes)
+
+
+LAYER_WRITERS: dict[str, LayerWriter] = {
+    "affine": _affine,
+    "batch_norm": _batch_norm,
+    "dropout": lambda _graph, _layer, x: x,
+    "elu": _elu,
+    "embedding": _embedding,
+    "flatten": _reshape,
+    "gelu": _gelu,
+    "layer_norm": _layer_norm,
+    "leaky_relu": _leaky_relu,
+    "log_softmax": _plain("LogSoftmax", axis=-1),
+    "mish": _mish,
+    "prelu": _prelu,
+    "relu": _plain("Relu"),
+    "reshape": _reshape,
+    "rms_norm": _rms_norm,
+    "selu": _selu,
+    "sigmoid": _plain("Sigmoid"),
+    "silu": _silu,
+    "softmax": _plain("Softmax", axis=-1),
+    "softplus": _softplus,
+    "standardize": _standardize,
+    "tanh": _plain("Tanh"),
+}
