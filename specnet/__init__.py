@@ -1,6 +1,6 @@
-"""specnet: neural networks as two files people can read, a JSON document and an HDF5 checkpoint.
+"""specnet: neural networks as two readable files, a JSON document and an HDF5 checkpoint.
 
-Public names are resolved when first used, so `import specnet` imports nothing heavy.
+A public name is imported at its first use, so `import specnet` itself imports no large package.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from specnet.training import fit as fit
     from specnet.training import train as train
 
-_HOMES = {
+_MODULE_OF = {
     "CheckpointCorruptError": "errors",
     "CheckpointError": "errors",
     "CheckpointMismatchError": "errors",
@@ -60,12 +60,12 @@ _HOMES = {
 }
 _MODULES = ("checkpoint", "errors", "fields", "inspection", "layers", "testing", "training")
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - the keys are strings
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(f"specnet.{_HOMES[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(import_module(f"specnet.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
     if name in _MODULES:

@@ -1,14 +1,14 @@
-"""Every exception that crosses the package's boundary.
+"""The exceptions that specnet raises for bad input and failed file operations.
 
 ValueError
-└── SpecnetError                    anything specnet refuses; also calls out of order
-    ├── SpecError                   a document is wrong; `problems` lists every fault with its place
-    ├── ShapeError                  an array does not fit; names the layer, the expected and the given shape
-    ├── DataError                   a data file does not fit; names file, column or row
+└── SpecnetError                    base class; raised directly for calls in the wrong order, among others
+    ├── SpecError                   a document is invalid; `problems` lists every error with its location
+    ├── ShapeError                  an array does not fit; names the layer, the expected and the actual shape
+    ├── DataError                   a data file does not fit; names the file, column or row
     └── CheckpointError             a checkpoint cannot be written or read
-        ├── CheckpointCorruptError      its bytes are not what was written
-        ├── CheckpointMismatchError     it is whole, but not what was asked for
-        └── CheckpointUnsupportedError  it is of a kind or version that this specnet cannot read
+        ├── CheckpointCorruptError      its bytes are not those that were written
+        ├── CheckpointMismatchError     it is intact, but not the expected one
+        └── CheckpointUnsupportedError  this specnet cannot read its kind or version
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 PathKey = str | int
 KeyPath = tuple[PathKey, ...]
-"""Where a value stands in a document: the keys and indices that lead to it."""
+"""The location of a value in a document: the keys and indices that lead to it."""
 
 
 def path_text(path: Sequence[PathKey]) -> str:
-    """Write a path as people do: ("layers", 1, "units") -> "layers[1].units"."""
+    """Format a path as text: ("layers", 1, "units") -> "layers[1].units"."""
     text = ""
     for key in path:
         if isinstance(key, int):
@@ -33,15 +33,15 @@ def path_text(path: Sequence[PathKey]) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what would break a line or steer a terminal by its escape."""
+    """Replace characters that break a line or control a terminal by their escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a document.
+    """One error in a document.
 
-    `line` and `column` count from 1 and are None for values given in Python.
+    `line` and `column` count from 1; they are None for values passed from Python.
     """
 
     path: str
@@ -58,11 +58,11 @@ class SpecnetError(ValueError):
     """Base of all errors of this package."""
 
     collective = False
-    """Whether all processes that share a run raise it, so that none waits for another."""
+    """Whether all processes of a shared run raise this error, so that no process waits for another."""
 
 
 class SpecError(SpecnetError):
-    """A document is not valid. `problems` holds all its faults in document order."""
+    """A document is invalid. `problems` holds all its errors in document order."""
 
     def __init__(self, problems: Sequence[Problem], source: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -73,17 +73,17 @@ class SpecError(SpecnetError):
         return type(self), (self.problems, self.source)
 
     def lines(self) -> list[str]:
-        """One line a problem, `file:line:column: path: message` as far as these are known."""
-        return [self._place(problem) + str(problem) for problem in self.problems]
+        """Return one line per problem, `file:line:column: path: message`, without the unknown parts."""
+        return [self._location_prefix(problem) + str(problem) for problem in self.problems]
 
-    def _place(self, problem: Problem) -> str:
+    def _location_prefix(self, problem: Problem) -> str:
         if problem.line is None:
             return f"{self.source}: " if self.source else ""
         return f"{self.source or '<document>'}:{problem.line}:{problem.column}: "
 
 
 class ShapeError(SpecnetError):
-    """An array's shape or kind is not what a layer, a model or a loss needs."""
+    """An array has the wrong shape or the wrong kind of values for a layer, a model or a loss."""
 
 
 class DataError(SpecnetError):
@@ -99,8 +99,8 @@ class CheckpointCorruptError(CheckpointError):
 
 
 class CheckpointMismatchError(CheckpointError):
-    """The checkpoint is whole, but it is not the one that was asked for."""
+    """The checkpoint is intact, but it is not the expected one."""
 
 
 class CheckpointUnsupportedError(CheckpointError):
-    """The file is no specnet checkpoint, or one that this version cannot read."""
+    """The file is not a specnet checkpoint, or this version of specnet cannot read it."""

@@ -1,6 +1,7 @@
-"""Types for the fields of documents; a layer of your own imports its fields' types from here.
+"""Types for the fields of documents; a custom layer imports the types of its fields from here.
 
-Each accepts what its name says and rejects all else with "expected …, got …" and, where there is one, the remedy.
+Each type accepts the values that its name states. It rejects all others with "expected …, got …" and, if there is
+a remedy, the remedy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from specnet.document.messages import encodable, mismatch, problem
 
 
 def expecting(phrase: str) -> WrapValidator:
-    """Annotate a field so that whatever its type refuses is told as `expected <phrase>, got …`."""
+    """Return a validator that reports every value the field's type rejects as `expected <phrase>, got …`."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -32,31 +33,31 @@ def expecting(phrase: str) -> WrapValidator:
 
 
 def as_tuple(value: Any) -> Any:
-    """Let a JSON array stand for a tuple, which strict validation would refuse."""
+    """Return a list as a tuple, because strict validation rejects a list for a tuple field."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_read(value: Any) -> Any:
-    """Bring a number given in Python to what JSON would have made of it."""
+def _normalize_number(value: Any) -> Any:
+    """Return a Python number as JSON text would be read: integers are bounded and -0.0 becomes 0.0."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
         raise mismatch("an integer within ±(2^53 - 1)", value)
     return value + 0.0 if isinstance(value, float) else value
 
 
-Real = Annotated[float, Field(allow_inf_nan=False), expecting("a number"), BeforeValidator(_as_read)]
+Real = Annotated[float, Field(allow_inf_nan=False), expecting("a number"), BeforeValidator(_normalize_number)]
 
 
 PositiveReal = Annotated[
-    float, Field(gt=0, allow_inf_nan=False), expecting("a positive number"), BeforeValidator(_as_read)
+    float, Field(gt=0, allow_inf_nan=False), expecting("a positive number"), BeforeValidator(_normalize_number)
 ]
 
 
 NonNegativeReal = Annotated[
-    float, Field(ge=0, allow_inf_nan=False), expecting("a number of at least 0"), BeforeValidator(_as_read)
+    float, Field(ge=0, allow_inf_nan=False), expecting("a number of at least 0"), BeforeValidator(_normalize_number)
 ]
 
 
-Share = Annotated[float, Field(ge=0, lt=1), expecting("a number in [0, 1)"), BeforeValidator(_as_read)]
+Share = Annotated[float, Field(ge=0, lt=1), expecting("a number in [0, 1)"), BeforeValidator(_normalize_number)]
 
 
 PositiveInteger = Annotated[int, Field(gt=0, le=2**53 - 1), expecting("a positive integer")]
@@ -71,36 +72,36 @@ Flag = Annotated[bool, expecting("true or false")]
 Text = Annotated[str, expecting("a string"), AfterValidator(encodable)]
 
 
-def _some_entries(value: Any) -> Any:
-    # Not min_length: Pydantic counts valid entries, and would call an array of wrong ones too short.
+def _non_empty_tuple(value: Any) -> Any:
+    # Not min_length: Pydantic counts only valid entries, and would report an array of invalid ones as too short.
     if isinstance(value, (list, tuple)) and not value:
         raise problem("expected at least 1 entry, got an empty array", "too_short")
     return as_tuple(value)
 
 
-def _reals(value: Any, what: str = "number", least: float = -math.inf) -> Any:
-    """Take a number, or an array of numbers as a tuple; says which entry is none."""
+def _number_or_array(value: Any, what: str = "number", minimum: float = -math.inf) -> Any:
+    """Return a number as a float, or an array of numbers as a tuple of floats; reports each invalid entry."""
 
-    def fits(entry: Any) -> bool:
-        real = isinstance(entry, (int, float)) and not isinstance(entry, bool)
-        return real and least <= entry and abs(entry) <= sys.float_info.max
+    def is_valid(entry: Any) -> bool:
+        is_number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+        return is_number and minimum <= entry and abs(entry) <= sys.float_info.max
 
     if not isinstance(value, (list, tuple)):
-        if not fits(value):
-            raise mismatch(f"a {what}, or an array of them", value)
-        return float(_as_read(value))
+        if not is_valid(value):
+            raise mismatch(f"a {what} or an array of {what}s", value)
+        return float(_normalize_number(value))
     details = [
         InitErrorDetails(type=mismatch(f"a {what}", entry), loc=(index,), input=entry)
-        for index, entry in enumerate(_some_entries(value))
-        if not fits(entry)
+        for index, entry in enumerate(_non_empty_tuple(value))
+        if not is_valid(entry)
     ]
     if details:
         raise ValidationError.from_exception_data("numbers", details)
-    return tuple(float(_as_read(entry)) for entry in value)
+    return tuple(float(_normalize_number(entry)) for entry in value)
 
 
-def _positive_reals(value: Any) -> Any:
-    return _reals(value, "positive number", SMALLEST)
+def _positive_number_or_array(value: Any) -> Any:
+    return _number_or_array(value, "positive number", SMALLEST)
 
 
 def _feature_schema(number: JsonSchema) -> JsonSchema:
@@ -109,20 +110,20 @@ def _feature_schema(number: JsonSchema) -> JsonSchema:
 
 Feature = Annotated[
     float | tuple[float, ...],
-    BeforeValidator(_reals),
+    BeforeValidator(_number_or_array),
     WithJsonSchema(_feature_schema({"type": "number"})),
 ]
 
 
 PositiveFeature = Annotated[
     float | tuple[float, ...],
-    BeforeValidator(_positive_reals),
+    BeforeValidator(_positive_number_or_array),
     WithJsonSchema(_feature_schema({"type": "number", "minimum": SMALLEST})),
 ]
 
 
 Shape = Annotated[
     tuple[PositiveInteger, ...],
-    BeforeValidator(_some_entries),
+    BeforeValidator(_non_empty_tuple),
     WithJsonSchema({"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1}),
 ]

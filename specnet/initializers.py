@@ -1,8 +1,9 @@
-"""Initial values: documents that name a rule, and the rules, (generator, shape) -> float64 array.
+"""Initial values of parameters: the documents that select a rule, and the rules, which return float64 arrays.
 
-Fan-in and fan-out of a matrix (in, out) are its two sides, of a kernel (height, width, in, out) the last two times the
-product of the others; both of a vector are its length. Sources: Glorot and Bengio 2010 (glorot),
-He et al. 2015 (he), LeCun et al. 1998 (lecun), Saxe et al. 2014 (orthogonal).
+Fan-in and fan-out depend on the shape. For a matrix (in, out) they are its two sides. For a kernel
+(height, width, in, out) they are the last two sides, each times the product of the others. For a vector both are its
+length. Sources: Glorot and Bengio 2010 (glorot), He et al. 2015 (he), LeCun et al. 1998 (lecun), Saxe et al. 2014
+(orthogonal).
 """
 
 from __future__ import annotations
@@ -39,52 +40,54 @@ NAMES = (
 )
 
 
-def _numbers(value: Any) -> Any:
-    """Turn nested arrays of numbers into nested tuples of floats; says which entry is none."""
-    return _nested(value, 0)
+def _nested_numbers(value: Any) -> Any:
+    """Return nested arrays of numbers as nested tuples of floats; reports each entry that is not a number."""
+    return _nested_tuple(value, 0)
 
 
-def _nested(value: Any, depth: int) -> Any:
+def _nested_tuple(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if depth > MAX_RANK:
         message = f"expected at most {MAX_RANK} levels of nesting, got more"
         raise problem(message, "too_deep")
     if isinstance(value, (list, tuple)) and value:
-        made, wrong = [], []
+        entries, errors = [], []
         for index, entry in enumerate(value):
             try:
-                made.append(_nested(entry, depth + 1) if isinstance(entry, (list, tuple)) else _number(entry))
+                is_array = isinstance(entry, (list, tuple))
+                entries.append(_nested_tuple(entry, depth + 1) if is_array else _finite_float(entry))
             except ValidationError as error:
-                wrong += [_deeper(index, e) for e in error.errors()]
+                errors += [_with_index(index, e) for e in error.errors()]
             except PydanticCustomError as error:
-                wrong.append(InitErrorDetails(type=error, loc=(index,), input=entry))
+                errors.append(InitErrorDetails(type=error, loc=(index,), input=entry))
             except (ValueError, OverflowError):
-                wrong.append(InitErrorDetails(type=mismatch("a number", entry), loc=(index,), input=entry))
-        if wrong:
-            raise ValidationError.from_exception_data("values", wrong)
-        return tuple(made)
+                errors.append(InitErrorDetails(type=mismatch("a number", entry), loc=(index,), input=entry))
+        if errors:
+            raise ValidationError.from_exception_data("values", errors)
+        return tuple(entries)
     phrase = "a non-empty array of numbers"
     raise mismatch(phrase, value)
 
 
-def _number(value: Any) -> float:
+def _finite_float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError
     return value + 0.0
 
 
-def _deeper(index: int, error: Any) -> InitErrorDetails:
-    told = problem(error["ctx"]["message"], error["type"])
-    return InitErrorDetails(type=told, loc=(index, *error["loc"]), input=error["input"])
+def _with_index(index: int, error: Any) -> InitErrorDetails:
+    """Return an error of a nested array with the array's index in front of its path."""
+    custom_error = problem(error["ctx"]["message"], error["type"])
+    return InitErrorDetails(type=custom_error, loc=(index, *error["loc"]), input=error["input"])
 
 
 _NESTED = {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "number"}, {"type": "array"}]}}
-Values = Annotated[tuple[Any, ...], BeforeValidator(_numbers), WithJsonSchema(_NESTED)]
+Values = Annotated[tuple[Any, ...], BeforeValidator(_nested_numbers), WithJsonSchema(_NESTED)]
 
 
 class Normal(Document):
-    """Draws from a normal distribution of mean 0."""
+    """Draws from a normal distribution with mean 0."""
 
     type: Literal["normal"] = "normal"
     std: NonNegativeReal
@@ -92,7 +95,7 @@ class Normal(Document):
 
 
 class Uniform(Document):
-    """Draws evenly from [low, high)."""
+    """Draws from a uniform distribution over [low, high)."""
 
     type: Literal["uniform"] = "uniform"
     low: Real
@@ -102,9 +105,9 @@ class Uniform(Document):
 
     @field_validator("high")
     @classmethod
-    def _ordered(cls, high: float, info: ValidationInfo) -> float:
+    def _check_range(cls, high: float, info: ValidationInfo) -> float:
         if high < info.data.get("low", high):
-            message = f"expected a number of at least low = {info.data['low']!r}, got {high!r}; exchange them"
+            message = f"expected a number of at least low = {info.data['low']!r}, got {high!r}; swap low and high"
             raise problem(message, "wrong_value")
         if math.isinf(high - info.data.get("low", high)):
             message = f"expected a range that a double can hold, got {info.data['low']!r} to {high!r}"
@@ -121,11 +124,11 @@ class Constant(Document):
 
 
 class ExplicitValues(Document):
-    """Sets the elements one by one, as nested arrays of the parameter's shape."""
+    """Sets each element to a given number."""
 
     type: Literal["values"] = "values"
     values: Values
-    """Nested arrays of numbers, of the parameter's shape."""
+    """Nested arrays of numbers with the parameter's shape."""
 
 
 OBJECTS: dict[str, type[Document]] = {
@@ -142,45 +145,45 @@ Initializer = Annotated[
 
 
 def numbers_of(initializer: str | Document) -> Sequence[tuple[str, float]]:
-    """List the numbers an initializer's document holds, with the field each stands in."""
+    """Return (field, number) pairs that bound the values an initializer sets, to check them against a dtype."""
     if isinstance(initializer, ExplicitValues):
-        return [("values", max(_flat(initializer.values), key=abs))]
+        return [("values", max(_flat_numbers(initializer.values), key=abs))]
     if isinstance(initializer, Normal):
-        return [("std", 10 * initializer.std)]  # draws go beyond one standard deviation
+        return [("std", 10 * initializer.std)]  # draws exceed one standard deviation
     if isinstance(initializer, str):
         return []
     return [(field, value) for field, value in initializer if isinstance(value, float)]
 
 
-def _flat(values: Any) -> Iterator[float]:
+def _flat_numbers(values: Any) -> Iterator[float]:
     for value in values:
         if isinstance(value, tuple):
-            yield from _flat(value)
+            yield from _flat_numbers(value)
         else:
             yield value
 
 
 def shape_fault(initializer: str | Document, shape: ShapeTuple) -> tuple[str, str] | None:
-    """Say why `initializer` cannot fill `shape`, as (field, message), or None."""
+    """Return (field, message) if `initializer` cannot fill `shape`, otherwise None."""
     if isinstance(initializer, ExplicitValues):
         try:
-            given = np.shape(initializer.values)
+            values_shape = np.shape(initializer.values)
         except ValueError:
             return "values", "expected arrays of equal length, got a ragged array"
-        if given != shape:
-            return "values", f"expected values of shape {shape}, got {given}"
+        if values_shape != shape:
+            return "values", f"expected values of shape {shape}, got {values_shape}"
     if initializer == "orthogonal" and len(shape) < 2:
-        return "", f'"orthogonal" needs a matrix, this parameter has shape {shape}; choose "zeros" or another'
+        return "", f'"orthogonal" needs a matrix, got a parameter of shape {shape}; choose another, for example "zeros"'
     return None
 
 
 def draw(
     initializer: str | Document, seed: int, name: str, shape: ShapeTuple, fans: tuple[int, int] | None = None
 ) -> Float64Array:
-    """Return the initial values of the parameter `name`, in float64.
+    """Return the initial values of the parameter with the full name `name`, in float64.
 
-    The generator is seeded from (seed, SHA-256 of name), so no other parameter changes the values. `fans` replaces
-    the fan-in and fan-out that follow from the shape.
+    The random generator is seeded from (seed, SHA-256 of name), so the values do not depend on other parameters. `fans`
+    replaces the fan-in and fan-out derived from the shape.
     """
     if isinstance(initializer, ExplicitValues):
         return np.array(initializer.values, dtype=np.float64)
@@ -226,5 +229,5 @@ def _orthogonal(generator: np.random.Generator, shape: ShapeTuple) -> Float64Arr
     rows, columns = shape[0], math.prod(shape[1:])
     gaussian = generator.normal(size=(max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(gaussian)
-    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)  # without this, QR's sign choice makes q not uniform
+    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)  # otherwise the sign convention of QR makes q non-uniform
     return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)

@@ -1,12 +1,12 @@
-"""The contract of a layer, the object that computes; what a document says of it is a LayerSpec, in layerspec.py.
+"""The base classes of layers, which compute; a layer's description in a document is a LayerSpec (layerspec.py).
 
-A layer holds arrays and has three methods; a new one overrides all three and follows four rules:
+A layer holds arrays and has three methods. A new layer overrides all three and follows four rules:
 
-1. Results are new arrays, which belong to the caller: no views of the input and none that the layer caches. A method
-   may take a last parameter `out`, an array for the result that is overwritten at the next call.
-2. Arrays that are handed in are never written into; `x` may be kept by reference until `backward`.
-3. `backward` overwrites the parameters' gradients, and gives the same when it is called again.
-4. `predict` reads parameters and writes nothing on the layer, so that several threads may call it.
+1. Results are new arrays that belong to the caller: no views of the input, and none that the layer caches. A method may
+   take a last parameter `out`: an array for the result, which is overwritten at the next call.
+2. A layer never writes into the arrays passed to it; it may keep a reference to `x` until `backward`.
+3. `backward` overwrites the gradients of the parameters, and returns the same result if it is called again.
+4. `predict` reads parameters and writes nothing on the layer, so it is thread-safe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Layer(ABC):
-    """Base of the objects that compute: holds named arrays, checks what comes in."""
+    """Base class of layers: holds named arrays and checks inputs."""
 
     name: str
     draws: Draws
@@ -38,14 +38,14 @@ class Layer(ABC):
         self.parameters: dict[str, Array] = {name: array for name, array in parameters.items() if array is not None}
         self.buffers: dict[str, npt.NDArray[Any]] = {}
         self._gradients: dict[str, Array] = {}
-        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._scratch: dict[str, npt.NDArray[Any]] = {}
 
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         """Return (shape of each parameter, shape of one output) for a document's fields and the shape of one input.
 
-        Shapes have no batch axis. Raises ShapeError for an input that does not fit. This is the only place that says
-        what shapes a layer has.
+        Shapes have no batch axis. Raises ShapeError for an input that does not fit. All shapes of a layer are defined
+        here and nowhere else.
         """
         return {}, input_shape
 
@@ -53,46 +53,46 @@ class Layer(ABC):
     def infer_buffers(
         cls, fields: Mapping[str, Any], input_shape: ShapeTuple
     ) -> dict[str, tuple[ShapeTuple, npt.DTypeLike | None]]:
-        """Return (shape, dtype) of each buffer; None stands for the model's dtype."""
+        """Return (shape, dtype) of each buffer; the dtype None means the model's dtype."""
         return {}
 
     @classmethod
     def input_limit(cls, fields: Mapping[str, Any]) -> int | None:
-        """Return the bound that integer inputs stay below; None for a layer that takes real numbers, as most do."""
+        """Return the exclusive upper bound of integer inputs, or None (the default) if the layer takes real numbers."""
         return None
 
     @classmethod
     def must_be_first(cls, fields: Mapping[str, Any]) -> str:
-        """Return why the layer must be the model's first layer, "" where it may stand anywhere."""
+        """Return the reason why the layer must be the first of the model, or "" if it may be anywhere."""
         return ""
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
-        """Make the layer of a document's fields around its parameters, which it keeps by reference."""
+        """Create the layer from a document's fields and its parameters, which it keeps by reference."""
         return cls(**fields, **parameters)
 
     @abstractmethod
     def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
-        """Compute y from x (batch first) and cache what `backward` needs; `training` switches dropout and the like."""
+        """Compute y from x (batch axis first) and cache what `backward` needs; `training` turns on dropout, etc."""
 
     @abstractmethod
     def backward(self, dy: npt.ArrayLike) -> Array | None:
-        """From ∂loss/∂y give ∂loss/∂x, of x's shape, or None for integers; overwrites the parameters' gradients."""
+        """Return ∂loss/∂x from dy = ∂loss/∂y, or None if x holds integers; overwrite the parameters' gradients."""
 
     @abstractmethod
     def predict(self, x: npt.ArrayLike) -> Array:
-        """Compute what `forward` does outside training, bit for bit, and leave no trace on the layer."""
+        """Return the same bits as `forward` outside training, and change nothing on the layer."""
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
-        """Do what `backward` does, but for ∂loss/∂x; overridden where sparing it saves work."""
+        """Do the same as `backward`, but without ∂loss/∂x; override this if it saves work."""
         self.backward(dy)
 
     @property
     def formulas(self) -> dict[str, str]:
-        """What the layer computes, in numpy's words, as far as that is short: "y", "dx", "dweight"; for people.
+        """Numpy expressions of what the layer computes, for display: keys "y", "dx", "dweight" and so on.
 
-        In them stand x, y, dy, and parameters and buffers by their names. They hold for the last forward, of a batch of
-        vectors.
+        They use x, y, dy, and the names of parameters and buffers. They describe the last forward pass, for a batch of
+        vectors; long expressions are left out.
         """
         return {}
 
@@ -102,7 +102,7 @@ class Layer(ABC):
         return {name: self.gradient(name) for name in self.parameters}
 
     def gradient(self, name: str) -> Array:
-        """Give the array that `backward` fills for one parameter."""
+        """Return the array that `backward` fills for one parameter."""
         if name not in self._gradients:
             parameter = self.parameters[name]
             self._gradients[name] = np.zeros(parameter.shape, parameter.dtype)
@@ -111,14 +111,14 @@ class Layer(ABC):
     def bind(
         self, name: str, draws: Draws, gradients: Mapping[str, Array], buffers: Mapping[str, npt.NDArray[Any]]
     ) -> None:
-        """Make the layer a part of a model: its full name, the model's draws, and the arrays it fills from now on."""
+        """Attach the layer to a model: set its full name, the model's draws, and the arrays that it fills."""
         self.name = name
         self.draws = draws
         self._gradients = dict(gradients)
         self.buffers = dict(buffers)
 
     def floats(self, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> Array:
-        """Take x as it is where it is a float array (of `dtype`), else as one; ShapeError for anything but numbers."""
+        """Return x as a float array (of `dtype`), unchanged if it is one. Raises ShapeError unless it is numeric."""
         array = as_floats(x, dtype, self.name)
         if array.ndim == 0:
             msg = f"{self.name}: expected an array of shape (batch, ...), got a single number, shape ()"
@@ -126,32 +126,32 @@ class Layer(ABC):
         return array
 
     def cached(self, value: T | None) -> T:
-        """Give what forward cached; SpecnetError where there was no forward."""
+        """Return what `forward` cached. Raises SpecnetError if there was no forward pass."""
         if value is None:
             msg = f"{self.name}: backward before forward; call forward(x) first"
             raise SpecnetError(msg)
         return value
 
     def incoming(self, dy: npt.ArrayLike, shape: ShapeTuple, dtype: np.dtype[Any]) -> Array:
-        """Check a gradient against the output of the last forward."""
+        """Return the upstream gradient in `dtype`. Raises ShapeError if its shape is not that of the last output."""
         if type(dy) is np.ndarray and dy.dtype is dtype and dy.shape == shape:
             return dy
         checked = self.floats(dy, dtype)
         if checked.shape != shape:
-            msg = f"{self.name}: expected a gradient of shape {shape}, as the output, got {checked.shape}"
+            msg = f"{self.name}: expected a gradient of shape {shape}, the shape of the output, got {checked.shape}"
             raise ShapeError(msg)
         return checked
 
     def keep(self, key: str, shape: ShapeTuple, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Give an array of the layer's own, the same one while the shape stays; its contents are undefined."""
-        kept = self._kept.get(key)
-        if kept is None or kept.shape != shape or kept.dtype != dtype:
-            kept = self._kept[key] = np.empty(shape, dtype)
-        return kept
+        """Return a reusable array of the layer, the same until shape or dtype changes; its contents are undefined."""
+        array = self._scratch.get(key)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            array = self._scratch[key] = np.empty(shape, dtype)
+        return array
 
 
 class Elementwise(Layer):
-    """Base of y = f(x), element by element: a subclass gives f and, right below it, its derivative."""
+    """Base class of y = f(x), element by element: a subclass defines f and, right below it, its derivative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Elementwise(Layer):
 
     @abstractmethod
     def slope(self, x: Array, y: Array, slope: Array) -> None:
-        """Write f'(x) into slope, given y = f(x)."""
+        """Write f'(x) into slope; y is f(x)."""
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self.floats(x)

@@ -1,4 +1,4 @@
-"""What a document says of a layer: a frozen value that knows its shapes and says how its layer is made."""
+"""LayerSpec, the base of layer documents: an immutable value that infers the layer's shapes and plans it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from specnet.initializers import NAMES, draw
 from specnet.layer import Layer
 from specnet.plan import LayerPlan, plan_layer
 
-LayerClass: TypeAlias = type[Layer]  # in the class below, `type` is a field
+LayerClass: TypeAlias = type[Layer]  # in LayerSpec below, `type` is a field
 
 LayerName = Annotated[
     str,
@@ -30,18 +30,18 @@ LayerName = Annotated[
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """What a layer's document says of one parameter: how its initial values are drawn, and whether it decays."""
+    """Description of one parameter of a layer: its initial values, and whether weight decay applies."""
 
     initializer: str | Document
-    """A name, "he_normal", or one of `specnet.initializers`' objects, `Constant(value=0.25)`."""
+    """A name such as "he_normal", or an object of `specnet.initializers` such as `Constant(value=0.25)`."""
     field: str = ""
-    """The document's key that holds the initializer; errors point at it."""
+    """The document's key that contains the initializer; errors refer to this key."""
     decay: bool = True
-    """Whether weight decay applies. Biases and norms are left out."""
+    """Whether weight decay applies; the built-in layers set False for biases and norms."""
     fans: tuple[int, int] | None = None
-    """Numbers of inputs and outputs that one element connects (fan-in, fan-out), which he_normal and its like scale by.
+    """Fan-in and fan-out, by which initializers such as he_normal scale.
 
-    Default: those of a kernel (..., in, out), whose leading axes count for both.
+    Default: those of a kernel (..., in, out), with the leading axes counted in both.
     """
 
     def __post_init__(self) -> None:
@@ -53,72 +53,72 @@ class ParameterSpec:
             raise SpecnetError(msg)
 
     def draw(self, seed: int, name: str, shape: ShapeTuple) -> npt.NDArray[np.float64]:
-        """Return the initial values of the parameter with this full name, in float64."""
+        """Return the initial values of the parameter with the full name `name`, in float64."""
         return draw(self.initializer, seed, name, shape, self.fans)
 
 
 class LayerSpec(Document):
-    """Base of the documents of layers; `register_layer("swish")` gives a subclass its type.
+    """Base of layer documents; the decorator `register_layer("swish")` sets a subclass's type.
 
-    A subclass names its layer class, whose constructor takes the subclass's fields. A layer with parameters also
-    overrides `parameters`; their shapes are the business of `Layer.infer`.
+    A subclass sets `layer` to its layer class, whose constructor takes the subclass's fields. If the layer has
+    parameters, the subclass also overrides `parameters`; `Layer.infer` infers the parameters' shapes.
     """
 
     layer: ClassVar[LayerClass]
-    """The class of the objects that compute."""
+    """The class of the layer objects, which compute."""
     registered_type: ClassVar[str] = ""
     activation: ClassVar[bool] = False
-    """An affine layer's default initializer is chosen by the activation that follows it."""
+    """Whether this is an activation; the next activation decides the default initializer of an affine layer."""
     rectifier: ClassVar[bool] = False
-    """An activation that, like ReLU, passes about half of its input: he_normal suits the layer before it."""
+    """Whether the activation passes about half of its inputs, as ReLU does: he_normal suits the layer before it."""
     transparent: ClassVar[bool] = False
-    """Neither activation nor trained (dropout, flatten): the next activation is looked for behind it."""
+    """Whether the search for the next activation skips this layer, for example dropout, flatten and norms."""
     width_field: ClassVar[str] = ""
-    """The key that decides how many parameters there are."""
+    """The key that determines the number of parameters; errors about too many elements refer to it."""
 
     type: Annotated[str, Field(validate_default=True)] = ""
     """The kind of layer."""
     name: LayerName = ""
-    """Addresses the layer and its parameters; unique among its siblings. Default: <type>_<n>."""
+    """Identifies the layer and its parameters; unique among its siblings. Default: <type>_<n>."""
 
     @field_validator("type", mode="before")
     @classmethod
-    def _own_type(cls, value: Any) -> str:
+    def _check_type(cls, value: Any) -> str:
         if not isinstance(value, str) or value not in ("", cls.registered_type):
             raise problem(f'expected "{cls.registered_type}", got {describe(value)}', "wrong_value")
         return cls.registered_type
 
     def fields(self) -> dict[str, Any]:
-        """Give what the document says besides type and name."""
+        """Return the keys and values of the document, without type and name."""
         return {name: value for name, value in self if name not in ("type", "name")}
 
     @property
     def input_limit(self) -> int | None:
-        """The bound that integer inputs stay below; None for a layer that takes real numbers."""
+        """The exclusive upper bound of integer inputs; None for a layer that takes real numbers."""
         return self.layer.input_limit(self.fields())
 
     @property
     def must_be_first(self) -> str:
-        """Why the layer must be the model's first layer, "" where it may stand anywhere."""
+        """The reason that the layer must be the model's first layer; "" if it may be anywhere."""
         return self.layer.must_be_first(self.fields())
 
     def plan(self, input_shape: ShapeTuple) -> LayerPlan:
-        """Return how the layer is put together for inputs of this shape. Raises ShapeError."""
+        """Return the plan of the layer for inputs of this shape. Raises ShapeError."""
         return plan_layer(self.layer, self.name, self.fields(), input_shape)
 
     def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
-        """Describe each parameter, given the shapes that the layer's `infer` returns."""
+        """Return a description of each parameter, given the shapes that the layer's `infer` returns."""
         return {}
 
     def parameter_specs(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
-        """Return what `parameters` describes. Raises SpecnetError where that is not what the layer's `infer` names."""
+        """Return the result of `parameters`. Raises SpecnetError if the layer's `infer` has other names."""
         specs = self.parameters(shapes)
         if specs.keys() != shapes.keys():
-            who, names = type(self).__name__, f"{self.layer.__name__}.infer names the parameters {[*shapes]}"
-            msg = f"{names}, {who}.parameters describes {[*specs]}; make them the same"
+            inferred = f"{self.layer.__name__}.infer names the parameters {[*shapes]}"
+            msg = f"{inferred}, {type(self).__name__}.parameters describes {[*specs]}; make the names the same"
             raise SpecnetError(msg)
         return specs
 
     def resolve(self, activation: LayerSpec | None) -> Self:
-        """Fill in the defaults that depend on the next activation in the same list."""
+        """Return the layer with the defaults that depend on the next activation in the same list filled in."""
         return self

@@ -1,4 +1,4 @@
-"""From a document to a network: `build` folds the shapes, allocates two vectors and draws the weights."""
+"""The network built from a document: `build` infers the shapes, allocates two vectors and draws the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from specnet.plan import LayerPlan, ModelPlan
 if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
 
-_ELSEWHERE = {
+_EQUIVALENTS = {
     "fit": "specnet.fit(model, x, y, loss=...) or specnet.train(experiment)",
     "save": "specnet.save(path, model)",
     "load": "specnet.load(path)",
@@ -30,21 +30,22 @@ _ELSEWHERE = {
     "state_dict": "model.parameters, a mapping of names to live arrays",
     "load_state_dict": "model.parameters[name][...] = values",
 }
+"""Method names of other libraries, and what replaces them here."""
 
 
 class Model:
-    """A built network: `forward`, `backward`, `predict`, and its arrays by name.
+    """A built network with `forward`, `backward` and `predict`, and its arrays by name.
 
-    `spec` is its document; `layers` its layers; `parameters`, `gradients` and `buffers` map names such as
-    "hidden.weight", in document order, to live arrays. `draws` says which step and row dropout draws for.
-    `run_state` holds what a training run keeps in its checkpoints, None for a model that no run has saved.
+    `spec` is its document and `layers` are its layers. `parameters`, `gradients` and `buffers` map names such as
+    "hidden.weight", in document order, to live arrays. `draws` holds the step and row for which dropout draws.
+    `run_state` is the state of a training run, from its checkpoint; None for a model that no run has saved.
     """
 
     def __init__(
         self, plan: ModelPlan, store: Parameters, layers: Sequence[Layer], document: Callable[[], ModelSpec]
     ) -> None:
         self.plan = plan
-        self._document = document
+        self._get_spec = document
         self.store = store
         self.layers = tuple(layers)
         self.dtype = np.dtype(plan.dtype)
@@ -56,51 +57,51 @@ class Model:
         self.run_state: dict[str, Any] | None = None
         self._chain = Chain(layers)
         self._has_gradients = False
-        self._batch: int | None = None  # of the last whole forward
-        self._buffers = self._bind()
+        self._batch: int | None = None  # rows of the last complete forward; None before it
+        self._buffers = self._bind_layers()
 
-    def _bind(self) -> dict[str, npt.NDArray[Any]]:
-        """Make the layers parts of this model; give the buffers, brought to the shapes and dtypes announced."""
+    def _bind_layers(self) -> dict[str, npt.NDArray[Any]]:
+        """Bind the layers to this model; return the buffers, converted to the planned shapes and dtypes."""
         expected = self.plan.buffer_shapes()
         buffers: dict[str, npt.NDArray[Any]] = {}
         for layer, planned in zip(self.layers, self.plan.layers, strict=True):
             _check_arrays(layer, planned, self.store)
-            mine = {}
+            layer_buffers = {}
             for name in planned.buffers:
                 shape, dtype = expected[f"{planned.name}.{name}"]
-                own = layer.buffers[name]
-                fits = (own.shape, own.dtype) == (shape, dtype)  # then it stays the very array that the layer made
-                mine[name] = own if fits else np.array(np.broadcast_to(own, shape), dtype)
+                buffer = layer.buffers[name]
+                fits = (buffer.shape, buffer.dtype) == (shape, dtype)  # then the layer keeps the array that it made
+                layer_buffers[name] = buffer if fits else np.array(np.broadcast_to(buffer, shape), dtype)
             gradients = {name: self.store.gradients[f"{planned.name}.{name}"] for name in planned.parameters}
-            layer.bind(planned.name, self.draws, gradients, mine)
-            buffers |= {f"{planned.name}.{name}": array for name, array in mine.items()}
+            layer.bind(planned.name, self.draws, gradients, layer_buffers)
+            buffers |= {f"{planned.name}.{name}": array for name, array in layer_buffers.items()}
         return buffers
 
     @cached_property
     def spec(self) -> ModelSpec:
         """The model's document."""
-        return self._document()
+        return self._get_spec()
 
     @property
     def parameters(self) -> Mapping[str, Array]:
-        """Trained arrays by full name; live: write into them in place."""
+        """Trained arrays by full name. They are live: to change one, write into it in place."""
         return MappingProxyType(self.store.values)
 
     @property
     def gradients(self) -> Mapping[str, Array]:
-        """∂loss/∂parameter by full name, of the last `backward` or of the loaded file; empty where there is none."""
+        """∂loss/∂parameter by full name, of the last `backward` or the loaded file; empty before either."""
         return MappingProxyType(self.store.gradients if self._has_gradients else {})
 
     @property
     def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Arrays that are state but not trained (a running mean), by full name; live."""
+        """Live arrays of untrained state, such as a running mean, by full name."""
         return MappingProxyType(self._buffers)
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> Array:
-        """Compute (batch, *output_shape) from x, (batch, *input_shape), and cache what `backward` needs.
+        """Return the output (batch, *output_shape) for x (batch, *input_shape), and cache what `backward` needs.
 
-        x is kept by reference until then. Each call with `training` counts `draws.step` on, so that dropout draws
-        anew. Raises ShapeError.
+        The model refers to x until `backward`. Each call with `training` increments `draws.step`, so that dropout draws
+        new elements. Raises ShapeError.
         """
         x = self._input(x)
         self._batch = None
@@ -111,10 +112,10 @@ class Model:
         return y
 
     def backward(self, dy: npt.ArrayLike, input_gradient: bool = True) -> Array | None:
-        """From ∂loss/∂outputs fill `gradients` and give ∂loss/∂x; None, and less work, without `input_gradient`.
+        """Fill `gradients` from the upstream gradient dy, ∂loss/∂output, and return ∂loss/∂x.
 
-        None also where the inputs are integers, which have no gradient. Raises SpecnetError before a forward,
-        ShapeError where dy has not the shape of the last outputs.
+        Returns None without `input_gradient`, which saves work, and for integer inputs, which have no gradient. Raises
+        SpecnetError if no forward precedes, and ShapeError if dy does not have the shape of the last output.
         """
         dy = self._output_gradient(dy)
         self._has_gradients = False
@@ -127,23 +128,23 @@ class Model:
         return dx
 
     def train_forward(self, x: npt.NDArray[Any]) -> Array:
-        """Do what `forward(x, training=True)` does for rows that are known to fit, as a loop's are: no checks."""
+        """Compute `forward(x, training=True)` without checks or a new `draws.step`, for x from a training loop."""
         self._batch = None
         y = self._chain.forward(x, training=True)
         self._batch = len(y)
         return y
 
     def train_backward(self, dy: Array) -> None:
-        """Do what `backward(dy, input_gradient=False)` does for the gradient of a loss of `train_forward`'s outputs."""
+        """Compute `backward(dy, input_gradient=False)` without checks, for dy of the outputs of `train_forward`."""
         self._has_gradients = False
         self._chain.parameter_backward(dy)
         self._has_gradients = True
 
     def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
-        """Compute what `forward` does outside training; caches nothing, and several threads may call it.
+        """Return the same as `forward` outside training; thread-safe, because nothing is cached.
 
-        With `batch_size`, so many rows at a time: less memory, and the last bits of an output may differ, as BLAS
-        sums in an order that depends on the number of rows. Raises ShapeError.
+        `batch_size` is the number of rows per pass. It saves memory, and may change the last bits of an output, because
+        BLAS sums in an order that depends on the number of rows. Raises ShapeError.
         """
         x = self._input(x)
         if batch_size is None:
@@ -159,15 +160,12 @@ class Model:
     def _input(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         if type(x) is np.ndarray and x.dtype is self.input_dtype and x.ndim and x.shape[1:] == self.input_shape:
             return x
-        who, expected = self.layers[0].name, batch_of(self.input_shape)
-        array: npt.NDArray[Any]
-        if self.input_dtype.kind == "i":
-            array = as_integers(x, who, expected)
-        else:
-            array = as_floats(x, self.dtype, who, expected)
+        first, expected = self.layers[0].name, batch_of(self.input_shape)
+        is_integer = self.input_dtype.kind == "i"
+        array = as_integers(x, first, expected) if is_integer else as_floats(x, self.dtype, first, expected)
         if array.ndim == 0 or array.shape[1:] != self.input_shape:
             hint = "; a single input needs a batch axis: x[np.newaxis]" if array.shape == self.input_shape else ""
-            msg = f"{who}: expected an array of shape {expected}, got {array.shape}{hint}"
+            msg = f"{first}: expected an array of shape {expected}, got {array.shape}{hint}"
             raise ShapeError(msg)
         return array
 
@@ -181,71 +179,64 @@ class Model:
             return dy
         array = as_floats(dy, self.dtype, last, str(expected))
         if array.shape != expected:
-            msg = f"{last}: expected a gradient of shape {expected}, as the outputs, got {array.shape}"
+            msg = f"{last}: expected a gradient of shape {expected}, the shape of the outputs, got {array.shape}"
             raise ShapeError(msg)
         return array
 
     @property
     def has_gradients(self) -> bool:
-        """Whether a backward has run, or the loaded file held gradients."""
+        """Whether `gradients` is filled, by a backward or from the loaded file."""
         return self._has_gradients
 
     def forget_forward(self) -> None:
-        """Let no backward follow before another forward: something else has run through the layers since the last."""
+        """Require another forward before the next backward, because other data has passed through the layers."""
         self._batch = None
 
     def adopt_gradients(self) -> None:
-        """Declare that the arrays behind `gradients` hold the gradients of a backward (of a loaded file, say)."""
+        """Mark the gradient arrays as filled, for example after a load from a file."""
         self._has_gradients = True
 
     def __call__(self, x: npt.ArrayLike, training: bool = False) -> Array:
         return self.forward(x, training)
 
     def __getitem__(self, name: str) -> Layer:
-        """Give a layer by name; one inside a composite by its full name, "block.hidden"."""
+        """Return a layer by name; a layer inside a composite by its full name, "block.hidden". Raises KeyError."""
         outer, *inner = name.split(".")
         try:
             layer: Any = next(layer for layer in self.layers if layer.name == outer)
             for part in inner:
                 layer = layer[part]
         except (StopIteration, KeyError, TypeError):
-            there = [full for top in self.plan.layers for full in top.names()]
-            msg = f"no layer {name!r}; there are {', '.join(there)}"
+            known = [full for top in self.plan.layers for full in top.names()]
+            msg = f"no layer {name!r}; valid: {', '.join(known)}"
             raise KeyError(msg) from None
-        found: Layer = layer
-        return found
+        return layer
 
     def __repr__(self) -> str:
         return f"<Model {self.plan.about(self.parameter_count)}>"
 
     def _repr_html_(self) -> str:
-        """Show a table of the layers in a notebook."""
+        """Return an HTML table of the layers for a notebook."""
         return self.spec._repr_html_()
 
     def __getattr__(self, name: str) -> NoReturn:
-        hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        hint = f"; use {_EQUIVALENTS[name]}" if name in _EQUIVALENTS else ""
         msg = f"Model has no attribute {name!r}{hint}"
         raise AttributeError(msg)
 
     def __reduce__(self) -> tuple[Any, ...]:
         gradients = dict(self.gradients) if self._has_gradients else None
-        return _restored, (
-            self.spec,
-            dict(self.parameters),
-            dict(self.buffers),
-            gradients,
-            (self.draws.seed, self.draws.step, self.draws.first_row),
-            self.run_state,
-        )
+        draws = (self.draws.seed, self.draws.step, self.draws.first_row)
+        return _restored, (self.spec, dict(self.parameters), dict(self.buffers), gradients, draws, self.run_state)
 
 
 def build(spec: ModelSpec, seed: int | None = None) -> Model:
-    """Make the network of a document and draw its initial weights; `seed` replaces the document's.
+    """Build the network of a document and draw its initial weights; `seed` replaces the document's seed.
 
-    Raises SpecnetError for anything but a ModelSpec, SpecError for a seed out of range.
+    Raises SpecnetError for anything but a ModelSpec, and SpecError for an out-of-range seed.
     """
-    # Imported here: a checkpoint is loaded without it, and Pydantic takes longer to import than numpy.
-    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415 - what this module is there to avoid
+    # Imported here because loading a checkpoint does not need it, and Pydantic is slower to import than numpy.
+    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415 - this module is imported without Pydantic
 
     if not isinstance(spec, ModelSpec):
         msg = f"build: expected a ModelSpec, got {type(spec).__name__}; make one with load_spec(path) or ModelSpec(...)"
@@ -261,9 +252,10 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
 
 
 def assemble(plan: ModelPlan, document: Callable[[], ModelSpec], values: Mapping[str, Array] | None = None) -> Model:
-    """Make a network without drawing weights: they are `values`, kept by reference, or zeros to be written over.
+    """Build a network from a plan without drawing weights.
 
-    `document` returns the document of `plan`; it is called when somebody asks for `Model.spec`.
+    The parameters are `values`, kept by reference, or zeros that the caller overwrites. `document` returns the document
+    of `plan`; it is called at the first use of `Model.spec`.
     """
     store = Parameters(plan.parameter_shapes(), plan.dtype, values)
     layers = [p.make({name: store.values[f"{p.name}.{name}"] for name in p.parameters}) for p in plan.layers]
@@ -271,18 +263,16 @@ def assemble(plan: ModelPlan, document: Callable[[], ModelSpec], values: Mapping
 
 
 def _check_arrays(layer: Layer, planned: LayerPlan, store: Parameters) -> None:
-    """Hold that a layer's constructor made what its document announced. Raises SpecnetError, for the layer's author."""
-    who = f"{planned.name} ({type(layer).__name__})"
-    for kind, made, announced in (
-        ("parameters", layer.parameters, planned.parameters),
-        ("buffers", layer.buffers, planned.buffers),
-    ):
-        if made.keys() != announced.keys():
-            msg = f"{who}: its document announces the {kind} {[*announced]}, its constructor sets self.{kind} {[*made]}"
+    """Check that the constructor of a layer set the arrays in its plan. Raises SpecnetError, for the layer's author."""
+    label = f"{planned.name} ({type(layer).__name__})"
+    kinds = (("parameters", layer.parameters, planned.parameters), ("buffers", layer.buffers, planned.buffers))
+    for kind, arrays, declared in kinds:
+        if arrays.keys() != declared.keys():
+            msg = f"{label}: the document declares {kind} {[*declared]}, the constructor sets self.{kind} {[*arrays]}"
             raise SpecnetError(msg)
     for name, array in layer.parameters.items():
         if array is not store.values[f"{planned.name}.{name}"]:
-            msg = f"{who}: its constructor has to keep the array that it is given for {name}, not a copy"
+            msg = f"{label}: the constructor must keep the array that it receives for {name}, not a copy"
             raise SpecnetError(msg)
 
 
@@ -294,7 +284,7 @@ def _restored(
     draws: tuple[int, int, int],
     run_state: dict[str, Any] | None,
 ) -> Model:
-    """Rebuild a copied or unpickled model: arrays of its own, in vectors of its own."""
+    """Rebuild a copied or unpickled model, with new arrays in new vectors."""
     model = assemble(spec.plan(), lambda: spec)
     for name, value in values.items():
         model.parameters[name][...] = value

@@ -1,5 +1,6 @@
 """Options and fixtures that all tests share."""
 
+import os
 import pathlib
 import shutil
 import sys
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads that wait for each other's cores only spin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of child processes would each compile the package
 settings.register_profile("default", deadline=None, max_examples=20)
 settings.register_profile("full", deadline=None, max_examples=100)
 settings.register_profile("long", deadline=None, max_examples=2000)
@@ -20,17 +24,19 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes each; implies --full")
 
 
-def wanted(config):
-    """The markers whose tests run."""
+def enabled_markers(config):
+    """Return the markers whose tests run."""
     return {"full", "long"} if config.getoption("--long") else {"full"} if config.getoption("--full") else set()
 
 
 def pytest_configure(config):
-    settings.load_profile("long" if "long" in wanted(config) else "full" if "full" in wanted(config) else "default")
+    settings.load_profile(
+        "long" if "long" in enabled_markers(config) else "full" if "full" in enabled_markers(config) else "default"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    for marker in {"full", "long"} - wanted(config):
+    for marker in {"full", "long"} - enabled_markers(config):
         skip = pytest.mark.skip(reason=f"run with --{marker}")
         for item in items:
             if marker in item.keywords:
@@ -38,14 +44,20 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def full(request):
+    """Return whether the sweeps run in full."""
+    return "full" in enabled_markers(request.config)
+
+
+@pytest.fixture
 def root():
-    """The project's folder."""
+    """Return the project's root folder."""
     return ROOT
 
 
 @pytest.fixture
 def digits(tmp_path):
-    """A copy of the digits example's documents and data."""
+    """Return a copy of the folder of the digits example, with its documents and data."""
     folder = tmp_path / "digits"
     shutil.copytree(ROOT / "examples" / "digits", folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -53,5 +65,5 @@ def digits(tmp_path):
 
 @pytest.fixture
 def python():
-    """The interpreter, for tests that need a process of their own."""
+    """Return the path of the Python interpreter, for tests that start a child process."""
     return sys.executable

@@ -1,11 +1,11 @@
-"""Makes hostile checkpoints: every field of every structure set to odd values, all checksums made right again."""
+"""Build hostile checkpoints: set each field of each structure to extreme values, then correct the checksums."""
 
 import random
 
 from specnet.checkpoint.hdf5.metadata import Reader, lookup3
 from specnet.checkpoint.hdf5.structure import walk_structure
 
-# Fields of the structures, as (offset, size); from the HDF5 File Format Specification, version 3.0.
+# Fields of the structures as (offset, size), in bytes; from the HDF5 File Format Specification, version 3.0.
 STRUCTURES = {
     "superblock": {
         "version": (8, 1), "offset size": (9, 1), "length size": (10, 1), "flags": (11, 1), "base": (12, 8),
@@ -35,7 +35,7 @@ MESSAGES = {
     1: ("dataspace", {"version": (0, 1), "rank": (1, 1), "flags": (2, 1), "type": (3, 1), "extent": (4, 8),
                       "largest extent": (-8, 8)}),
     2: ("link info", {"version": (0, 1), "flags": (1, 1), "heap": (2, 8), "index": (10, 8)}),
-    3: ("datatype", {"class": (0, 1), "bits": (1, 3), "size": (4, 4), "more": (8, 4)}),
+    3: ("datatype", {"class": (0, 1), "bits": (1, 3), "size": (4, 4), "properties": (8, 4)}),
     5: ("fill value", {"version": (0, 1), "flags": (1, 1)}),
     6: ("link", {"version": (0, 1), "flags": (1, 1), "name length": (2, 1), "name": (3, 1), "target": (-8, 8)}),
     8: ("layout", {"version": (0, 1), "class": (1, 1), "address": (2, 8), "size": (10, 8)}),
@@ -45,11 +45,11 @@ MESSAGES = {
     16: ("continuation", {"address": (0, 8), "length": (8, 8)}),
     21: ("attribute info", {"version": (0, 1), "flags": (1, 1), "heap": (2, 8)}),
 }  # fmt: skip
-HEADS = {"type": (0, 1), "length": (1, 2), "flags": (3, 1)}
+MESSAGE_HEADER = {"type": (0, 1), "length": (1, 2), "flags": (3, 1)}
 
 
 class _Recorder(Reader):
-    """A reader that notes every structure with a checksum: offset, bytes up to the checksum, signature."""
+    """Reader that records each structure with a checksum: offset, bytes before the checksum, signature."""
 
     def __init__(self, file, size):
         super().__init__(file, "forged", size)
@@ -67,7 +67,7 @@ class _Recorder(Reader):
 
 
 class Forge:
-    """A good checkpoint to make bad ones of."""
+    """Build damaged files from a valid checkpoint."""
 
     def __init__(self, path):
         self.good = path.read_bytes()
@@ -76,8 +76,8 @@ class Forge:
             walk_structure(recorder)
         self.structures = recorder.structures
 
-    def repaired(self, data, structure):
-        """Make the checksum of one structure right."""
+    def repair_checksum(self, data, structure):
+        """Correct the checksum of one structure in `data`, and return the bytes of the file."""
         offset, used, kind = structure
         if kind == "FHDB":
             block = bytes(data[offset : offset + 17]) + bytes(4) + bytes(data[offset + 21 : offset + used])
@@ -87,58 +87,63 @@ class Forge:
             data[offset + used : offset + used + 4] = checksum.to_bytes(4, "little")
         return bytes(data)
 
-    def places(self):
-        """Yield (name, offset, size, structure) of each field, once a kind of structure and message."""
-        seen = set()
+    def fields(self):
+        """Yield (name, offset, size, structure) of each field, once per kind of structure and message."""
+        yielded = set()
         for structure in self.structures:
             offset, used, kind = structure
             fields = [(f"{kind}: {name}", offset + at, size) for name, (at, size) in STRUCTURES.get(kind, {}).items()]
             if kind in ("OHDR", "OCHK"):
                 fields += self._message_fields(offset, used, kind)
             for name, at, size in fields:
-                if name not in seen and at + size <= offset + used:
-                    seen.add(name)
+                if name not in yielded and at + size <= offset + used:
+                    yielded.add(name)
                     yield name, at, size, structure
 
     def _message_fields(self, offset, used, kind):
         at = offset + (4 if kind == "OCHK" else 6 + (1 << self.good[offset + 5] % 4))
         while at + 4 <= offset + used:
             number, length = self.good[at], int.from_bytes(self.good[at + 1 : at + 3], "little")
-            what, fields = MESSAGES.get(number, ("message", {}))
-            for name, (start, size) in HEADS.items():
-                yield f"{what} message: {name}", at + start, size
+            message, fields = MESSAGES.get(number, ("message", {}))
+            for name, (start, size) in MESSAGE_HEADER.items():
+                yield f"{message} message: {name}", at + start, size
             for name, (start, size) in fields.items():
-                place = start if start >= 0 else length + start
-                if place + size <= length:
-                    yield f"{what}: {name}", at + 4 + place, size
+                position = start if start >= 0 else length + start
+                if position + size <= length:
+                    yield f"{message}: {name}", at + 4 + position, size
             at += 4 + length
 
     def variants(self):
-        """Yield (name, bytes) of hostile files."""
+        """Yield (name, bytes) of one file per field and extreme value."""
         end = len(self.good)
-        for name, at, size, structure in self.places():
-            was = int.from_bytes(self.good[at : at + size], "little")
-            most = 2 ** (8 * size) - 1
-            odd = {
+        for name, at, size, structure in self.fields():
+            original = int.from_bytes(self.good[at : at + size], "little")
+            maximum = 2 ** (8 * size) - 1
+            values = {
                 "0": 0,
                 "1": 1,
-                "all ones": most,
-                "one more": was + 1,
-                "one less": was - 1,
-                "the top bit": was ^ (most + 1) // 2,
+                "all bits set": maximum,
+                "one more": original + 1,
+                "one less": original - 1,
+                "top bit flipped": original ^ (maximum + 1) // 2,
             }
             if size == 8:
-                odd |= {"its own place": structure[0], "the end": end, "behind the end": end + 4096, "2^62": 2**62}
-            told = set()
-            for what, value in odd.items():
-                if 0 <= value <= most and value != was and value not in told:
-                    told.add(value)
+                values |= {
+                    "the structure's offset": structure[0],
+                    "the file's size": end,
+                    "after the file's end": end + 4096,
+                    "2^62": 2**62,
+                }
+            tried = set()
+            for label, value in values.items():
+                if 0 <= value <= maximum and value != original and value not in tried:
+                    tried.add(value)
                     data = bytearray(self.good)
                     data[at : at + size] = value.to_bytes(size, "little")
-                    yield f"{name} = {what}", self.repaired(data, structure)
+                    yield f"{name} = {label}", self.repair_checksum(data, structure)
 
     def mutants(self, count, seed):
-        """Yield files with one to three random bytes of a random structure changed, its checksum right."""
+        """Yield (name, bytes) of files in which one to three random bytes of a random structure are changed."""
         rng = random.Random(seed)
         for index in range(count):
             structure = rng.choice(self.structures)
@@ -146,4 +151,4 @@ class Forge:
             data = bytearray(self.good)
             for _ in range(rng.randint(1, 3)):
                 data[offset + rng.randrange(4, used)] = rng.choice([0, 1, 2, 3, 127, 128, 255, rng.randrange(256)])
-            yield f"mutant {seed}/{index}", self.repaired(data, structure)
+            yield f"mutant {seed}/{index}", self.repair_checksum(data, structure)

@@ -1,4 +1,4 @@
-"""What several tests need: one example of every layer, arrays compared bit by bit, packages of npm."""
+"""Helpers that several tests share: example entries of every layer, bitwise comparison of arrays, npm packages."""
 
 import shutil
 import subprocess
@@ -55,23 +55,23 @@ LAYERS = {
 
 
 def model_of(*layers, input_shape=(5,), dtype="float64", seed=3):
-    """Build a model of these layer entries."""
+    """Build a model from layer entries."""
     return specnet.build(specnet.ModelSpec(input_shape=input_shape, dtype=dtype, seed=seed, layers=list(layers)))
 
 
 def arrays_of(model):
-    """Copies of all parameters, buffers and gradients, by name."""
-    found = {name: value.copy() for name, value in [*model.parameters.items(), *model.buffers.items()]}
-    return found | {f"d {name}": value.copy() for name, value in model.gradients.items()}
+    """Return copies of all parameters, buffers and gradients, by name."""
+    arrays = {name: value.copy() for name, value in [*model.parameters.items(), *model.buffers.items()]}
+    return arrays | {f"d {name}": value.copy() for name, value in model.gradients.items()}
 
 
 def same_arrays(a, b):
-    """Whether two mappings hold the same names, dtypes and bits."""
+    """Return whether two mappings hold the same names, dtypes and bits."""
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and a[k].tobytes() == b[k].tobytes() for k in a)
 
 
-def assert_same_gradients_without_the_inputs(model, x, dy):
-    """A backward that spares the input's gradient gives the parameters' all the same."""
+def assert_gradients_match_without_input_gradient(model, x, dy):
+    """Check that `backward(dy, input_gradient=False)` computes the same parameter gradients as `backward(dy)`."""
     model.forward(x)
     model.backward(dy)
     expected = arrays_of(model)
@@ -81,13 +81,13 @@ def assert_same_gradients_without_the_inputs(model, x, dy):
 
 
 def npm_install(folder, package):
-    """Install a package into a folder; skip where npm is missing, or cannot do it in two minutes."""
+    """Install an npm package into a folder; skip the test if npm is missing, fails, or takes over two minutes."""
     if not (shutil.which("npm") and shutil.which("node")):
         pytest.skip("npm and node are not installed")
     command = [shutil.which("npm"), "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, package]
     try:
-        made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=120)
+        process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=120)
     except subprocess.TimeoutExpired:
         pytest.skip(f"npm cannot install {package}: its registry does not answer")
-    if made.returncode:
-        pytest.skip(f"npm cannot install {package}: {made.stderr.strip()[:200]}")
+    if process.returncode:
+        pytest.skip(f"npm cannot install {package}: {process.stderr.strip()[:200]}")

@@ -1,4 +1,4 @@
-"""The commands, as processes: what they print where, how they exit."""
+"""Test the commands as child processes: their output and exit codes."""
 
 import csv
 import json
@@ -14,26 +14,27 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.cli.app import COMMANDS
 
 
-def run(*arguments, cwd=None, code=0, **more):
-    """Run a command; give its standard output and error."""
-    made = subprocess.run(
+def run(*arguments, cwd=None, code=0, **options):
+    """Run a specnet command; return its standard output and error."""
+    process = subprocess.run(
         [sys.executable, "-m", "specnet", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
         check=False,
-        **more,
+        **options,
     )
-    assert made.returncode == code, made.stderr
-    assert "Traceback" not in made.stderr
-    return made.stdout, made.stderr
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout, process.stderr
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the digits example, trained for three epochs."""
+    """Return a folder with the digits example, trained for three epochs."""
     import pathlib
     import shutil
 
@@ -44,16 +45,27 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_alone_it_prints_the_first_steps():
+def test_specnet_without_arguments_prints_the_first_steps():
     out, err = run()
     assert len(out.splitlines()) < 20
     assert "specnet train EXPERIMENT" in out
     assert err == ""
     assert run("--version")[0].startswith(f"specnet {specnet.__version__} (")
-    for command in ("validate", "summary", "train", "predict", "gradcheck", "schema", "import", "replay",
-                    "inspect", "diff", "trace", "report"):  # fmt: skip
-        for flag in ("-h", "--help"):
-            assert "Example: specnet" in run(command, flag)[0]
+
+
+@pytest.mark.parametrize(
+    "command", ["train", *(pytest.param(c, marks=pytest.mark.full) for c in COMMANDS if c != "train")]
+)
+def test_every_command_has_an_example(command):
+    for flag in ("-h", "--help"):
+        assert "Example: specnet" in run(command, flag)[0]
+
+
+def test_the_help_lists_every_command():
+    out, _ = run("--help")
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    out, _ = run()
+    assert all(f"  specnet {command} " in out for command in COMMANDS)
 
 
 def test_wrong_usage_exits_with_2():
@@ -69,20 +81,20 @@ def test_wrong_usage_exits_with_2():
     assert "choose one" in run("train", "e.json", "--resume", "--force", code=2)[1]
 
 
-def test_a_home_that_is_none_is_a_missing_file(tmp_path):
+def test_an_unknown_home_folder_is_reported_as_a_missing_file(tmp_path):
     for command in (["validate"], ["summary"], ["train"]):
         _, err = run(*command, "~nosuchuser/x.json", cwd=tmp_path, code=1)
         assert err == "~nosuchuser/x.json: cannot be read: No such file or directory\n"
 
 
-def test_validate(trained):
+def test_validate_accepts_valid_documents(trained):
     out, err = run("validate", "digits.model.json", "digits.experiment.json", cwd=trained)
     assert out.splitlines()[0].startswith("digits.model.json: a valid model")
     assert out.splitlines()[1].startswith('digits.experiment.json: a valid experiment with "digits-mlp"')
     assert err == ""
 
 
-def test_validate_tells_every_fault(tmp_path):
+def test_validate_reports_every_problem(tmp_path):
     (tmp_path / "good.json").write_text('{"input_shape": [3], "layers": [{"type": "relu"}]}')
     (tmp_path / "bad.json").write_text('{"input_shape": [0],\n "layers": [{"type": "relo"}]}')
     out, err = run("validate", "bad.json", "good.json", "none.json", cwd=tmp_path, code=1)
@@ -90,14 +102,14 @@ def test_validate_tells_every_fault(tmp_path):
     lines = err.splitlines()
     assert [line.split(" ")[0] for line in lines] == ["bad.json:1:18:", "bad.json:2:22:", "none.json:"]
     out, err = run("validate", "--json", "bad.json", "good.json", cwd=tmp_path, code=1)
-    said = json.loads(out)
+    results = json.loads(out)
     assert err == ""
-    assert [entry["valid"] for entry in said] == [False, True]
-    assert said[0]["problems"][1]["path"] == "layers[0].type"
-    assert said[0]["problems"][1]["line"] == 2
+    assert [entry["valid"] for entry in results] == [False, True]
+    assert results[0]["problems"][1]["path"] == "layers[0].type"
+    assert results[0]["problems"][1]["line"] == 2
 
 
-def test_validate_for_a_pull_request(tmp_path):
+def test_validate_prints_github_annotations(tmp_path):
     (tmp_path / "a,b.json").write_text('{"input_shape": [3],\n "layers": [{"type": "relo"}]}')
     out, err = run("validate", "--format", "github", "a,b.json", "none.json", cwd=tmp_path, code=1)
     assert err == ""
@@ -118,7 +130,7 @@ def test_validate_prints_the_normalized_document(trained):
     )
 
 
-def test_errors_are_bounded_and_cannot_steer_a_terminal(tmp_path):
+def test_errors_are_limited_and_contain_no_escape_sequences(tmp_path):
     keys = ", ".join(f'"\\u001b[31m{index}": 1' for index in range(200))
     (tmp_path / "bad.json").write_text(f'{{"layers": 3, {keys}}}')
     _, err = run("validate", "bad.json", cwd=tmp_path, code=1)
@@ -128,7 +140,7 @@ def test_errors_are_bounded_and_cannot_steer_a_terminal(tmp_path):
     assert "\\x1b[31m0" in err
 
 
-def test_summary(trained):
+def test_summary_prints_layers_and_parameters(trained):
     out, err = run("summary", "digits.model.json", cwd=trained)
     assert re.search(r"^wide +affine +\(batch, 256\) +16,640$", out, re.MULTILINE)
     assert '"digits-mlp": 50,826 parameters, 203,304 bytes of float32' in out
@@ -137,12 +149,12 @@ def test_summary(trained):
     (trained / "checkpoint.bin").write_bytes((trained / "run/best.h5").read_bytes())
     assert run("summary", "checkpoint.bin", cwd=trained)[0] == out
     assert run("summary", "digits.experiment.json", cwd=trained)[0] == out
-    said = json.loads(run("summary", "run/last.h5", "--json", cwd=trained)[0])
-    assert said["parameters"] == 50_826
-    assert [layer["type"] for layer in said["layers"]][:3] == ["affine", "relu", "dropout"]
+    summary = json.loads(run("summary", "run/last.h5", "--json", cwd=trained)[0])
+    assert summary["parameters"] == 50_826
+    assert [layer["type"] for layer in summary["layers"]][:3] == ["affine", "relu", "dropout"]
 
 
-def test_summary_of_what_is_none(tmp_path):
+def test_summary_rejects_missing_and_malformed_files(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"nonsense")
     (tmp_path / "x.json").write_text("{")
     for name in ("x.h5", "x.json", "none.h5", "none.json"):
@@ -170,7 +182,7 @@ def test_train_prints_lines_and_results(digits):
     run("train", "digits.experiment.json", "--set", "training.epochs=1", "--force", "-q", cwd=digits)
 
 
-def test_resuming_a_finished_run_says_so(digits):
+def test_resuming_a_finished_run_is_reported(digits):
     arguments = ["train", "digits.experiment.json", "--set", "training.epochs=1", "-q"]
     run(*arguments, cwd=digits)
     out, err = run(*arguments, "--resume", cwd=digits)
@@ -178,7 +190,7 @@ def test_resuming_a_finished_run_says_so(digits):
     assert out.startswith("epoch 1 ")
 
 
-def test_train_refuses_in_one_line_a_problem(digits):
+def test_train_reports_each_problem_in_one_line(digits):
     _, err = run("train", "digits.experiment.json", "--set", "training.optimizer.learning_rate=-1", cwd=digits, code=1)
     assert err.startswith("digits.experiment.json: ")
     assert "training.optimizer.learning_rate: expected a positive number" in err
@@ -199,13 +211,13 @@ def test_a_signal_ends_a_run_after_a_checkpoint(digits, number, code):
         out, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert out == ""
-    again = "specnet train digits.experiment.json --set training.epochs=100000 --resume"
-    assert f"Go on with: {again}" in err
+    resume_command = "specnet train digits.experiment.json --set training.epochs=100000 --resume"
+    assert f"Resume with: {resume_command}" in err
     state = specnet.load(digits / "runs/digits/last.h5").run_state
     assert state["epoch"] >= 3
 
 
-def test_predict(trained):
+def test_predict_writes_predictions_in_every_format(trained):
     x, y = np.load(trained / "digits.npz").values()
     out, err = run(
         "predict",
@@ -245,9 +257,9 @@ def test_predict(trained):
 def test_predict_shows_rows_without_out(trained):
     out, _ = run("predict", "run/best.h5", "--data", "digits.npz", cwd=trained)
     assert "… 1787 more rows" in out
-    said = json.loads(run("predict", "run/best.h5", "--data", "digits.npz", "--json", cwd=trained)[0])
-    assert said["rows"] == len(said["predictions"]) == 1797
-    assert said["predictions"][0]["class"] in list("0123456789")
+    result = json.loads(run("predict", "run/best.h5", "--data", "digits.npz", "--json", cwd=trained)[0])
+    assert result["rows"] == len(result["predictions"]) == 1797
+    assert result["predictions"][0]["class"] in list("0123456789")
 
 
 def test_predict_from_csv_and_npy(trained):
@@ -262,7 +274,7 @@ def test_predict_from_csv_and_npy(trained):
     assert np.array_equal(np.load(trained / "a.npy"), np.load(trained / "b.npy"))
 
 
-def test_predict_names_columns_as_the_run_did(tmp_path):
+def test_predict_selects_the_columns_of_the_run(tmp_path):
     rows = "".join(f"{i},{i % 3},{'ab'[i % 2]}\n" for i in range(40))
     (tmp_path / "d.csv").write_text("u,v,kind\n" + rows)
     layers = [{"type": "affine", "units": 2}]
@@ -283,7 +295,7 @@ def test_predict_names_columns_as_the_run_did(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message_start"),
     [
         (["run/best.h5", "--data", "none.npz"], "none.npz: there is no such file"),
         (["run/best.h5", "--data", "digits.npz", "--inputs", "z"], 'digits.npz: there is no array "z"'),
@@ -293,14 +305,14 @@ def test_predict_names_columns_as_the_run_did(tmp_path):
         (["none.h5", "--data", "digits.npz"], "none.h5: cannot be read: No such file"),
     ],
 )
-def test_predict_refuses_in_one_line(trained, arguments, words):
+def test_predict_reports_errors_in_one_line(trained, arguments, message_start):
     out, err = run("predict", *arguments, cwd=trained, code=1)
     assert out == ""
-    assert err.startswith(words)
+    assert err.startswith(message_start)
     assert len(err.splitlines()) == 1
 
 
-def test_predict_without_a_run_gives_raw_outputs(trained):
+def test_predict_with_a_checkpoint_without_a_run(trained):
     specnet.save(trained / "plain.h5", specnet.build(specnet.load_spec(trained / "digits.model.json")))
     out, _ = run("predict", "plain.h5", "--data", "digits.npz", cwd=trained)
     assert "class" in out
@@ -308,40 +320,40 @@ def test_predict_without_a_run_gives_raw_outputs(trained):
     assert "no training run" in err
 
 
-def test_a_closed_pipe_is_no_error(trained):
+def test_a_closed_pipe_causes_no_error_message(trained):
     command = f"{sys.executable} -m specnet schema model | head -1"
-    made = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=trained, check=False)
-    assert made.stdout == "{\n"
-    assert made.stderr == ""
+    process = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=trained, check=False)
+    assert process.stdout == "{\n"
+    assert process.stderr == ""
 
 
-def test_the_bar_on_a_terminal(digits):
-    pexpect = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
-    master, slave = pexpect.openpty()
+def test_train_shows_a_progress_bar_on_a_terminal(digits):
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    master, slave = pty.openpty()
     command = [sys.executable, "-m", "specnet", "train", "digits.experiment.json", "--set", "training.epochs=2"]
     with subprocess.Popen(command, cwd=digits, stderr=slave, stdout=subprocess.PIPE, text=True) as process:
         os.close(slave)
-        seen = b""
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
+        screen = b""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             try:
                 piece = os.read(master, 65536)
             except OSError:
                 break
             if not piece:
                 break
-            seen += piece
+            screen += piece
         out = process.stdout.read()
     os.close(master)
     assert process.returncode == 0
     assert "epoch 2 ·" in out
-    assert b"epoch 1/2" in seen
-    assert "epoch 2/2 · loss".encode() in seen
-    assert b"/45" in seen
-    assert b"val_loss" in seen
+    assert b"epoch 1/2" in screen
+    assert "epoch 2/2 · loss".encode() in screen
+    assert b"/45" in screen
+    assert b"val_loss" in screen
 
 
-def test_gradcheck(root, tmp_path):
+def test_gradcheck_reports_the_error_of_every_gradient(root, tmp_path):
     out, _ = run("gradcheck", root / "examples/digits/digits.experiment.json", "--at-most", "5")
     assert re.search(r"wide\.weight +\(64, 256\) +5 +\S+e-\d+ +\S+e-\d+ +ok", out)
     document = {
@@ -353,24 +365,24 @@ def test_gradcheck(root, tmp_path):
         ],
     }
     (tmp_path / "m.json").write_text(json.dumps(document))
-    found = json.loads(run("gradcheck", tmp_path / "m.json", "--json")[0])
-    assert found["passed"] is True
-    assert [g["name"] for g in found["gradients"]] == [
+    result = json.loads(run("gradcheck", tmp_path / "m.json", "--json")[0])
+    assert result["passed"] is True
+    assert [g["name"] for g in result["gradients"]] == [
         "input", "block.affine_1.weight", "block.affine_1.bias", "batch_norm_1.scale", "batch_norm_1.shift"
     ]  # fmt: skip
-    assert max(max(g["error"], g["error_in_training"]) for g in found["gradients"]) < 1e-6
+    assert max(max(g["error"], g["error_in_training"]) for g in result["gradients"]) < 1e-6
     out, err = run("gradcheck", tmp_path / "m.json", "--tolerance", "1e-30", code=1)
     assert "WRONG" in out
-    assert "m.json: wrong gradients, off by more than 1e-30 of their size: input" in err
+    assert "m.json: wrong gradients, with a relative error above 1e-30: input" in err
     run("gradcheck", tmp_path / "m.json", "--batch", "0", code=2)
 
 
-def test_validate_looks_into_the_data_that_are_there(digits):
+def test_validate_checks_the_data_files_that_exist(digits):
     path = digits / "digits.experiment.json"
     assert "its data fit" in run("validate", path)[0]
     with np.load(digits / "digits.npz") as data:
         x, y = data["x"], data["y"]
-    for change, words in (
+    for change, message_pattern in (
         ({"x": x[:, :60], "y": y}, r"7:14: data\.train: digits\.npz: inputs: the model expects shape \(batch, 64\)"),
         ({"x": x, "y": y + 5}, r"data\.train: digits\.npz: targets: row \d+: expected a class from 0 to 9"),
         ({"x": x, "z": y}, r'there is no array "y"'),
@@ -379,14 +391,14 @@ def test_validate_looks_into_the_data_that_are_there(digits):
         np.savez(digits / "digits.npz", **change)
         out, err = run("validate", path, code=1)
         assert out == ""
-        assert re.search(words, err), err
-        _, refused = run("train", path, "--out", digits / "run", code=1)
-        assert refused.strip().partition("digits.npz: ")[2] in err  # train says the same
+        assert re.search(message_pattern, err), err
+        _, train_error = run("train", path, "--out", digits / "run", code=1)
+        assert train_error.strip().partition("digits.npz: ")[2] in err  # train reports the same error
     np.savez(digits / "digits.npz", x=x[:, :60], y=y)
     (annotation,) = run("validate", path, "--format", "github", code=1)[0].splitlines()
     assert re.match(r"::error file=.*,line=7,col=14::data\.train: ", annotation)
     (digits / "digits.npz").unlink()
-    assert "not checked, as they are not there: digits.npz" in run("validate", path)[0]
+    assert "data not checked, missing files: digits.npz" in run("validate", path)[0]
 
 
 def test_the_limit_of_elements_is_set_by_the_environment(tmp_path, monkeypatch):
@@ -406,11 +418,11 @@ def test_validate_checks_a_checkpoint_dataset_by_dataset(trained, tmp_path):
     path = trained / "run/last.h5"
     out, _ = run("validate", path)
     lines = out.splitlines()
-    assert lines[-1].endswith(f"a whole checkpoint of {len(lines) - 1} datasets")
+    assert lines[-1].endswith(f"an undamaged checkpoint with {len(lines) - 1} datasets")
     assert all(re.match(r"ok +/\S+  \S+ \(.*\)  sha256 [0-9a-f]{64}$", line) for line in lines[:-1])
-    (found,) = json.loads(run("validate", path, "--json")[0])
-    assert found["valid"] is True
-    assert {"path", "dtype", "shape", "size", "sha256", "intact"} == set(found["datasets"][0])
+    (result,) = json.loads(run("validate", path, "--json")[0])
+    assert result["valid"] is True
+    assert {"path", "dtype", "shape", "size", "sha256", "intact"} == set(result["datasets"][0])
     raw = bytearray(path.read_bytes())
     weight = specnet.load(path).parameters["wide.weight"].tobytes()
     raw[raw.index(weight)] ^= 1
@@ -418,20 +430,20 @@ def test_validate_checks_a_checkpoint_dataset_by_dataset(trained, tmp_path):
     out, err = run("validate", tmp_path / "bad.h5", code=1)
     assert "DAMAGED /layers/wide/parameters/weight" in out
     assert "bad.h5: the bytes of /layers/wide/parameters/weight do not match their sha256; the file is damaged" in err
-    (found,) = json.loads(run("validate", tmp_path / "bad.h5", "--json", code=1)[0])
-    assert [d["path"] for d in found["datasets"] if not d["intact"]] == ["/layers/wide/parameters/weight"]
+    (result,) = json.loads(run("validate", tmp_path / "bad.h5", "--json", code=1)[0])
+    assert [d["path"] for d in result["datasets"] if not d["intact"]] == ["/layers/wide/parameters/weight"]
     (tmp_path / "none.h5").write_bytes(b"hello")
-    assert "no HDF5 file" in run("validate", tmp_path / "none.h5", code=1)[1]
+    assert "not an HDF5 file" in run("validate", tmp_path / "none.h5", code=1)[1]
 
 
-def test_replay(trained, tmp_path):
+def test_replay_compares_two_checkpoints(trained, tmp_path):
     import shutil
 
     shutil.copytree(trained, tmp_path / "copy")
     folder = tmp_path / "copy/run"
     out, err = run("replay", folder / "best.h5", folder / "last.h5", cwd=folder)
     assert re.match(
-        r"(no step|steps \d+ to \d+) trained again, \d+ arrays compared: all are the same, bit for bit\n", out
+        r"(no step|steps \d+ to \d+) trained again, \d+ arrays compared: all are identical, bit for bit\n", out
     )
     assert err == ""
     model = specnet.load(folder / "last.h5")

@@ -1,4 +1,4 @@
-"""The commands around a run, as processes: trying, beginning, watching and stopping it."""
+"""Test the commands around a run as child processes: init, dry run, train, signals and predict."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from tests.test_cli import run
 
 @pytest.fixture
 def table(tmp_path):
-    """A folder with a table of three classes that its two numbers tell apart."""
+    """Return a folder with a table whose two number columns determine one of three classes."""
     pytest.importorskip("polars", reason="polars is not installed")
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=200), rng.uniform(10, 90, 200)
@@ -27,13 +27,13 @@ def table(tmp_path):
     return tmp_path
 
 
-def test_from_a_table_to_predictions(table):
+def test_init_train_and_predict_with_a_table(table):
     out, err = run("init", "--data", "rows.csv", "--target", "kind", cwd=table)
     assert out == "rows.model.json\nrows.experiment.json\n"
     assert "200 rows of 2 inputs; the target is 3 classes" in err
     assert "specnet train rows.experiment.json" in err
     _, err = run("init", "--data", "rows.csv", "--target", "kind", cwd=table, code=1)
-    assert "there already" in err
+    assert "already present" in err
     out, _ = run("init", "--data", "rows.csv", "--target", "kind", "--inputs", "a,b", "--force", "--json", cwd=table)
     assert json.loads(out)["model"] == "rows.model.json"
     run("validate", "rows.model.json", "rows.experiment.json", cwd=table)
@@ -52,23 +52,23 @@ def test_from_a_table_to_predictions(table):
     assert 'there is no column "a"' in err
 
 
-def test_a_dry_run_tells_what_is_needed_and_writes_nothing(digits):
+def test_a_dry_run_reports_sizes_and_writes_nothing(digits):
     before = sorted(digits.iterdir())
     out, err = run("train", "digits.experiment.json", "--dry-run", "--set", 'training.freeze=["wide.*"]', cwd=digits)
     assert err == ""
     assert "1,438 rows to train on, 359 to validate on" in out
-    assert "45 steps an epoch, 20 epochs: 900 steps" in out
-    assert "50,826 parameters, of which 34,186 move; the loss of the first batch is " in out
+    assert "45 steps per epoch, 20 epochs: 900 steps" in out
+    assert "50,826 parameters, of which 34,186 are trained; the loss of the first batch is " in out
     assert "MiB of memory" in out
     out, _ = run("train", "digits.experiment.json", "-n", "--json", cwd=digits)
-    found = json.loads(out)
-    assert found["memory"]["parameters"] == 50826 * 4 * 4  # values, gradients, two moments
+    result = json.loads(out)
+    assert result["memory"]["parameters"] == 50826 * 4 * 4  # values, gradients, two moments
     assert sorted(digits.iterdir()) == before
     _, err = run("train", "digits.experiment.json", "-n", "--set", "data.train.path=none.npz", cwd=digits, code=1)
     assert "none.npz: there is no such file" in err
 
 
-def test_events_for_programs(digits):
+def test_train_prints_events_as_json_lines(digits):
     out, err = run("train", "digits.experiment.json", "--set", "training.epochs=2", "--json-lines", cwd=digits)
     events = [json.loads(line) for line in out.splitlines()]
     assert err == ""
@@ -80,7 +80,7 @@ def test_events_for_programs(digits):
     assert json.loads(out) == {"event": "error", "message": err.strip()}
 
 
-def test_numbers_that_run_away_end_the_command_in_one_line(digits):
+def test_a_diverging_run_ends_with_an_error_in_one_line(digits):
     settings = ["--set", 'training.optimizer={"type": "sgd", "learning_rate": 1e30}', "--set", "training.seed=1"]
     _, err = run("train", "digits.experiment.json", *settings, "-q", "--check-finite", cwd=digits, code=1)
     assert len(err.splitlines()) == 1
@@ -88,22 +88,22 @@ def test_numbers_that_run_away_end_the_command_in_one_line(digits):
     assert "layer" in err or "parameter" in err or "gradient of" in err
 
 
-def test_what_is_taken_over_is_told(digits):
+def test_the_arrays_initialized_from_a_checkpoint_are_reported(digits):
     run("train", "digits.experiment.json", "--set", "training.epochs=1", "-q", "--out", "first", cwd=digits)
     settings = ["--set", "training.epochs=1", "--set", "training.initialize_from=first/best.h5"]
     _, err = run("train", "digits.experiment.json", *settings, "-q", "--out", "second", cwd=digits)
-    assert err.startswith("taken over: wide.weight, wide.bias, narrow.weight")
+    assert err.startswith("initialized from a checkpoint: wide.weight, wide.bias, narrow.weight")
 
 
-def test_early_stopping_is_told(digits):
+def test_early_stopping_is_reported(digits):
     settings = ["--set", 'training.early_stopping={"patience": 1}', "--set", "training.optimizer.learning_rate=0.02"]
     out, _ = run("train", "digits.experiment.json", *settings, "-q", cwd=digits)
-    assert "as it did not get better any more" in out
+    assert "no further improvement" in out
     _, err = run("train", "digits.experiment.json", *settings, "-q", "--resume", cwd=digits)
     assert "finished already" in err
 
 
-def test_a_second_signal_leaves_at_once(digits):
+def test_a_second_signal_ends_the_process_at_once(digits):
     document = json.loads((digits / "digits.experiment.json").read_text())
     document["training"] |= {"epochs": 10**6, "checkpoint": {"every_epochs": 1}}
     (digits / "digits.experiment.json").write_text(json.dumps(document))
@@ -120,7 +120,7 @@ def test_a_second_signal_leaves_at_once(digits):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_where_it_was(digits, number):
+def test_a_run_stopped_before_its_first_checkpoint_can_be_resumed(digits, number):
     document = json.loads((digits / "digits.experiment.json").read_text())
     document["training"] |= {"epochs": 10**6, "checkpoint": {"every_epochs": 10**5, "keep_best": None}}
     (digits / "digits.experiment.json").write_text(json.dumps(document))
@@ -136,8 +136,8 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_where_it_was(dig
     assert specnet.load(digits / "runs/digits/last.h5").run_state["epoch"] >= 1
 
 
-def test_large_files_are_predicted_in_parts_as_small_ones_are(tmp_path):
-    """Whatever the format of rows and predictions: the same numbers, and little memory."""
+def test_large_files_are_predicted_in_parts(tmp_path):
+    """Check that every format of rows and predictions yields the same numbers, with bounded memory."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2500, 3)).astype("f4")
     names = np.array(["äpfel", "birnen"])[(x[:, 0] > 0).astype(int)]
@@ -166,19 +166,19 @@ def test_large_files_are_predicted_in_parts_as_small_ones_are(tmp_path):
     run("predict", "r/last.h5", "--data", "x.npy", "--out", "logits.npy", "--logits", cwd=tmp_path)
     assert np.array_equal(np.load(tmp_path / "logits.npy"), y)
     if not Path("/proc/self/status").exists():
-        return  # how much memory a process has had is read there
+        return  # the child process reads its peak memory there
     large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", "f4", (12_000_000, 3))
     del large  # 144 MB of zeros, sparse
     code = "import sys; from specnet.cli.app import app; sys.argv[0] = 'specnet'\n"
     code += "try:\n    app()\nfinally:\n    print(*[line for line in open('/proc/self/status') if 'VmHWM' in line])"
     command = [sys.executable, "-c", code, "predict", "r/last.h5", "--data", "large.npy", "--out", "large-out.npy"]
-    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert int(made.stdout.split()[-2]) < 250_000  # kB
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(process.stdout.split()[-2]) < 250_000  # kB
     assert np.load(tmp_path / "large-out.npy", mmap_mode="r").shape == (12_000_000, 2)
 
 
-def test_wide_rows_are_predicted_a_few_at_a_time(tmp_path):
-    """A thousand rows of a million numbers would take 4 GB; the bits are the same whichever way the file is read."""
+def test_wide_rows_are_predicted_in_small_batches(tmp_path):
+    """Check that .npy and .npz yield the same bits; a batch of 1,000 rows of 1,000,000 numbers would take 4 GB."""
     width = 2**20
     model = specnet.build(specnet.ModelSpec(input_shape=(width,), layers=[{"type": "affine", "units": 3}]))
     specnet.save(tmp_path / "wide.h5", model)

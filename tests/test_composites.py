@@ -1,4 +1,4 @@
-"""Layers within layers: names, places, arrays, files; and the two layers that only stand first."""
+"""Test composite layers: names, error paths, arrays, files; and the layers embedding and standardize."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ import pytest
 import specnet
 from specnet import ModelSpec, SpecError
 from specnet.layers import Affine, Concat, Dropout, Embedding, Relu, Residual, Sequential, Standardize, Tanh
-from tests.support import arrays_of, assert_same_gradients_without_the_inputs, model_of, same_arrays
+from tests.support import arrays_of, assert_gradients_match_without_input_gradient, model_of, same_arrays
 
 BLOCK = {
     "type": "residual",
@@ -23,17 +23,17 @@ BLOCK = {
 EMBEDDING = {"type": "embedding", "vocabulary": 3, "dimension": 2}
 
 
-def problems(*layers, **more):
-    """The problems of a document with these layers, as (path, message)."""
+def problems(*layers, **settings):
+    """Return the problems of a document with these layers, as (path, message)."""
     with pytest.raises(SpecError) as caught:
-        ModelSpec.from_text(json.dumps({"input_shape": [5], "layers": layers, **more}, indent=1))
+        ModelSpec.from_text(json.dumps({"input_shape": [5], "layers": layers, **settings}, indent=1))
     return [(p.path, p.message) for p in caught.value.problems]
 
 
 # ---------------------------------------------------------------- names
 
 
-def test_arrays_inside_are_addressed_by_dotted_names(tmp_path):
+def test_arrays_of_inner_layers_have_dotted_names(tmp_path):
     model = model_of(BLOCK, {"type": "sequential", "layers": [{"type": "batch_norm"}, BLOCK]})
     assert list(model.parameters) == [
         "block.hidden.weight",
@@ -64,23 +64,23 @@ def test_arrays_inside_are_addressed_by_dotted_names(tmp_path):
         model["block.hidden.weight"]
     specnet.save(tmp_path / "m.h5", model)
     with h5py.File(tmp_path / "m.h5") as file:
-        stored = file["/layers/sequential_1/layers/block/layers/hidden/parameters/weight"]
-        assert np.array_equal(stored, hidden.weight)
+        dataset = file["/layers/sequential_1/layers/block/layers/hidden/parameters/weight"]
+        assert np.array_equal(dataset, hidden.weight)
         assert file["/layers/sequential_1/layers/batch_norm_1/buffers/count"][()] == 1
     loaded = specnet.load(tmp_path / "m.h5")
     assert same_arrays(arrays_of(loaded), arrays_of(model))
     assert loaded.spec == model.spec
 
 
-def test_a_layers_initial_weights_depend_on_its_full_name_alone():
-    alone = model_of(BLOCK)
-    beside = model_of({"type": "affine", "units": 5}, BLOCK)
-    other = model_of({**BLOCK, "name": "other"})
-    assert np.array_equal(alone.parameters["block.hidden.weight"], beside.parameters["block.hidden.weight"])
-    assert not np.array_equal(alone.parameters["block.hidden.weight"], other.parameters["other.hidden.weight"])
+def test_initial_weights_depend_only_on_the_full_name_of_the_layer():
+    only_layer = model_of(BLOCK)
+    second_layer = model_of({"type": "affine", "units": 5}, BLOCK)
+    renamed = model_of({**BLOCK, "name": "other"})
+    assert np.array_equal(only_layer.parameters["block.hidden.weight"], second_layer.parameters["block.hidden.weight"])
+    assert not np.array_equal(only_layer.parameters["block.hidden.weight"], renamed.parameters["other.hidden.weight"])
 
 
-def test_all_lists_of_a_composite_are_one_set_of_names():
+def test_names_are_unique_over_all_lists_of_a_composite():
     spec = ModelSpec(
         input_shape=[5],
         layers=[
@@ -102,11 +102,15 @@ def test_all_lists_of_a_composite_are_one_set_of_names():
         "residual_2",
         "residual_2.tanh_1",
     ]
-    taken = {"type": "residual", "layers": [{"type": "relu", "name": "a"}], "shortcut": [{"type": "tanh", "name": "a"}]}
-    assert problems({"type": "relu", "name": "a"}, taken) == [
+    duplicate = {
+        "type": "residual",
+        "layers": [{"type": "relu", "name": "a"}],
+        "shortcut": [{"type": "tanh", "name": "a"}],
+    }
+    assert problems({"type": "relu", "name": "a"}, duplicate) == [
         (
             "layers[1].shortcut[0].name",
-            'the name "a" is taken by its sibling layers[0] of this residual; names are unique among siblings',
+            'the name "a" is taken by its sibling layers[0] of this residual; names must be unique among siblings',
         )
     ]
     ((path, message),) = problems(
@@ -116,7 +120,7 @@ def test_all_lists_of_a_composite_are_one_set_of_names():
     assert 'automatic name "tanh_1" is taken by its sibling branches[0][0] of this concat' in message
 
 
-def test_the_default_initializer_looks_along_its_own_list():
+def test_the_default_initializer_depends_on_the_layers_of_the_same_list():
     inside = {"type": "sequential", "layers": [{"type": "affine", "units": 3}]}
     spec = ModelSpec(input_shape=[5], layers=[{"type": "affine", "units": 5}, inside, {"type": "relu"}])
     assert [s.weight_init for _, s, _ in spec.walk() if s.type == "affine"] == ["glorot_uniform", "glorot_uniform"]
@@ -125,10 +129,10 @@ def test_the_default_initializer_looks_along_its_own_list():
     assert spec.layers[0].layers[0].weight_init == "he_normal"
 
 
-def test_composites_made_in_python_are_the_same():
+def test_composites_built_from_objects_equal_those_from_json():
     from specnet.layers import AffineSpec, ConcatSpec, ReluSpec, ResidualSpec, SequentialSpec
 
-    made = ModelSpec(
+    from_objects = ModelSpec(
         input_shape=(5,),
         layers=(
             SequentialSpec(layers=(AffineSpec(units=5), ReluSpec())),
@@ -136,7 +140,7 @@ def test_composites_made_in_python_are_the_same():
             ConcatSpec(branches=[[], [AffineSpec(units=2)]]),
         ),
     )
-    said = ModelSpec(
+    from_json = ModelSpec(
         input_shape=[5],
         layers=[
             {"type": "sequential", "layers": [{"type": "affine", "units": 5}, {"type": "relu"}]},
@@ -144,16 +148,16 @@ def test_composites_made_in_python_are_the_same():
             {"type": "concat", "branches": [[], [{"type": "affine", "units": 2}]]},
         ],
     )
-    assert made == said
-    assert made.layers[0].layers[0].weight_init == "he_normal"
-    assert pickle.loads(pickle.dumps(made)) == made
+    assert from_objects == from_json
+    assert from_objects.layers[0].layers[0].weight_init == "he_normal"
+    assert pickle.loads(pickle.dumps(from_objects)) == from_objects
 
 
-# ---------------------------------------------------------------- faults
+# ---------------------------------------------------------------- errors
 
 
-def test_faults_inside_have_their_paths_and_come_all_at_once():
-    found = problems(
+def test_all_errors_of_inner_layers_are_reported_with_their_paths():
+    errors = problems(
         {"type": "residual", "layers": [{"type": "affine", "units": "5"}, {"type": "relo"}], "shortcut": 3, "extra": 1},
         {"type": "concat", "branches": [[], [{"type": "affine", "unitz": 3}], 3, [4]]},
         {"type": "sequential"},
@@ -162,7 +166,7 @@ def test_faults_inside_have_their_paths_and_come_all_at_once():
         {"type": "concat", "branches": {}},
         {"type": "residual", "layers": [{"type": "sequential", "layers": [{"type": "dropout", "rate": 1}]}]},
     )
-    assert [path for path, _ in found] == [
+    assert [path for path, _ in errors] == [
         "layers[0].layers[0].units",
         "layers[0].layers[1].type",
         "layers[0].shortcut",
@@ -177,22 +181,22 @@ def test_faults_inside_have_their_paths_and_come_all_at_once():
         "layers[5].branches",
         "layers[6].layers[0].layers[0].rate",
     ]
-    assert 'did you mean "relu"' in found[1][1]
-    assert 'did you mean "units"' in found[5][1]
+    assert 'did you mean "relu"' in errors[1][1]
+    assert 'did you mean "units"' in errors[5][1]
 
 
 @pytest.mark.parametrize(
-    ("layers", "path", "words"),
+    ("layers", "path", "message_pattern"),
     [
         (
             [{"type": "tanh", "name": "t"}, {"type": "residual", "layers": [{"type": "affine", "units": 3}]}],
             "layers[1]",
-            r'give shape (3,), the shortcut (5,).*; its input comes from "t"',
+            r'return shape (3,), the shortcut (5,).*; its input comes from "t"',
         ),
         (
             [{"type": "concat", "branches": [[], [{"type": "reshape", "shape": [5, 1]}]]}],
             "layers[0]",
-            r"branches[0] gives shape (5,), branches[1] (5, 1)",
+            r"branches[0] returns shape (5,), branches[1] (5, 1)",
         ),
         (
             [{"type": "sequential", "layers": [{"type": "tanh"}, {"type": "reshape", "shape": [4]}]}],
@@ -226,7 +230,7 @@ def test_faults_inside_have_their_paths_and_come_all_at_once():
         (
             [{"type": "residual", "layers": [EMBEDDING]}],
             "layers[0]",
-            "inputs of one kind",
+            "inputs have one type",
         ),
         (
             [{"type": "tanh"}, {"type": "standardize"}],
@@ -246,17 +250,17 @@ def test_faults_inside_have_their_paths_and_come_all_at_once():
         ([{"type": "embedding", "vocabulary": 2**31, "dimension": 2}], "layers[0].vocabulary", "4294967296 parameters"),
     ],
 )
-def test_what_does_not_fit_has_its_place(layers, path, words):
+def test_incompatible_shapes_and_values_are_reported_with_their_path(layers, path, message_pattern):
     import re
 
-    found = problems(*layers)
-    assert found[0][0] == path
-    pattern = ".*".join(re.escape(part) for part in words.split(".*"))
-    assert re.search(pattern, found[0][1]), found[0][1]
+    errors = problems(*layers)
+    assert errors[0][0] == path
+    pattern = ".*".join(re.escape(part) for part in message_pattern.split(".*"))
+    assert re.search(pattern, errors[0][1]), errors[0][1]
 
 
 def nested(levels):
-    """A document with composites within composites."""
+    """Return a document whose composites are nested to this many levels."""
     entry = {"type": "affine", "units": 5}
     for level in range(levels):
         kind = ("sequential", "residual")[level % 2]
@@ -277,7 +281,7 @@ def test_composites_nest_to_64_levels(tmp_path):
 
 
 @pytest.mark.parametrize("levels", [65, 80, 100_000])
-def test_deeper_nesting_is_refused_with_its_place(levels):
+def test_deeper_nesting_is_rejected_with_its_path(levels):
     with pytest.raises(SpecError) as caught:
         ModelSpec(**nested(levels))
     (problem,) = caught.value.problems
@@ -292,7 +296,7 @@ def test_deeper_nesting_is_refused_with_its_place(levels):
             ModelSpec.from_text('{"layers": [' * levels)
 
 
-def test_depth_counts_for_composites_that_are_ready():
+def test_the_depth_of_existing_spec_objects_is_limited_too():
     from specnet.layers import ReluSpec, SequentialSpec
 
     layer = ReluSpec()
@@ -303,7 +307,7 @@ def test_depth_counts_for_composites_that_are_ready():
         SequentialSpec(layers=(layer,))
 
 
-# ---------------------------------------------------------------- numbers
+# ---------------------------------------------------------------- values and gradients
 
 
 def test_a_residual_adds_and_a_concat_joins():
@@ -321,25 +325,25 @@ def test_a_residual_adds_and_a_concat_joins():
     assert np.allclose(concat["affine_1"].weight_grad, x.T @ dy[:, :2], rtol=1e-12)
 
 
-def test_composites_stand_alone_and_can_be_copied():
+def test_composites_work_without_a_model_and_can_be_copied():
     chain = Sequential([Affine([[1.0, 2.0]]), Relu(), Residual([Affine([[1.0, 0.0], [0.0, 1.0]])])])
     assert list(chain.layers) == ["affine_1", "relu_1", "residual_1"]
     assert list(chain.parameters) == ["affine_1.weight", "residual_1.affine_1.weight"]
     assert chain.forward([[3]]).tolist() == [[6.0, 12.0]]
-    for other in (copy.deepcopy(chain), pickle.loads(pickle.dumps(chain))):
-        other["affine_1"].weight[...] = 0
-        assert other.forward([[3]]).tolist() == [[0.0, 0.0]]
+    for duplicate in (copy.deepcopy(chain), pickle.loads(pickle.dumps(chain))):
+        duplicate["affine_1"].weight[...] = 0
+        assert duplicate.forward([[3]]).tolist() == [[0.0, 0.0]]
     assert chain.backward([[1, 1]]).tolist() == [[6.0]]
     assert chain.gradients["affine_1.weight"].tolist() == [[6.0, 6.0]]
-    with pytest.raises(specnet.SpecnetError, match="stands here twice"):
+    with pytest.raises(specnet.SpecnetError, match="same layer object is used twice"):
         Sequential([relu := Relu(), relu])
-    with pytest.raises(specnet.ShapeError, match="make them agree"):
+    with pytest.raises(specnet.ShapeError, match="make them equal"):
         Residual([Affine([[1.0, 2.0]])]).forward([[3]])
     with pytest.raises(specnet.ShapeError, match="cannot be joined"):
         Concat([[], [specnet.layers.Reshape((1, 1))]]).forward([[3]])
 
 
-def test_a_failed_forward_of_a_composite_is_no_forward():
+def test_backward_after_a_failed_forward_of_a_composite_is_an_error():
     residual = Residual([Affine(np.ones((3, 3)))])
     residual.forward(np.ones((2, 3)))
     with pytest.raises(specnet.ShapeError):
@@ -351,19 +355,19 @@ def test_a_failed_forward_of_a_composite_is_no_forward():
 def test_parameter_gradients_without_the_input_gradient():
     model = model_of(BLOCK, {"type": "concat", "branches": [[], [BLOCK], [{"type": "tanh"}]]})
     x, dy = np.linspace(-1, 1, 10).reshape(2, 5), np.ones((2, 15))
-    assert_same_gradients_without_the_inputs(model, x, dy)
+    assert_gradients_match_without_input_gradient(model, x, dy)
 
 
-def test_dropout_inside_draws_for_itself():
+def test_each_inner_dropout_draws_its_own_mask():
     drop = {"type": "dropout", "rate": 0.5}
     model = model_of({"type": "concat", "branches": [[drop], [drop]]}, input_shape=(64,))
     y = model.forward(np.ones((2, 64)), training=True)
     assert not np.array_equal(y[:, :64], y[:, 64:])
     model.draws.step = 0
     assert np.array_equal(model.forward(np.ones((2, 64)), training=True), y)
-    alone = Dropout(0.5)
-    alone.name, alone.draws = "concat_1.dropout_2", type(model.draws)(model.draws.seed)
-    assert np.array_equal(alone.forward(np.ones((2, 64)), training=True), y[:, 64:])
+    single = Dropout(0.5)
+    single.name, single.draws = "concat_1.dropout_2", type(model.draws)(model.draws.seed)
+    assert np.array_equal(single.forward(np.ones((2, 64)), training=True), y[:, 64:])
 
 
 # ---------------------------------------------------------------- embedding, standardize
@@ -377,8 +381,8 @@ def test_an_embedding_takes_integers(tmp_path):
     assert abs(weight.std() - 1) < 0.6
     x = np.array([[0, 1, 4], [4, 4, 0]])
     expected = weight[x].reshape(2, 6) @ model.parameters["affine_1.weight"]
-    for given in (x, x.tolist(), x.astype(np.uint8), x.astype(float)):
-        assert np.allclose(model.forward(given), expected, rtol=1e-5)
+    for inputs in (x, x.tolist(), x.astype(np.uint8), x.astype(float)):
+        assert np.allclose(model.forward(inputs), expected, rtol=1e-5)
     dy = np.arange(4.0).reshape(2, 2)
     assert model.backward(dy) is None
     gradient = np.zeros((5, 2))
@@ -388,7 +392,7 @@ def test_an_embedding_takes_integers(tmp_path):
     loaded = specnet.load(tmp_path / "m.h5")
     assert loaded.input_dtype == np.int64
     assert loaded.predict(x).tobytes() == model.predict(x).tobytes()
-    for wrong, words in (
+    for invalid, message_pattern in (
         ([[0, 1, 5]], "from 0 to 4, got 5"),
         ([[0, -1, 2]], "from 0 to 4, got -1"),
         ([[0, 0.5, 2]], "integers of shape .*got 0.5"),
@@ -397,11 +401,11 @@ def test_an_embedding_takes_integers(tmp_path):
         ([[1, 2]], r"\(batch, 3\), got \(1, 2\)"),
     ):
         for call in (model.forward, model.predict):
-            with pytest.raises(specnet.ShapeError, match=f"embedding_1: .*{words}"):
-                call(wrong)
+            with pytest.raises(specnet.ShapeError, match=f"embedding_1: .*{message_pattern}"):
+                call(invalid)
 
 
-def test_an_embedding_alone():
+def test_an_embedding_without_a_model():
     layer = Embedding([[1, 2], [3, 4], [5, 6]])
     assert layer.forward([2, 0, 2]).tolist() == [[5, 6], [1, 2], [5, 6]]
     assert layer.backward([[1, 1], [2, 2], [10, 10]]) is None
@@ -411,7 +415,7 @@ def test_an_embedding_alone():
     assert not layer.weight_grad.any()
 
 
-def test_standardize_by_given_values():
+def test_standardize_with_given_mean_and_std():
     model = model_of({"type": "tanh"}, {"type": "standardize", "mean": [1, 2, 3, 4, 5], "std": 2})
     x = np.linspace(-1, 1, 10).reshape(2, 5)
     assert np.allclose(model.forward(x), (np.tanh(x) - [1, 2, 3, 4, 5]) / 2)
@@ -420,9 +424,9 @@ def test_standardize_by_given_values():
         "standardize_1.std": (5,),
     }
     assert Standardize(1, 2).forward([[5.0]]).tolist() == [[2.0]]
-    for wrong in ((None, 1), (1, None), (1, 0), (1, [1, -1])):
+    for arguments in ((None, 1), (1, None), (1, 0), (1, [1, -1])):
         with pytest.raises(specnet.SpecnetError, match="std"):
-            Standardize(*wrong)
+            Standardize(*arguments)
 
 
 def test_standardize_fitted_from_data(tmp_path):
@@ -458,17 +462,17 @@ def test_a_run_fits_standardize_before_its_first_step_and_resumes(tmp_path):
         "data": {"train": {"path": str(tmp_path / "d.npz")}, "validation": {"fraction": 0.25}},
         "training": {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16},
     }
-    whole = specnet.train(experiment, out=tmp_path / "whole")
-    held_in = specnet.load(whole.checkpoint_path).buffers["standardize_1.mean"]
-    assert not np.allclose(held_in, x.mean(axis=0), rtol=1e-6)  # validation rows are left out
-    assert np.allclose(held_in, x.mean(axis=0), rtol=0.05)
-    assert whole.history["val_accuracy"]
+    uninterrupted = specnet.train(experiment, out=tmp_path / "whole")
+    fitted_mean = specnet.load(uninterrupted.checkpoint_path).buffers["standardize_1.mean"]
+    assert not np.allclose(fitted_mean, x.mean(axis=0), rtol=1e-6)  # it is fitted without the validation rows
+    assert np.allclose(fitted_mean, x.mean(axis=0), rtol=0.05)
+    assert uninterrupted.history["val_accuracy"]
     specnet.train(experiment, out=tmp_path / "parts", overrides={"training.epochs": "1"})
-    parts = specnet.train(experiment, out=tmp_path / "parts", resume=True)
-    assert same_arrays(arrays_of(parts.model), arrays_of(whole.model))
+    resumed = specnet.train(experiment, out=tmp_path / "parts", resume=True)
+    assert same_arrays(arrays_of(resumed.model), arrays_of(uninterrupted.model))
 
 
-def test_a_run_on_integers(tmp_path):
+def test_a_run_with_integer_inputs(tmp_path):
     rng = np.random.default_rng(2)
     x = rng.integers(0, 6, (200, 4))
     y = (x == 3).any(axis=1).astype(int)
@@ -496,30 +500,30 @@ def test_a_run_on_integers(tmp_path):
         specnet.train(experiment, out=tmp_path / "other")
 
 
-# ---------------------------------------------------------------- bounds
+# ---------------------------------------------------------------- limits
 
 
 def doubled(levels, entry):
-    """Layers that are shared twice at each level: a few objects, as a document of 2^levels layers."""
+    """Return a composite that holds the same object twice at each level: few objects, but 2^levels layers."""
     for _ in range(levels):
         entry = {"type": "sequential", "layers": [entry, entry]}
     return entry
 
 
-def test_layers_are_counted_over_the_whole_document():
+def test_layers_are_counted_over_the_whole_document(full):
     relus = [{"type": "relu"}] * 20_000
     two = [{"type": "sequential", "layers": relus}] * 2
-    for layers in (two, [doubled(40, {"type": "relu"})], [{"type": "concat", "branches": [[]] * 40_000}]):
+    for layers in ([doubled(40, {"type": "relu"})], [{"type": "concat", "branches": [[]] * 40_000}], *[two] * full):
         with pytest.raises(SpecError, match="at most 32768 layers in all"):
             ModelSpec(input_shape=(3,), layers=layers)
-    ready = specnet.layers.ReluSpec()
+    spec = specnet.layers.ReluSpec()
     with pytest.raises(SpecError, match="at most 32768 layers in all"):
         for _ in range(40):
-            ready = specnet.layers.SequentialSpec(layers=(ready, ready))
-        ModelSpec(input_shape=(3,), layers=(ready,))
+            spec = specnet.layers.SequentialSpec(layers=(spec, spec))
+        ModelSpec(input_shape=(3,), layers=(spec,))
 
 
-def test_a_document_full_of_faults_is_answered_soon():
+def test_a_document_with_many_errors_is_rejected_with_1000_problems():
     entry = [{"type": "affine", "units": "3"}] * 20_000
     for _ in range(50):
         entry = [{"type": "sequential", "layers": entry}]
@@ -528,7 +532,7 @@ def test_a_document_full_of_faults_is_answered_soon():
     assert len(caught.value.problems) == 1000
 
 
-def test_full_names_have_a_limit_that_files_can_hold(tmp_path):
+def test_full_names_are_limited_to_1024_characters(tmp_path):
     entry = {"type": "affine", "name": "x", "units": 3}
     for _ in range(4):
         entry = {"type": "sequential", "name": "n" * 254, "layers": [entry]}
@@ -541,7 +545,7 @@ def test_full_names_have_a_limit_that_files_can_hold(tmp_path):
         ModelSpec(input_shape=(3,), layers=[entry])
 
 
-def test_an_empty_branch_at_the_end_is_no_fault(tmp_path):
+def test_an_empty_branch_in_the_last_layer_is_allowed(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.ones((8, 4)), y=np.zeros(8, int))
     experiment = {
         "model": {
@@ -554,7 +558,7 @@ def test_an_empty_branch_at_the_end_is_no_fault(tmp_path):
     assert specnet.train(experiment, out=tmp_path / "run").finished
 
 
-def test_only_registered_classes_are_layers():
+def test_unregistered_spec_classes_are_rejected():
     class Wide(specnet.layers.AffineSpec):
         extra: int = 3
 
@@ -562,27 +566,27 @@ def test_only_registered_classes_are_layers():
         ModelSpec(input_shape=(3,), layers=[Wide(units=3)])
 
 
-def test_misplaced_layers_are_told_whatever_the_shapes():
-    found = problems({"type": "affine", "units": "3"}, EMBEDDING, {"type": "standardize"})
-    assert [path for path, _ in found] == ["layers[0].units", "layers[1]", "layers[2]"]
+def test_misplaced_layers_are_reported_even_if_shapes_are_unknown():
+    errors = problems({"type": "affine", "units": "3"}, EMBEDDING, {"type": "standardize"})
+    assert [path for path, _ in errors] == ["layers[0].units", "layers[1]", "layers[2]"]
 
 
-def test_from_deep_in_a_programs_calls_a_deep_document_is_a_spec_error():
+def test_a_deep_document_near_the_recursion_limit_raises_spec_error():
     import sys
 
-    def down(levels):
-        return down(levels - 1) if levels else ModelSpec.from_text(json.dumps(nested(64)))
+    def call_at_depth(levels):
+        return call_at_depth(levels - 1) if levels else ModelSpec.from_text(json.dumps(nested(64)))
 
     with pytest.raises(SpecError, match="nested too deeply"):
-        down(sys.getrecursionlimit() - 200)
+        call_at_depth(sys.getrecursionlimit() - 200)
     with pytest.raises(SpecError):
         specnet.train({"model": {"input_shape": [3], "layers": nested(5000)["layers"]}})
 
 
-# ---------------------------------------------------------------- standardize, alone
+# ---------------------------------------------------------------- layers without a model
 
 
-def test_a_constant_feature_becomes_zero_whatever_its_value():
+def test_a_constant_feature_becomes_zero():
     layer = Standardize()
     layer.fit([np.full((4096, 3), 0.1), np.full((17, 3), 0.1)])
     assert layer.predict(np.full((1, 3), 0.1)).tolist() == [[0.0] * 3]
@@ -590,57 +594,59 @@ def test_a_constant_feature_becomes_zero_whatever_its_value():
 
 
 @pytest.mark.parametrize(
-    "bad", [[["a"]], [[1, np.nan]], [[1.0], [np.inf]], [[1e200], [-1e200]], [1, [2]], 3, np.ones((2, 2), complex)]
+    "rows", [[["a"]], [[1, np.nan]], [[1.0], [np.inf]], [[1e200], [-1e200]], [1, [2]], 3, np.ones((2, 2), complex)]
 )
-def test_what_cannot_be_fitted_leaves_the_layer_as_it_was(bad):
+def test_a_failed_fit_leaves_the_layer_unfitted(rows):
     layer = Standardize()
     with pytest.raises(specnet.SpecnetError), np.errstate(all="ignore"):
-        layer.fit([bad])
+        layer.fit([rows])
     assert not layer.fitted
     model = model_of({"type": "standardize"}, input_shape=(3,))
     for width in (2, 4):
         with pytest.raises(specnet.ShapeError, match="expected rows of 3 features"):
             model["standardize_1"].fit([np.ones((2, width))])
-    for wrong in ((np.nan, 1), (0, np.inf), ("a", 1), ([1, 2], [1, 2, 3])):
+    for arguments in ((np.nan, 1), (0, np.inf), ("a", 1), ([1, 2], [1, 2, 3])):
         with pytest.raises(specnet.SpecnetError):
-            Standardize(*wrong)
+            Standardize(*arguments)
 
 
-def test_composites_alone_refuse_what_is_none():
-    a = Affine(np.ones((2, 2)))
-    for make in (
-        lambda: Sequential([a, Affine(np.ones((2, 2)))], names=["x", "x"]),
-        lambda: Sequential([a], names=["x.y"]),
-        lambda: Sequential([a], names=[]),
-        lambda: Sequential([a, Sequential([a])]),
+def test_composites_without_a_model_reject_invalid_layers_and_names():
+    affine = Affine(np.ones((2, 2)))
+    for construct in (
+        lambda: Sequential([affine, Affine(np.ones((2, 2)))], names=["x", "x"]),
+        lambda: Sequential([affine], names=["x.y"]),
+        lambda: Sequential([affine], names=[]),
+        lambda: Sequential([affine, Sequential([affine])]),
         lambda: Sequential([1]),
         lambda: Sequential([]),
     ):
         with pytest.raises(specnet.SpecnetError):
-            make()
-    passing = Concat([[], []])
-    assert passing.forward(np.ones((1, 2), int)).dtype == np.float64
-    assert passing.backward(np.full((1, 4), 0.5)).tolist() == [[1.0, 1.0]]
-    drop = Sequential([Dropout(0.5), Dropout(0.5)])
-    kept = np.mean(drop.forward(np.ones((100, 100)), training=True) != 0)
-    assert abs(kept - 0.25) < 0.02
+            construct()
+    identity = Concat([[], []])
+    assert identity.forward(np.ones((1, 2), int)).dtype == np.float64
+    assert identity.backward(np.full((1, 4), 0.5)).tolist() == [[1.0, 1.0]]
+    dropouts = Sequential([Dropout(0.5), Dropout(0.5)])
+    kept_share = np.mean(dropouts.forward(np.ones((100, 100)), training=True) != 0)
+    assert abs(kept_share - 0.25) < 0.02
     chain = Sequential([Standardize()])
     chain["standardize_1"].fit([[1.0], [3.0]])
     assert chain.buffers["standardize_1.mean"].tolist() == [2.0]
 
 
-def test_all_faults_are_told_whatever_else_is_wrong_in_a_composite():
-    steep = {"type": "elu", "alpha": 1e300}
-    found = problems(
+def test_all_errors_in_a_composite_are_reported_together():
+    overflowing = {"type": "elu", "alpha": 1e300}
+    errors = problems(
         {
             "type": "residual",
             "extra": 1,
-            "layers": [{"type": "sequential", "layers": [steep, {"type": "reshape", "shape": [7]}, {"type": "relo"}]}],
-            "shortcut": [steep],
+            "layers": [
+                {"type": "sequential", "layers": [overflowing, {"type": "reshape", "shape": [7]}, {"type": "relo"}]}
+            ],
+            "shortcut": [overflowing],
         },
         {"type": "tanh", "foo": 1},
     )
-    assert [path for path, _ in found] == [
+    assert [path for path, _ in errors] == [
         "layers[0].extra",
         "layers[0].layers[0].layers[0].alpha",
         "layers[0].layers[0].layers[1]",
@@ -648,11 +654,11 @@ def test_all_faults_are_told_whatever_else_is_wrong_in_a_composite():
         "layers[0].shortcut[0].alpha",
         "layers[1].foo",
     ]
-    found = problems({"type": "concat", "more": 1, "branches": [[], [steep]]}, {"type": "reshape", "shape": [4]})
-    assert [path for path, _ in found] == ["layers[0].more", "layers[0].branches[1][0].alpha", "layers[1]"]
-    assert "(10,), 10 elements; (4,) has 4" in found[-1][1]  # shapes are followed through what is faulty elsewhere
+    errors = problems({"type": "concat", "more": 1, "branches": [[], [overflowing]]}, {"type": "reshape", "shape": [4]})
+    assert [path for path, _ in errors] == ["layers[0].more", "layers[0].branches[1][0].alpha", "layers[1]"]
+    assert "(10,), 10 elements; (4,) has 4" in errors[-1][1]  # shapes are inferred through layers with other errors
     with pytest.raises(SpecError):
         specnet.layers.SequentialSpec(layers=[{"type": "relo"}])
     assert [path for path, _ in problems({"type": "relo"}, {"type": "reshape", "shape": [4]})] == ["layers[0].type"]
-    found = problems({"type": "concat", "branches": [3, [steep]]}, {"type": "reshape", "shape": [4]})
-    assert [path for path, _ in found] == ["layers[0].branches[0]"]  # what cannot be placed is not looked at
+    errors = problems({"type": "concat", "branches": [3, [overflowing]]}, {"type": "reshape", "shape": [4]})
+    assert [path for path, _ in errors] == ["layers[0].branches[0]"]  # the content of the concat is not checked further

@@ -1,4 +1,4 @@
-"""The experiment document: defaults, refusals and where they point."""
+"""Test the experiment document: defaults, error messages and their positions."""
 
 import json
 
@@ -13,7 +13,7 @@ MODEL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
 MINIMAL = {"model": MODEL, "data": {"train": {"path": "d.npz"}}, "training": {"loss": "softmax_cross_entropy"}}
 
 
-def changed(path, value):
+def document_with(path, value):
     document = json.loads(json.dumps(MINIMAL))
     *parents, last = path.split(".")
     target = document
@@ -23,7 +23,7 @@ def changed(path, value):
     return document
 
 
-def test_defaults():
+def test_defaults_are_filled_in():
     spec, _ = load_experiment(MINIMAL)
     training = spec.training
     assert training.loss.type == "softmax_cross_entropy"
@@ -31,19 +31,19 @@ def test_defaults():
     assert (training.epochs, training.batch_size, training.shuffle, training.seed) == (10, 32, True, 0)
     assert (training.checkpoint.every_epochs, training.checkpoint.every_steps) == (1, None)
     assert training.checkpoint.keep_best is None
-    spec, _ = load_experiment(changed("data.validation", {"fraction": 0.2}))
+    spec, _ = load_experiment(document_with("data.validation", {"fraction": 0.2}))
     assert spec.training.checkpoint.keep_best == "validation_loss"
     assert ExperimentSpec.model_validate_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "lion"])
-def test_a_name_stands_for_its_defaults(optimizer):
-    spec, _ = load_experiment(changed("training.optimizer", optimizer))
+def test_an_optimizer_name_selects_its_defaults(optimizer):
+    spec, _ = load_experiment(document_with("training.optimizer", optimizer))
     assert spec.training.optimizer.type == optimizer
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "where", "words"),
+    ("path", "value", "error_path", "message_part"),
     [
         ("training.loss", "softmax", "training.loss", "unknown loss"),
         ("training.loss", "mean_squared_eror", "training.loss", 'did you mean "mean_squared_error"'),
@@ -71,33 +71,33 @@ def test_a_name_stands_for_its_defaults(optimizer):
         ("format", "specnet-experiment/9", "format", "newer specnet"),
     ],
 )  # fmt: skip
-def test_refused_with_path_place_and_words(tmp_path, path, value, where, words):
-    document = changed(path, value)
+def test_an_invalid_value_is_rejected_with_path_and_position(tmp_path, path, value, error_path, message_part):
+    document = document_with(path, value)
     with pytest.raises(SpecError) as caught:
         load_experiment(document)
-    assert where in [problem.path for problem in caught.value.problems]
-    assert words in str(caught.value)
+    assert error_path in [problem.path for problem in caught.value.problems]
+    assert message_part in str(caught.value)
     (tmp_path / "e.json").write_text(json.dumps(document, indent=2))
-    with pytest.raises(SpecError) as placed:
+    with pytest.raises(SpecError) as caught_in_file:
         load_experiment(tmp_path / "e.json")
-    assert all(problem.line and problem.column for problem in placed.value.problems)
-    assert str(placed.value).startswith(str(tmp_path / "e.json") + ":")
+    assert all(problem.line and problem.column for problem in caught_in_file.value.problems)
+    assert str(caught_in_file.value).startswith(str(tmp_path / "e.json") + ":")
 
 
-def test_an_activation_that_the_loss_contains_is_refused():
-    doubled = {**MODEL, "layers": [*MODEL["layers"], {"type": "softmax"}]}
+def test_an_activation_that_the_loss_includes_is_rejected():
+    with_softmax = {**MODEL, "layers": [*MODEL["layers"], {"type": "softmax"}]}
     with pytest.raises(SpecError, match=r"training\.loss: .*logits.*softmax; remove that layer"):
-        load_experiment(changed("model", doubled))
+        load_experiment(document_with("model", with_softmax))
 
 
-def test_a_cross_entropy_needs_classes():
-    narrow = {"input_shape": [4], "layers": [{"type": "affine", "units": 1}]}
+def test_a_cross_entropy_needs_at_least_two_outputs():
+    single_output = {"input_shape": [4], "layers": [{"type": "affine", "units": 1}]}
     with pytest.raises(SpecError, match=r"training\.loss: .*at least 2; .*\(1,\)"):
-        load_experiment(changed("model", narrow))
+        load_experiment(document_with("model", single_output))
 
 
-def test_accuracy_is_monitored_for_classes_only():
-    document = changed("training.loss", "mean_squared_error")
+def test_accuracy_can_be_monitored_only_for_classifiers():
+    document = document_with("training.loss", "mean_squared_error")
     document["data"]["validation"] = {"fraction": 0.5}
     document["training"]["checkpoint"] = {"keep_best": "validation_accuracy"}
     with pytest.raises(SpecError, match="accuracy is not measured"):
@@ -106,7 +106,7 @@ def test_accuracy_is_monitored_for_classes_only():
     load_experiment(document)
 
 
-def test_the_models_own_file_is_named(digits):
+def test_errors_in_the_model_document_name_its_file(digits):
     model = digits / "digits.model.json"
     model.write_text(model.read_text().replace('"units": 256', '"units": "256"'))
     with pytest.raises(SpecError) as caught:
@@ -118,21 +118,21 @@ def test_the_models_own_file_is_named(digits):
         load_experiment(digits / "digits.experiment.json")
 
 
-def test_a_model_document_is_no_experiment(digits):
+def test_a_model_document_is_rejected_as_experiment(digits):
     with pytest.raises(SpecError) as caught:
         load_experiment(digits / "digits.model.json")
     assert len(caught.value.problems) == 1
     assert "this is a model document" in str(caught.value)
 
 
-def test_half_a_surrogate_pair_is_told_as_such(tmp_path):
+def test_lone_surrogates_are_reported(tmp_path):
     (tmp_path / "e.json").write_text('{"name": "\\ud800", "training": {}, "\\udc00": 1}')
     with pytest.raises(SpecError) as caught:
         load_experiment(tmp_path / "e.json")
     assert [(p.code, p.column) for p in caught.value.problems] == [("surrogate", 10), ("surrogate", 36)]
 
 
-def test_overrides():
+def test_overrides_change_single_values():
     spec, _ = load_experiment(
         MINIMAL, {"training.epochs": "3", "training.optimizer.learning_rate": "0.5", "training.optimizer.type": "sgd"}
     )
@@ -143,7 +143,7 @@ def test_overrides():
     with pytest.raises(SpecError, match=r"training\.epoch: unknown key; did you mean"):
         load_experiment(MINIMAL, {"training.epoch": "3"})
     with pytest.raises(SpecError, match=r"training\.loss\.x: unknown key; valid: type, label_smoothing"):
-        load_experiment(MINIMAL, {"training.loss.x": "3"})  # a name is short for an object of this type
+        load_experiment(MINIMAL, {"training.loss.x": "3"})  # a loss name abbreviates an object with this type
     spec, _ = load_experiment(MINIMAL, {"training.loss.label_smoothing": "0.1", "model.layers[0].units": "7"})
     assert spec.training.loss.label_smoothing == 0.1
     assert spec.built_model.layers[0].units == 7
@@ -160,7 +160,7 @@ def test_overrides():
     assert MINIMAL["training"] == {"loss": "softmax_cross_entropy"}
 
 
-def test_a_path_needs_a_folder():
+def test_a_model_path_needs_load_experiment():
     spec = ExperimentSpec.model_validate({**MINIMAL, "model": "m.json"})
     with pytest.raises(specnet.SpecnetError, match="load_experiment"):
         spec.built_model  # noqa: B018

@@ -1,4 +1,4 @@
-"""specnet.fit: arrays in, a trained model and its history out."""
+"""Test specnet.fit, which trains a model on arrays and returns its history."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ Y = (X[:, 0] > X[:, 1]).astype(int)
 LAYERS = ({"type": "affine", "units": 16}, {"type": "relu"}, {"type": "affine", "units": 2})
 
 
-def model(*layers, **settings):
+def build_model(*layers, **settings):
     return model_of(*(layers or LAYERS), input_shape=(4,), dtype="float32", **settings)
 
 
 def test_a_classifier_learns():
-    net = model()
+    net = build_model()
     adam = {"type": "adam", "learning_rate": 0.01}
     history = specnet.fit(
         net, X, Y, validation=(X[:50], Y[:50]), loss="softmax_cross_entropy", epochs=30, optimizer=adam
@@ -28,8 +28,8 @@ def test_a_classifier_learns():
     assert np.mean(net.predict(X).argmax(axis=1) == Y) > 0.95
 
 
-def test_a_regression_learns_through_a_layer_that_standardizes():
-    net = model({"type": "standardize"}, *LAYERS[:2], {"type": "affine", "units": 1})
+def test_a_regression_with_standardized_inputs_learns():
+    net = build_model({"type": "standardize"}, *LAYERS[:2], {"type": "affine", "units": 1})
     target = 3 * X[:, 0] - X[:, 2]
     history = specnet.fit(net, 100 + 5 * X, target, loss="mean_squared_error", epochs=60, metrics=["r2", "mae"],
                           validation=0.25, optimizer={"type": "adam", "learning_rate": 0.01})  # fmt: skip
@@ -37,10 +37,10 @@ def test_a_regression_learns_through_a_layer_that_standardizes():
     assert np.allclose(net.buffers["standardize_1.mean"], 100, atol=1)
     mean = net.buffers["standardize_1.mean"].copy()
     specnet.fit(net, X, target, loss="mean_squared_error", epochs=1)
-    assert np.array_equal(net.buffers["standardize_1.mean"], mean), "values that are there stay"
+    assert np.array_equal(net.buffers["standardize_1.mean"], mean), "fit changed the fitted mean"
 
 
-def test_it_is_the_loop_of_train(tmp_path, monkeypatch):
+def test_fit_and_train_compute_the_same_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("d.npz", x=X, y=Y)
     spec = specnet.ModelSpec(input_shape=(4,), layers=[*LAYERS[:2], {"type": "dropout", "rate": 0.3}, LAYERS[2]])
@@ -60,42 +60,42 @@ def test_it_is_the_loop_of_train(tmp_path, monkeypatch):
 
 
 def test_early_stopping_restores_the_best_arrays():
-    def net():
-        return model(LAYERS[0], {"type": "batch_norm"}, *LAYERS[1:])
+    def new_model():
+        return build_model(LAYERS[0], {"type": "batch_norm"}, *LAYERS[1:])
 
-    noisy = RNG.integers(0, 2, 200)
+    random_targets = RNG.integers(0, 2, 200)
     settings = {
         "loss": "softmax_cross_entropy",
         "optimizer": {"type": "adam", "learning_rate": 0.05},
         "validation": 0.3,
     }
-    stopped = net()
-    history = specnet.fit(stopped, X, noisy, epochs=200, early_stopping={"patience": 5}, **settings)
+    stopped = new_model()
+    history = specnet.fit(stopped, X, random_targets, epochs=200, early_stopping={"patience": 5}, **settings)
     best = int(np.argmin(history["val_loss"])) + 1
     assert len(history["loss"]) == best + 5
-    plain = net()
-    specnet.fit(plain, X, noisy, epochs=best, **settings)
-    for name, value in {**plain.parameters, **plain.buffers}.items():
+    without_stopping = new_model()
+    specnet.fit(without_stopping, X, random_targets, epochs=best, **settings)
+    for name, value in {**without_stopping.parameters, **without_stopping.buffers}.items():
         assert np.array_equal(value, {**stopped.parameters, **stopped.buffers}[name]), name
 
 
-def test_listeners_may_stop_it():
-    history = specnet.fit(model(), X, Y, loss="softmax_cross_entropy", epochs=9,
+def test_a_listener_can_stop_the_training():
+    history = specnet.fit(build_model(), X, Y, loss="softmax_cross_entropy", epochs=9,
                           listeners=[lambda event: event.run.stop() if event.run.epoch == 2 else None])  # fmt: skip
     assert history["epoch"] == [1, 2]
 
 
-def test_names_of_classes_need_labels():
+def test_text_targets_need_labels():
     names = np.array(["no", "yes"])[Y]
     spec = specnet.ModelSpec(input_shape=(4,), layers=list(LAYERS), labels=["no", "yes"])
     history = specnet.fit(specnet.build(spec), X, names, loss="softmax_cross_entropy", epochs=2)
     assert history == specnet.fit(specnet.build(spec), X, Y, loss="softmax_cross_entropy", epochs=2)
-    with pytest.raises(DataError, match="name the classes in the model document: labels"):
-        specnet.fit(model(), X, names, loss="softmax_cross_entropy")
+    with pytest.raises(DataError, match="list the class names in the model document under labels"):
+        specnet.fit(build_model(), X, names, loss="softmax_cross_entropy")
 
 
-def test_what_does_not_fit_is_refused_before_anything_moves():
-    net = model()
+def test_invalid_arguments_are_rejected_and_leave_the_model_unchanged():
+    net = build_model()
     before = arrays_of(net)
     with pytest.raises(DataError, match=r"fit: inputs: the model expects shape \(batch, 4\)"):
         specnet.fit(net, X[:, :3], Y, loss="softmax_cross_entropy")

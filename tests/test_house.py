@@ -1,4 +1,4 @@
-"""The house: public names, what importing costs, which way imports run, sizes of files and folders."""
+"""Public names, the cost of importing, the direction of imports, and the sizes of files and folders."""
 
 import ast
 import pathlib
@@ -54,9 +54,9 @@ ORDER = [
     {"cli"},
     {"__main__"},
 ]
-"""From the ground up: a room imports those above it in this list, and itself."""
+"""Subpackages and top-level modules, lowest layer first: each may import itself and those of earlier rows."""
 LOOKED_UP = {("specnet.layers", "specnet.spec.layers")}
-"""The one exception: `specnet.layers.AffineSpec` and its like, found when somebody asks for them."""
+"""The only exception: `specnet.layers.AffineSpec` and the other spec classes are imported on first access."""
 WITHOUT_PYDANTIC = [
     *("specnet.arrays", "specnet.layers", "specnet.layer", "specnet.chain", "specnet.composite", "specnet.plan"),
     *("specnet.model", "specnet.checkpoint.read", "specnet.files", "specnet.mpi", "specnet.kernels"),
@@ -74,25 +74,25 @@ MODULES = {
 
 
 def imports_of(module):
-    """All modules of the package that a module imports, wherever in it: deferred and type-only imports too."""
-    found = set()
+    """Return all modules of the package that a module imports, including deferred and type-only imports."""
+    imported = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative imports are not used here"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
+            imported |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
-            text = ast.unparse(node.args[0]).strip("f'\"").partition("{")[0].rstrip(".")
-            found.add(text)
-    return {name for name in found if name.split(".")[0] == "specnet" and name != "specnet"}
+            target = ast.unparse(node.args[0]).strip("f'\"").partition("{")[0].rstrip(".")
+            imported.add(target)
+    return {name for name in imported if name.split(".")[0] == "specnet" and name != "specnet"}
 
 
 GRAPH = {module: imports_of(module) - {module} for module in MODULES}
 
 
-def room(module):
+def top_level_name(module):
     return [*module.split("."), "__init__"][1]
 
 
@@ -105,7 +105,7 @@ def test_the_public_names_are_exactly_these():
     assert not hasattr(specnet.layers, "Nonsense")
 
 
-def test_the_tree_of_errors():
+def test_the_exception_hierarchy():
     assert issubclass(specnet.SpecnetError, ValueError)
     for error in (specnet.SpecError, specnet.ShapeError, specnet.DataError, specnet.CheckpointError):
         assert issubclass(error, specnet.SpecnetError)
@@ -113,7 +113,7 @@ def test_the_tree_of_errors():
         assert issubclass(getattr(specnet, f"Checkpoint{name}Error"), specnet.CheckpointError)
 
 
-def test_importing_imports_nothing_heavy(python):
+def test_importing_specnet_imports_no_large_package(python):
     heavy = ("numpy", "pydantic", "h5py", "typer", "rich")
     code = f"import sys, specnet; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -121,35 +121,35 @@ def test_importing_imports_nothing_heavy(python):
     assert subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_numbers_need_no_pydantic(python):
+def test_computing_needs_no_pydantic(python):
     modules = [m for m in MODULES if any(m == name or m.startswith(f"{name}.") for name in WITHOUT_PYDANTIC)]
-    modules.remove("specnet.kernels.build")  # runs while the package is built
+    modules.remove("specnet.kernels.build")  # used only while the package is built
     assert len(modules) > 35
     code = "import sys\nfor name in sys.argv[1:]:\n __import__(name)\n assert 'pydantic' not in sys.modules, name"
     subprocess.run([python, "-c", code, *modules], check=True)
 
 
-def test_imports_run_one_way():
+def test_imports_follow_the_order():
     rank = {name: index for index, names in enumerate(ORDER) for name in names}
-    wrong = []
+    violations = []
     for module, targets in GRAPH.items():
         for target in targets:
-            here, there = room(module), room(target)
-            if module == "specnet" or here == there or (module, target) in LOOKED_UP:
+            importer, imported = top_level_name(module), top_level_name(target)
+            if module == "specnet" or importer == imported or (module, target) in LOOKED_UP:
                 continue
-            if rank[there] >= rank[here]:
-                wrong.append(f"{module} imports {target}")
-    assert wrong == []
+            if rank[imported] >= rank[importer]:
+                violations.append(f"{module} imports {target}")
+    assert violations == []
 
 
-def test_no_module_reaches_itself():
-    """Counts `import_module` with a fixed beginning as an import of all that begins so, but for the exception."""
+def test_there_are_no_import_cycles():
+    """Count `import_module(f"prefix.{name}")` as an import of the prefix, except for LOOKED_UP."""
     state: dict[str, str] = {}
 
     def visit(module, path):
         if state.get(module) == "done" or module not in GRAPH:
             return
-        assert state.get(module) != "open", f"a circle: {' -> '.join([*path, module])}"
+        assert state.get(module) != "open", f"an import cycle: {' -> '.join([*path, module])}"
         state[module] = "open"
         for target in GRAPH[module]:
             if (module, target) not in LOOKED_UP and not target.startswith(f"{module}."):
@@ -164,13 +164,15 @@ def test_no_module_reaches_itself():
 @pytest.mark.parametrize(
     "folder", [PACKAGE, *sorted(p.parent for p in PACKAGE.rglob("__init__.py") if p.parent != PACKAGE)]
 )
-def test_a_folder_is_one_thing(folder):
+def test_a_folder_is_small_and_documented(folder):
     names = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     if folder == PACKAGE:
         assert len(names) <= MAX_TOP
     else:
         assert len(names) <= MAX_FILES
-    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), "says what is in it and what it imports"
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), (
+        "__init__.py needs a docstring: the folder's contents and imports"
+    )
 
 
 def test_files_are_short():
@@ -185,7 +187,7 @@ def test_every_layer_is_exported_with_its_spec():
     assert set(dir(specnet.layers)) >= {*specnet.layers.__all__, "AffineSpec"}
 
 
-def test_a_family_has_two_files_of_one_name():
+def test_a_layer_family_has_a_layer_file_and_a_spec_file_of_the_same_name():
     for family, row in specnet.layers.FAMILIES.items():
         assert f"specnet.layers.{family}" in MODULES
         assert f"specnet.spec.layers.{family}" in MODULES

@@ -1,4 +1,4 @@
-"""Initial values: their distributions, and what decides them."""
+"""Initializers: their distributions, and what their values depend on."""
 
 import math
 
@@ -20,19 +20,19 @@ VARIANCE = {
 
 
 @pytest.mark.parametrize("name", VARIANCE)
-def test_mean_and_variance(name):
-    drawn = initializers.draw(name, 0, "w", SHAPE)
-    assert drawn.dtype == np.float64
-    assert abs(drawn.mean()) < 5 * math.sqrt(VARIANCE[name] / drawn.size)
-    assert drawn.var() == pytest.approx(VARIANCE[name], rel=0.02)
+def test_mean_and_variance_match_the_formula(name):
+    weights = initializers.draw(name, 0, "w", SHAPE)
+    assert weights.dtype == np.float64
+    assert abs(weights.mean()) < 5 * math.sqrt(VARIANCE[name] / weights.size)
+    assert weights.var() == pytest.approx(VARIANCE[name], rel=0.02)
     if name.endswith("uniform"):
-        assert np.abs(drawn).max() <= math.sqrt(3 * VARIANCE[name])
+        assert np.abs(weights).max() <= math.sqrt(3 * VARIANCE[name])
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (30, 7), (7, 30)])
-def test_orthogonal(shape):
-    drawn = initializers.draw("orthogonal", 0, "w", shape)
-    gram = drawn.T @ drawn if shape[0] >= shape[1] else drawn @ drawn.T
+def test_orthogonal_matrices_are_orthogonal(shape):
+    weights = initializers.draw("orthogonal", 0, "w", shape)
+    gram = weights.T @ weights if shape[0] >= shape[1] else weights @ weights.T
     assert np.allclose(gram, np.eye(min(shape)), atol=1e-12)
 
 
@@ -47,12 +47,12 @@ def test_orthogonal(shape):
         ({"type": "uniform", "low": 2, "high": 4}, lambda w: w.min() >= 2 and w.max() < 4 and abs(w.mean() - 3) < 0.1),
     ],
 )
-def test_documents_do_what_they_say(document, check):
+def test_initializers_in_documents(document, check):
     model = model_of({"type": "affine", "units": 40, "weight_init": document}, input_shape=(50,))
     assert check(model.parameters["affine_1.weight"])
 
 
-def test_explicit_values():
+def test_explicit_values_are_used():
     values = [[1, 3, 5], [2, 4, 6]]
     entry = {"type": "affine", "units": 3, "weight_init": {"type": "values", "values": values}}
     assert model_of(entry, input_shape=(2,)).parameters["affine_1.weight"].tolist() == values
@@ -60,7 +60,7 @@ def test_explicit_values():
     assert model_of(entry, input_shape=(2,)).parameters["affine_1.weight"].tolist() == values
 
 
-def test_a_parameter_depends_on_seed_and_name_alone():
+def test_a_parameter_depends_only_on_seed_and_name():
     short = model_of({"type": "affine", "name": "a", "units": 4, "weight_init": "he_normal"})
     longer = model_of(
         {"type": "affine", "name": "a", "units": 4, "weight_init": "he_normal"}, {"type": "affine", "units": 3}
@@ -69,8 +69,8 @@ def test_a_parameter_depends_on_seed_and_name_alone():
     weight = short.parameters["a.weight"]
     assert np.array_equal(weight, longer.parameters["a.weight"])
     assert not np.array_equal(weight, other.parameters["b.weight"])
-    again = specnet.build(short.spec)
-    assert np.array_equal(weight, again.parameters["a.weight"])
+    rebuilt = specnet.build(short.spec)
+    assert np.array_equal(weight, rebuilt.parameters["a.weight"])
     reseeded = specnet.build(short.spec, seed=7)
     assert reseeded.spec.seed == 7
     assert not np.array_equal(weight, reseeded.parameters["a.weight"])

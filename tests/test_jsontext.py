@@ -1,4 +1,4 @@
-"""Strict JSON: what is refused, where, and the canonical form."""
+"""Test strict JSON parsing: rejected texts, positions of errors, and the canonical form."""
 
 import json
 import time
@@ -13,16 +13,16 @@ from specnet.document.json_text import MAX_BYTES, parse_json
 
 
 def problem(text):
-    """The first problem of a text as (line, column, message)."""
+    """Return the first problem of a text as (line, column, message)."""
     with pytest.raises(specnet.SpecError) as caught:
         parsed = parse_json(text)
         raise parsed.error()
-    problem = caught.value.problems[0]
-    return problem.line, problem.column, problem.message
+    first = caught.value.problems[0]
+    return first.line, first.column, first.message
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "column", "word"),
+    ("text", "line", "column", "message_part"),
     [
         ('{"a": 1,}', 1, 8, "trailing comma"),
         ("[1, 2,\n  3,]", 2, 4, "trailing comma"),
@@ -52,10 +52,10 @@ def problem(text):
         (b'{"a":\n "\xff"}', 2, 3, "0xff"),
     ],
 )
-def test_refused_with_line_and_column(text, line, column, word):
-    found = problem(text)
-    assert found[:2] == (line, column), found
-    assert word in found[2]
+def test_an_invalid_text_is_rejected_with_line_and_column(text, line, column, message_part):
+    error = problem(text)
+    assert error[:2] == (line, column), error
+    assert message_part in error[2]
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_refused_with_line_and_column(text, line, column, word):
         "[" + "[]," * 300 + '\\"' * 100_000,
     ],
 )
-def test_excess_is_answered_at_once(text):
+def test_excessive_texts_are_rejected_quickly(text):
     began = time.monotonic()
     problem(text)
     assert time.monotonic() - began < 5
 
 
-def test_a_duplicate_key_is_told_once():
+def test_a_duplicate_key_is_reported_once():
     parsed = parse_json('{"a": [{"b": 1}], "a": [{"b": 2}], "c": {"b": 1}}')
     assert [f.path for f in parsed.findings] == [("a",)]
 
 
-def test_size_is_bounded():
+def test_a_text_above_the_size_limit_is_rejected():
     assert "bytes" in problem(b" " * (MAX_BYTES + 1))[2]
 
 
-def test_every_fault_of_the_text_is_found():
+def test_all_problems_of_a_text_are_reported():
     parsed = parse_json('{"a": NaN, "b": [1e999, {"a": 1, "a": 2}], "c": "\\ud800"}')
     assert [(f.code, f.path) for f in parsed.findings] == [
         ("number_range", ("a",)),
@@ -94,7 +94,7 @@ def test_every_fault_of_the_text_is_found():
     ]
 
 
-def test_what_is_allowed():
+def test_unusual_but_valid_json_is_accepted():
     value = parse_json('{"a": [-0.0, -0, 1E2, 9007199254740991, "\\ud83d\\ude00 é"], "": null}').value
     assert value == {"a": [0.0, 0, 100.0, 9007199254740991, "😀 é"], "": None}
     assert str(value["a"][0]) == "0.0"
@@ -112,7 +112,7 @@ json_values = st.recursive(
 
 
 @given(json_values, st.integers(0, 3))
-def test_what_the_standard_library_writes_is_read_back(value, indent):
+def test_json_written_by_the_standard_library_is_read_back(value, indent):
     text = json.dumps(value, ensure_ascii=False, indent=indent or None)
     try:
         text.encode()
@@ -124,16 +124,16 @@ def test_what_the_standard_library_writes_is_read_back(value, indent):
 
 
 @given(json_values)
-def test_the_canonical_form_is_read_back_and_stays(value):
+def test_the_canonical_form_round_trips(value):
     text = canonical_json(value)
-    # 4.2e16 is written 42000000000000000, which JavaScript reads as the number it was.
-    again = json.loads(text, parse_int=lambda digits: int(digits) if abs(int(digits)) < 2**53 else float(digits))
-    assert again == value
-    assert canonical_json(again) == text
+    # 4.2e16 is written as 42000000000000000, which JavaScript reads as the same number.
+    reread = json.loads(text, parse_int=lambda digits: int(digits) if abs(int(digits)) < 2**53 else float(digits))
+    assert reread == value
+    assert canonical_json(reread) == text
 
 
 @given(st.text(alphabet='{}[]",:0123456789.eE+-truefalsn \n\\ud', max_size=60))
-def test_any_text_is_read_or_refused_as_the_standard_library_does(text):
+def test_texts_are_accepted_and_rejected_as_by_the_standard_library(text):
     try:
         json.loads(text)
     except ValueError:
@@ -167,11 +167,11 @@ def test_any_text_is_read_or_refused_as_the_standard_library_does(text):
         ([1, [], {}, "x"], '[1,[],{},"x"]'),
     ],
 )
-def test_canonical_form_of_rfc_8785(value, text):
+def test_the_canonical_form_follows_rfc_8785(value, text):
     assert canonical_json(value).decode() == text
 
 
-def test_canonical_form_has_no_infinity():
+def test_infinity_has_no_canonical_form():
     with pytest.raises(ValueError, match="canonical"):
         canonical_json(float("inf"))
     assert len(sha256_of({})) == 64

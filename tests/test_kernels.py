@@ -1,4 +1,4 @@
-"""Compiled kernels: the same bits as numpy's, and numpy where there are none."""
+"""Compiled kernels agree with numpy (Adam and ReLU to the bit), and numpy is used if there are no kernels."""
 
 import copy
 import hashlib
@@ -23,60 +23,63 @@ from tests.support import model_of
 needs_kernels = pytest.mark.skipif(
     kernels.backend() == "numpy", reason="no kernels were built when specnet was installed, or they are switched off"
 )
-ODD = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 1e-320, 3e38, -1.5, 1e-20]
+SPECIAL_VALUES = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 1e-320, 3e38, -1.5, 1e-20]
 NAMES = ("adam", "add_bias", "affine_row", "relu", "relu_backward", "batch_norm", "batch_norm_backward")
 
 
 @pytest.fixture
-def by_numpy(monkeypatch):
-    """Give a switch that makes the layers, losses and optimizers do without kernels from then on."""
+def switch_to_numpy(monkeypatch):
+    """Return a function after whose call layers, losses and optimizers use numpy instead of kernels."""
 
     def switch():
         for name in NAMES:
-            monkeypatch.setattr(kernels, name, kernels._not_taken)
-        monkeypatch.setattr(kernels, "cross_entropy", kernels._no_number)
+            monkeypatch.setattr(kernels, name, kernels._return_false)
+        monkeypatch.setattr(kernels, "cross_entropy", kernels._return_none)
 
     return switch
 
 
-def both_ways(work):
-    """Run some work with the kernels and without them; give both results."""
+def run_with_and_without_kernels(work):
+    """Run `work` with and without kernels; return both results and the names of the kernels that computed something."""
     with pytest.MonkeyPatch.context() as patch:
-        taken = set()
+        used = set()
         for name in (*NAMES, "cross_entropy"):
-            patch.setattr(kernels, name, noting(getattr(kernels, name), name, taken))
+            patch.setattr(kernels, name, recording(getattr(kernels, name), name, used))
         compiled = work()
     with pytest.MonkeyPatch.context() as patch:
         for name in NAMES:
-            patch.setattr(kernels, name, kernels._not_taken)
-        patch.setattr(kernels, "cross_entropy", kernels._no_number)
+            patch.setattr(kernels, name, kernels._return_false)
+        patch.setattr(kernels, "cross_entropy", kernels._return_none)
         plain = work()
-    return compiled, plain, taken
+    return compiled, plain, used
 
 
-def noting(kernel, name, taken):
+def recording(kernel, name, used):
+    """Wrap a kernel so that it adds its name to `used` when it computes something."""
+
     def call(*arrays):
-        answer = kernel(*arrays)
-        if answer is not None and answer is not False:
-            taken.add(name)
-        return answer
+        result = kernel(*arrays)
+        if result is not None and result is not False:
+            used.add(name)
+        return result
 
     return call
 
 
-def odd_array(rng, shape, dtype, odd):
+def random_array(rng, shape, dtype, special):
+    """Draw normal values, one of them replaced by a special value if `special` is true."""
     array = rng.normal(size=shape).astype(dtype)
-    if odd and array.size:
+    if special and array.size:
         with np.errstate(over="ignore"):
-            array.reshape(-1)[rng.integers(array.size)] = np.array(rng.choice(ODD)).astype(dtype)
+            array.reshape(-1)[rng.integers(array.size)] = np.array(rng.choice(SPECIAL_VALUES)).astype(dtype)
     return array
 
 
-def assert_same_bits(mine, other):
-    assert mine.dtype == other.dtype
-    same = (mine == other) | (np.isnan(mine) & np.isnan(other))  # NaNs have many forms
+def assert_same_bits(actual, expected):
+    assert actual.dtype == expected.dtype
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))  # the bits of NaNs may differ
     assert same.all()
-    assert np.array_equal(np.signbit(mine[~np.isnan(mine)]), np.signbit(other[~np.isnan(other)]))
+    assert np.array_equal(np.signbit(actual[~np.isnan(actual)]), np.signbit(expected[~np.isnan(expected)]))
 
 
 floats = st.sampled_from(["float32", "float64"])
@@ -85,7 +88,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @needs_kernels
 @given(st.integers(1, 300), floats, seeds, st.booleans(), st.sampled_from([0.0, 0.1]))
-def test_adam_gives_the_same_bits_as_numpys(count, dtype, seed, odd, decay):
+def test_adam_computes_the_same_bits_as_numpy(count, dtype, seed, special, decay):
     def work():
         rng = np.random.default_rng(seed)
         layer = {"type": "affine", "units": count, "bias": False}
@@ -94,49 +97,50 @@ def test_adam_gives_the_same_bits_as_numpys(count, dtype, seed, odd, decay):
         model.adopt_gradients()
         with np.errstate(all="ignore"):
             for _ in range(3):
-                model.store.gradient_vector[...] = odd_array(rng, 2 * count, dtype, odd)
+                model.store.gradient_vector[...] = random_array(rng, 2 * count, dtype, special)
                 optimizer.step()
         return [model.store.value_vector, *list(optimizer.state.values())[1:]]
 
-    compiled, plain, taken = both_ways(work)
-    assert taken == {"adam"}
-    for mine, other in zip(compiled, plain, strict=True):
-        assert_same_bits(mine, other)
+    compiled, plain, used = run_with_and_without_kernels(work)
+    assert used == {"adam"}
+    for actual, expected in zip(compiled, plain, strict=True):
+        assert_same_bits(actual, expected)
 
 
 @needs_kernels
 @given(st.integers(0, 40), st.integers(1, 70), floats, seeds, st.booleans())
-def test_relu_gives_the_same_bits_as_numpys(rows, width, dtype, seed, odd):
+def test_relu_computes_the_same_bits_as_numpy(rows, width, dtype, seed, special):
     def work():
         rng = np.random.default_rng(seed)
         relu = specnet.layers.Relu()
         with np.errstate(all="ignore"):
-            y = relu.forward(odd_array(rng, (rows, width), dtype, odd))
-            return y, relu.backward(odd_array(rng, (rows, width), dtype, odd))
+            y = relu.forward(random_array(rng, (rows, width), dtype, special))
+            return y, relu.backward(random_array(rng, (rows, width), dtype, special))
 
-    compiled, plain, taken = both_ways(work)
-    assert taken == {"relu", "relu_backward"}
-    for mine, other in zip(compiled, plain, strict=True):
-        assert_same_bits(mine, other + 0.0 if mine is compiled[0] else other)  # which zero is the greater is open
+    compiled, plain, used = run_with_and_without_kernels(work)
+    assert used == {"relu", "relu_backward"}
+    for actual, expected in zip(compiled, plain, strict=True):
+        # max(-0.0, 0.0) may return either zero, so -0.0 in numpy's result is converted to +0.0.
+        assert_same_bits(actual, expected + 0.0 if actual is compiled[0] else expected)
 
 
 @needs_kernels
 @given(st.integers(1, 40), st.integers(1, 70), floats, seeds)
-def test_affine_gives_numpys_numbers(rows, width, dtype, seed):
+def test_affine_agrees_with_numpy(rows, width, dtype, seed):
     def work():
         rng = np.random.default_rng(seed)
         weight, bias = rng.normal(size=(9, width)).astype(dtype), rng.normal(size=width).astype(dtype)
         return specnet.layers.Affine(weight, bias).predict(rng.normal(size=(rows, 9)).astype(dtype))
 
-    compiled, plain, taken = both_ways(work)
-    assert taken == ({"add_bias"} if rows > 1 else {"affine_row"})
+    compiled, plain, used = run_with_and_without_kernels(work)
+    assert used == ({"add_bias"} if rows > 1 else {"affine_row"})
     assert np.array_equal(compiled, plain) or rows == 1
     assert np.allclose(compiled, plain, rtol=0, atol=1e-14 if dtype == "float64" else 1e-5)
 
 
 @needs_kernels
 @given(st.integers(2, 40), st.integers(1, 70), floats, seeds, st.floats(0, 1e3))
-def test_batch_norm_gives_numpys_numbers(rows, width, dtype, seed, offset):
+def test_batch_norm_agrees_with_numpy(rows, width, dtype, seed, offset):
     def work():
         rng = np.random.default_rng(seed)
         scale, shift, x, dy = (rng.normal(size=s).astype(dtype) for s in (width, width, (rows, width), (rows, width)))
@@ -145,32 +149,32 @@ def test_batch_norm_gives_numpys_numbers(rows, width, dtype, seed, offset):
         dx = norm.backward(dy)
         return y, dx, norm.scale_grad, norm.shift_grad, norm.buffers["running_mean"], norm.buffers["running_var"]
 
-    compiled, plain, taken = both_ways(work)
-    assert taken == {"batch_norm", "batch_norm_backward"}
-    for mine, other in zip(compiled, plain, strict=True):
-        # Where two rows are nearly the same, what is divided by is nearly 0.
-        scale = 1 + np.abs(other).max() + offset
-        assert np.abs(mine - other).max() <= (1e-11 if dtype == "float64" else 1e-2) * scale
+    compiled, plain, used = run_with_and_without_kernels(work)
+    assert used == {"batch_norm", "batch_norm_backward"}
+    for actual, expected in zip(compiled, plain, strict=True):
+        # If all rows are nearly equal, the divisor is nearly 0, which amplifies rounding.
+        scale = 1 + np.abs(expected).max() + offset
+        assert np.abs(actual - expected).max() <= (1e-11 if dtype == "float64" else 1e-2) * scale
 
 
 @needs_kernels
 @given(st.integers(1, 40), st.integers(1, 200), floats, seeds, st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 300))
-def test_cross_entropy_gives_numpys_numbers(rows, classes, dtype, seed, smoothing, spread):
+def test_cross_entropy_agrees_with_numpy(rows, classes, dtype, seed, smoothing, spread):
     def work():
         rng = np.random.default_rng(seed)
         x = rng.normal(scale=spread, size=(rows, classes)).astype(dtype)
         return SoftmaxCrossEntropy(smoothing)(x, rng.integers(0, classes, rows))
 
-    ((mine, dmine), (other, dother), taken) = both_ways(work)
-    assert taken == {"cross_entropy"}
+    ((compiled_loss, compiled_gradient), (numpy_loss, numpy_gradient), used) = run_with_and_without_kernels(work)
+    assert used == {"cross_entropy"}
     close = {"rtol": 1e-12, "atol": 1e-14} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-6}
-    assert np.allclose(mine, other, **close)
-    assert np.allclose(dmine, dother, **close)
+    assert np.allclose(compiled_loss, numpy_loss, **close)
+    assert np.allclose(compiled_gradient, numpy_gradient, **close)
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_exponential_is_as_exact_as_the_type(dtype):
+def test_the_exponential_is_accurate_to_the_dtype(dtype):
     x = np.concatenate([[0.0], -np.logspace(-9, 2.9, 5000)]).astype(dtype)
     gradient = np.empty((len(x), 2), dtype)
     rows = np.stack([np.zeros_like(x), x], axis=1)
@@ -183,58 +187,58 @@ def test_the_exponential_is_as_exact_as_the_type(dtype):
 
 @needs_kernels
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_cross_entropy_passes_on_what_is_not_finite(bad):
+def test_cross_entropy_propagates_non_finite_logits(bad):
     def work():
         x = np.array([[1.0, bad, 2.0], [0.5, 0.25, 1.0]], np.float32)
         with np.errstate(all="ignore"):
             return SoftmaxCrossEntropy()(x, np.array([0, 2]))
 
-    (mine, dmine), (other, dother), _ = both_ways(work)
-    assert np.isnan(mine) == np.isnan(other) == (bad != -np.inf)
-    assert np.allclose(dmine[1], dother[1], rtol=1e-6)
-    assert np.array_equal(np.isnan(dmine), np.isnan(dother))
+    (compiled_loss, compiled_gradient), (numpy_loss, numpy_gradient), _ = run_with_and_without_kernels(work)
+    assert np.isnan(compiled_loss) == np.isnan(numpy_loss) == (bad != -np.inf)
+    assert np.allclose(compiled_gradient[1], numpy_gradient[1], rtol=1e-6)
+    assert np.array_equal(np.isnan(compiled_gradient), np.isnan(numpy_gradient))
 
 
-def test_classes_out_of_range_are_refused_either_way(by_numpy):
-    for switch in (lambda: None, by_numpy):
+def test_out_of_range_classes_are_rejected_with_and_without_kernels(switch_to_numpy):
+    for switch in (lambda: None, switch_to_numpy):
         switch()
-        for wrong in (-1, 3, 2**62):
+        for class_index in (-1, 3, 2**62):
             with pytest.raises(specnet.ShapeError, match="classes 0 to 2"):
-                SoftmaxCrossEntropy()(np.zeros((2, 3), np.float32), np.array([0, wrong]))
+                SoftmaxCrossEntropy()(np.zeros((2, 3), np.float32), np.array([0, class_index]))
 
 
-TRAINED = """
+TRAIN = """
 import numpy as np
 import specnet
 from specnet import kernels
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(300, 40)), rng.integers(0, 5, 300)
-found = []
+values = []
 for optimizer in ("adam", {"type": "adam", "weight_decay": 0.1}, {"type": "adamw", "weight_decay": 0.1}):
     wide, relu = {"type": "affine", "units": 700}, {"type": "relu"}
     layers = [wide, {"type": "batch_norm"}, relu, wide, relu, {"type": "affine", "units": 5}]
     model = specnet.build(specnet.ModelSpec(input_shape=(40,), dtype="float64", layers=layers))
     specnet.fit(model, x, y, loss="softmax_cross_entropy", optimizer=optimizer, epochs=2, freeze=["affine_1.bias"],
                 schedule="cosine")
-    found += model.store.value_vector[:: 97].tolist()
-print(kernels.backend(), *found)
+    values += model.store.value_vector[:: 97].tolist()
+print(kernels.backend(), *values)
 """
 
 
 @needs_kernels
-def test_a_run_ends_the_same_either_way(python):
-    found = {}
-    for way in ("", "numpy"):
-        environment = {**os.environ, "SPECNET_KERNELS": way, "OPENBLAS_NUM_THREADS": "1"}
-        made = subprocess.run([python, "-c", TRAINED], env=environment, capture_output=True, text=True, check=True)
-        backend, *numbers = made.stdout.split()
-        found[backend] = np.array(numbers, float)
-    assert found.keys() == {"compiled", "numpy"}
-    assert np.allclose(found["compiled"], found["numpy"], rtol=1e-6, atol=1e-9)
+def test_training_agrees_with_and_without_kernels(python):
+    results = {}
+    for setting in ("", "numpy"):
+        environment = {**os.environ, "SPECNET_KERNELS": setting, "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.run([python, "-c", TRAIN], env=environment, capture_output=True, text=True, check=True)
+        backend, *numbers = process.stdout.split()
+        results[backend] = np.array(numbers, float)
+    assert results.keys() == {"compiled", "numpy"}
+    assert np.allclose(results["compiled"], results["numpy"], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("broken", ["missing", "another machine's", "another version"])
-def test_without_a_library_that_fits_numpy_does_the_work(monkeypatch, broken):
+def test_numpy_is_used_if_the_library_cannot_be_loaded(monkeypatch, broken):
     if broken == "another version":
         monkeypatch.setitem(sys.modules, "specnet.kernels._compiled", types.SimpleNamespace(VERSION=1))
     else:
@@ -247,7 +251,7 @@ def test_without_a_library_that_fits_numpy_does_the_work(monkeypatch, broken):
     assert kernels._load() is None
 
 
-def test_a_library_of_another_machine_is_left_alone(tmp_path, root, python):
+def test_an_invalid_library_file_is_ignored(tmp_path, root, python):
     package = tmp_path / "copy/specnet"
     shutil.copytree(root / "specnet", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     command = [
@@ -258,43 +262,43 @@ def test_a_library_of_another_machine_is_left_alone(tmp_path, root, python):
     for content in (None, b"\x7fELF garbage" * 100, b""):
         if content is not None:
             (package / "kernels/_compiled.abi3.so").write_bytes(content)
-        made = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True)
-        where, backend = made.stdout.split()
-        assert where.startswith((str(package.parent), "./specnet", "specnet"))
+        process = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True)
+        module_file, backend = process.stdout.split()
+        assert module_file.startswith((str(package.parent), "./specnet", "specnet"))
         assert backend == "numpy"
 
 
-def test_the_environment_switches_them_off(python):
+def test_the_environment_switches_the_kernels_off(python):
     environment = {**os.environ, "SPECNET_KERNELS": "numpy"}
     command = [python, "-m", "specnet", "--version"]
-    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert made.stdout == f"specnet {specnet.__version__} (numpy kernels)\n"
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert process.stdout == f"specnet {specnet.__version__} (numpy kernels)\n"
 
 
 @needs_kernels
-def test_arrays_that_the_kernels_do_not_take_are_not_touched():
+def test_unsupported_arrays_are_rejected_and_not_modified():
     good = np.ones((4, 4), np.float32)
     readonly = good.copy()
     readonly.flags.writeable = False
-    bad = {
+    unsupported = {
         "strided": np.ones((4, 8), np.float32)[:, ::2],
-        "turned": np.asfortranarray(np.arange(16, dtype=np.float32).reshape(4, 4)),
+        "Fortran order": np.asfortranarray(np.arange(16, dtype=np.float32).reshape(4, 4)),
         "float64": good.astype(np.float64),
         "float16": good.astype(np.float16),
-        "other bytes": good.astype(">f4"),
+        "big-endian": good.astype(">f4"),
         "integers": good.astype(np.int32),
         "too long": np.ones((5, 4), np.float32),
-        "no array": [1.0],
-        "nothing": None,
+        "a list": [1.0],
+        "None": None,
     }
-    for array in bad.values():
+    for array in unsupported.values():
         out = np.full((4, 4), 7, np.float32)
         assert kernels.relu(array, out) is False
         assert kernels.relu_backward(good, array, out) is False
         assert kernels.adam(out, array, out, out, np.ones(5, np.float32)) is False
         assert kernels.batch_norm_backward(out, array, *[np.ones(4, np.float32)] * 4, out) is False
         assert (out == 7).all()
-    for array in (readonly, *bad.values()):
+    for array in (readonly, *unsupported.values()):
         assert kernels.relu(good, array) is False
         assert kernels.cross_entropy(good, np.zeros(4, np.int64), array, 0.0) is None
     assert kernels.add_bias(good, np.ones(3, np.float32)) is False
@@ -302,15 +306,15 @@ def test_arrays_that_the_kernels_do_not_take_are_not_touched():
     assert kernels.affine_row(np.ones(3, np.float32), good, np.ones(4, np.float32), np.ones(4, np.float32)) is False
     assert kernels.cross_entropy(good, np.zeros(4, np.int32), good, 0.0) is None
     assert kernels.cross_entropy(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), good, 0.0) is None
-    for few in ((), (good,), (good, good)):
-        assert kernels.relu_backward(*few) is False
+    for arguments in ((), (good,), (good, good)):
+        assert kernels.relu_backward(*arguments) is False
     with pytest.raises(TypeError):
         kernels.cross_entropy(good, np.zeros(4, np.int64), good, "0.1")
     assert (good == 1).all()
 
 
 @needs_kernels
-def test_no_array_is_kept_alive_or_lost():
+def test_kernels_do_not_leak_references():
     arrays = [np.ones((4, 4), np.float32) for _ in range(3)]
     before = [sys.getrefcount(array) for array in arrays]
     for _ in range(1000):
@@ -318,37 +322,37 @@ def test_no_array_is_kept_alive_or_lost():
         kernels.relu_backward(arrays[0], arrays[1].T[::2], arrays[2])
         kernels.cross_entropy(arrays[0], np.zeros(4, np.int64), arrays[1], 0.0)
     assert [sys.getrefcount(array) for array in arrays] == before
-    arrays[0].resize((8, 4), refcheck=False)  # refused while a view of its memory is open
+    arrays[0].resize((8, 4), refcheck=False)  # numpy rejects this while a buffer of the array is exported
 
 
 @pytest.mark.parametrize("cls", [Adam, AdamW])
-def test_an_optimizer_cannot_be_copied_away_from_its_memory(cls):
+def test_an_optimizer_cannot_be_copied_without_its_model(cls):
     model = model_of({"type": "affine", "units": 2})
     optimizer = cls(model)
     with pytest.raises(specnet.SpecnetError, match="copy the model"):
         copy.deepcopy(optimizer)
 
 
-def test_two_models_in_two_threads_do_not_disturb_each_other():
-    def run(seed, found):
+def test_two_models_train_independently_in_two_threads():
+    def run(seed, digests):
         model = model_of({"type": "affine", "units": 300}, {"type": "relu"}, {"type": "affine", "units": 3}, seed=seed)
         x, y = np.random.default_rng(seed).normal(size=(60, 5)), np.arange(60) % 3
         specnet.fit(model, x, y, loss="softmax_cross_entropy", epochs=20)
-        found[seed] = hashlib.sha256(b"".join(v.tobytes() for v in model.parameters.values())).hexdigest()
+        digests[seed] = hashlib.sha256(b"".join(v.tobytes() for v in model.parameters.values())).hexdigest()
 
-    alone, collectively = {}, {}
+    sequential, concurrent = {}, {}
     for seed in (1, 2):
-        run(seed, alone)
-    threads = [threading.Thread(target=run, args=(seed, collectively)) for seed in (1, 2)]
+        run(seed, sequential)
+    threads = [threading.Thread(target=run, args=(seed, concurrent)) for seed in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert collectively == alone
+    assert concurrent == sequential
 
 
-def test_the_hook_builds_and_does_without(tmp_path, root, monkeypatch):
-    pytest.importorskip("hatchling", reason="hatchling is there while the package is built only")
+def test_the_build_hook_compiles_or_warns(tmp_path, root, monkeypatch):
+    pytest.importorskip("hatchling", reason="hatchling is not installed; it is needed only to build the package")
     from specnet.kernels.build import KernelsHook
 
     folder = tmp_path / "specnet/kernels"
@@ -384,7 +388,7 @@ def test_the_hook_builds_and_does_without(tmp_path, root, monkeypatch):
 
 @needs_kernels
 @pytest.mark.parametrize(("rows", "offset"), [(4096, 10), (1_000_000, 5)])
-def test_sums_over_many_rows_keep_their_digits(rows, offset):
+def test_sums_over_many_rows_are_accurate(rows, offset):
     x = (np.random.default_rng(0).normal(size=(rows, 1)) + offset).astype(np.float32)
     exact = x.astype(np.float64)
     norm = specnet.layers.BatchNorm(np.ones(1, np.float32), np.zeros(1, np.float32))
@@ -395,7 +399,7 @@ def test_sums_over_many_rows_keep_their_digits(rows, offset):
 
 
 @needs_kernels
-def test_arrays_that_overlap_are_not_taken():
+def test_overlapping_arrays_are_rejected():
     x = np.arange(6, dtype=np.float32)
     assert kernels.relu(x[:-1], x[1:]) is False
     assert kernels.relu(x, x) is True
@@ -404,14 +408,14 @@ def test_arrays_that_overlap_are_not_taken():
 
 
 @needs_kernels
-def test_classes_that_another_thread_changes_touch_nothing_outside():
+def test_classes_changed_by_another_thread_cause_no_write_out_of_bounds():
     rows, width = 500_000, 4
-    whole = np.zeros((rows + 5000, width), np.float32)
+    buffer = np.zeros((rows + 5000, width), np.float32)
     x = np.zeros((rows, width), np.float32)
     for delay in (0.001, 0.003, 0.006):
         classes = np.zeros(rows, np.int64)
         timer = threading.Timer(delay, classes.fill, [4000])
         timer.start()
-        kernels.cross_entropy(x, classes, whole[:rows], 0.0)
+        kernels.cross_entropy(x, classes, buffer[:rows], 0.0)
         timer.join()
-    assert not whole[rows:].any()
+    assert not buffer[rows:].any()

@@ -1,4 +1,4 @@
-"""Losses: values, gradients, refusals."""
+"""Test losses: values, gradients and error messages."""
 
 import math
 import warnings
@@ -34,7 +34,7 @@ every_case = pytest.mark.parametrize(("loss", "targets"), CASES.values(), ids=CA
 
 
 @every_case
-def test_gradient_equals_the_numerical_one(loss, targets):
+def test_gradient_equals_the_numerical_gradient(loss, targets):
     outputs = np.random.default_rng(1).normal(size=(6, 4)) * 2
     _, gradient = loss(outputs, targets)
     numerical = numerical_gradient(lambda: loss(outputs, targets)[0], outputs)
@@ -43,15 +43,15 @@ def test_gradient_equals_the_numerical_one(loss, targets):
 
 @every_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ownership_and_dtype(loss, targets, dtype):
+def test_a_loss_modifies_no_argument_and_keeps_the_dtype(loss, targets, dtype):
     outputs = np.random.default_rng(2).normal(size=(6, 4)).astype(dtype)
     before = outputs.copy(), targets.copy()
     value, gradient = loss(outputs, targets)
     assert type(value) is float
     assert (gradient.dtype, gradient.shape) == (np.dtype(dtype), outputs.shape)
-    kept = gradient.copy()
+    gradient_copy = gradient.copy()
     loss(-outputs, targets)
-    assert np.array_equal(gradient, kept)
+    assert np.array_equal(gradient, gradient_copy)
     gradient.fill(0)
     assert loss(outputs, targets)[0] == value
     assert np.array_equal(outputs, before[0])
@@ -69,10 +69,10 @@ def test_huge_outputs_neither_overflow_nor_warn(loss, targets):
 
 
 @every_case
-def test_agrees_with_torch(loss, targets):
+def test_value_and_gradient_equal_those_of_torch(loss, targets):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     nn = torch.nn
-    theirs = {
+    torch_loss = {
         SoftmaxCrossEntropy: lambda: nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing),
         BinaryCrossEntropy: nn.BCEWithLogitsLoss,
         MeanSquaredError: nn.MSELoss,
@@ -80,12 +80,12 @@ def test_agrees_with_torch(loss, targets):
         Huber: lambda: nn.HuberLoss(delta=loss.delta),
     }[type(loss)]()
     outputs = np.random.default_rng(3).normal(size=(6, 4))
-    given = torch.tensor(outputs, requires_grad=True)
-    expected = theirs(given, torch.tensor(targets))
+    torch_outputs = torch.tensor(outputs, requires_grad=True)
+    expected = torch_loss(torch_outputs, torch.tensor(targets))
     expected.backward()
     value, gradient = loss(outputs, targets)
     assert value == pytest.approx(expected.item(), rel=1e-12)
-    assert np.allclose(gradient, given.grad.numpy(), rtol=1e-10, atol=1e-15)
+    assert np.allclose(gradient, torch_outputs.grad.numpy(), rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("classes", [2, 31, 32, 33, 500])
@@ -99,14 +99,14 @@ def test_cross_entropy_of_few_and_many_classes(classes):
     assert np.allclose(gradient, p / 9, rtol=1e-10, atol=1e-16)
 
 
-def test_a_class_ruled_out_counts_nothing():
+def test_a_logit_of_minus_infinity_has_probability_zero():
     value, gradient = SoftmaxCrossEntropy()(np.array([[-np.inf, 1.0, 2.0]]), [1])
     assert value == pytest.approx(1 + math.log1p(math.exp(-1)))
     assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(
-    ("targets", "words"),
+    ("targets", "message_pattern"),
     [
         ([[0], [1, 2]], "ragged"),
         ([0, 1, 4], "0 to 3, got 4 in row 2"),
@@ -117,12 +117,12 @@ def test_a_class_ruled_out_counts_nothing():
         (["a", "b", "c"], "integer"),
     ],
 )
-def test_cross_entropy_refuses_other_targets(targets, words):
-    with pytest.raises(specnet.ShapeError, match=words):
+def test_cross_entropy_rejects_invalid_targets(targets, message_pattern):
+    with pytest.raises(specnet.ShapeError, match=message_pattern):
         SoftmaxCrossEntropy()(np.zeros((3, 4)), targets)
 
 
-def test_refusals():
+def test_invalid_shapes_and_settings_are_rejected():
     with pytest.raises(specnet.ShapeError, match=r"\(3, 1\).*\(3,\)"):
         MeanSquaredError()(np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(specnet.ShapeError, match="at least one row"):
@@ -137,10 +137,10 @@ def test_refusals():
         Huber(0)
 
 
-def test_every_loss_has_a_document():
-    made = {name: spec().build() for name, spec in LOSSES.items()}
-    assert {name: loss.name for name, loss in made.items()} == {name: name for name in LOSSES}
-    assert {type(loss) for loss in made.values()} == {type(loss) for loss, _ in CASES.values()}
+def test_every_loss_can_be_built_from_its_spec():
+    losses = {name: spec().build() for name, spec in LOSSES.items()}
+    assert {name: loss.name for name, loss in losses.items()} == {name: name for name in LOSSES}
+    assert {type(loss) for loss in losses.values()} == {type(loss) for loss, _ in CASES.values()}
 
 
 WEIGHTS = RNG.uniform(0.5, 2, 6)
@@ -148,7 +148,7 @@ WEIGHTS = RNG.uniform(0.5, 2, 6)
 
 @every_case
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["rows alike", "rows weighted"])
-def test_weighted_gradients_equal_the_numerical_ones(loss, targets, weights):
+def test_weighted_gradients_equal_the_numerical_gradients(loss, targets, weights):
     if isinstance(loss, SoftmaxCrossEntropy):
         loss = SoftmaxCrossEntropy(loss.label_smoothing, [0.5, 1, 2, 3])
     outputs = np.random.default_rng(1).normal(size=(6, 4)) * 2
@@ -158,38 +158,38 @@ def test_weighted_gradients_equal_the_numerical_ones(loss, targets, weights):
 
 
 @every_case
-def test_weights_are_how_often_a_row_counts(loss, targets):
+def test_a_row_weight_counts_like_repeated_rows(loss, targets):
     outputs = np.random.default_rng(1).normal(size=(6, 4))
-    times = np.array([1, 3, 2, 1, 1, 4])
-    value, gradient = loss(outputs, targets, times.astype(float))
-    repeated, each = loss(outputs.repeat(times, axis=0), targets.repeat(times, axis=0))
-    assert value == pytest.approx(repeated, rel=1e-12)
-    summed = np.add.reduceat(each, np.concatenate([[0], times.cumsum()[:-1]]), axis=0)
+    counts = np.array([1, 3, 2, 1, 1, 4])
+    value, gradient = loss(outputs, targets, counts.astype(float))
+    repeated_value, repeated_gradient = loss(outputs.repeat(counts, axis=0), targets.repeat(counts, axis=0))
+    assert value == pytest.approx(repeated_value, rel=1e-12)
+    summed = np.add.reduceat(repeated_gradient, np.concatenate([[0], counts.cumsum()[:-1]]), axis=0)
     assert np.allclose(gradient, summed, rtol=1e-12)
-    assert loss.weight_of(targets, times.astype(float)) == 12
-    even = loss(outputs, targets, np.full(6, 0.3))
-    assert even[0] == pytest.approx(loss(outputs, targets)[0], rel=1e-12)
+    assert loss.weight_of(targets, counts.astype(float)) == 12
+    equal_weights = loss(outputs, targets, np.full(6, 0.3))
+    assert equal_weights[0] == pytest.approx(loss(outputs, targets)[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("targets", [CLASSES, RNG.dirichlet(np.ones(4), 6)], ids=["classes", "distributions"])
-def test_class_weights_are_torchs(smoothing, targets):
+def test_class_weights_equal_those_of_torch(smoothing, targets):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     outputs, weights = np.random.default_rng(1).normal(size=(6, 4)), [0.5, 1.0, 2.0, 3.0]
     value, gradient = SoftmaxCrossEntropy(smoothing, weights)(outputs, targets)
     x = torch.tensor(outputs, requires_grad=True)
-    made = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float64), label_smoothing=smoothing)
-    theirs = made(x, torch.tensor(targets))
-    theirs.backward()
-    assert value == pytest.approx(theirs.item(), rel=1e-12)
+    criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float64), label_smoothing=smoothing)
+    expected = criterion(x, torch.tensor(targets))
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-12)
     assert np.allclose(gradient, x.grad.numpy(), rtol=1e-10, atol=1e-14)
 
 
-def test_weights_that_do_not_fit():
+def test_invalid_weights_are_rejected():
     outputs = np.zeros((6, 4))
     with pytest.raises(specnet.ShapeError, match=r"weights of shape \(6,\)"):
         MeanSquaredError()(outputs, outputs, np.ones(5))
-    with pytest.raises(specnet.ShapeError, match="3 classes, as class_weights"):
+    with pytest.raises(specnet.ShapeError, match="3 classes, one per class weight"):
         SoftmaxCrossEntropy(class_weights=[1, 2, 3])(outputs, CLASSES)
-    with pytest.raises(specnet.SpecnetError, match="positive numbers, one a class"):
+    with pytest.raises(specnet.SpecnetError, match="positive numbers, one per class"):
         SoftmaxCrossEntropy(class_weights=[1, 0])

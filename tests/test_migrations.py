@@ -1,4 +1,4 @@
-"""Documents of a made-up older version: brought to this one wherever documents are read."""
+"""Documents of an invented older version are converted to the current version wherever documents are read."""
 
 import json
 
@@ -10,14 +10,14 @@ from specnet import ModelSpec, SpecError
 from specnet.document.migrations import MIGRATIONS
 from specnet.plan import identity_of
 from tests.support import model_of
-from tests.test_checkpoint import forged
+from tests.test_checkpoint import save_with_document
 
 OLD = {"format": "specnet-model/0", "input_shape": [5], "stack": [{"type": "affine", "width": 3}, {"type": "relu"}]}
 
 
 @pytest.fixture
 def older(monkeypatch):
-    """A version 0, in which layers stood under "stack" and units were called width."""
+    """Register migrations from a version 0, in which "stack" means "layers", "width" "units" and "fit" "training"."""
 
     def migrate(document):
         layers = document.pop("stack")
@@ -36,7 +36,7 @@ def older(monkeypatch):
     monkeypatch.setitem(MIGRATIONS["specnet-experiment"], 0, migrate_experiment)
 
 
-def test_an_older_document_becomes_one_of_this_version(older, tmp_path):
+def test_an_older_document_is_converted_to_the_current_version(older, tmp_path):
     before = json.dumps(OLD)
     (tmp_path / "old.json").write_text(before)
     spec = specnet.load_spec(tmp_path / "old.json")
@@ -47,25 +47,29 @@ def test_an_older_document_becomes_one_of_this_version(older, tmp_path):
     assert (tmp_path / "old.json").read_text() == before
 
 
-def test_its_faults_have_places(older):
+def test_errors_in_an_older_document_have_paths_and_lines(older):
     text = json.dumps({**OLD, "stack": [{"type": "affine", "width": "3"}, {"type": "relo"}]}, indent=1)
     with pytest.raises(SpecError) as caught:
         ModelSpec.from_text(text, "old.json")
     assert [p.path for p in caught.value.problems] == ["layers[0].units", "layers[1].type"]
     assert all(p.line >= 1 for p in caught.value.problems)
-    with pytest.raises(SpecError, match=r"cannot be brought to specnet-model/1: KeyError\('stack'\)"):
+    with pytest.raises(
+        SpecError, match=r"cannot convert .* from specnet-model/0 to specnet-model/1: KeyError\('stack'\)"
+    ):
         ModelSpec.from_text('{"format": "specnet-model/0"}')
 
 
-def test_without_a_migration_it_is_refused():
-    with pytest.raises(SpecError, match='cannot bring "specnet-model/0" to it; an older specnet reads it') as caught:
+def test_an_older_document_without_a_migration_is_rejected():
+    with pytest.raises(
+        SpecError, match='got "specnet-model/0", which cannot be converted; read it with an older specnet'
+    ) as caught:
         ModelSpec(**OLD)
     assert "format" in [p.path for p in caught.value.problems]
     with pytest.raises(SpecError, match="install a newer specnet"):
         ModelSpec(**{**OLD, "format": "specnet-model/2"})
 
 
-def test_an_experiment_migrates_with_the_model_in_it(older, tmp_path):
+def test_an_older_experiment_is_converted_with_its_model(older, tmp_path):
     np.savez(tmp_path / "d.npz", x=np.ones((8, 5)), y=np.zeros(8, int))
     old = {
         "format": "specnet-experiment/0",
@@ -80,14 +84,14 @@ def test_an_experiment_migrates_with_the_model_in_it(older, tmp_path):
     specnet.train(old, out=tmp_path / "run", resume=True, overrides={"fit.epochs": "2"})
 
 
-def test_a_checkpoint_with_an_older_document_is_read(older, tmp_path):
+def test_a_checkpoint_with_an_older_document_is_loaded(older, tmp_path):
     new = {**json.loads(model_of({"type": "affine", "units": 3}, dtype="float32").spec.to_json())}
     model = specnet.build(ModelSpec(**new))
     old = {**new, "format": "specnet-model/0", "stack": new["layers"]}
     del old["layers"]
     old["stack"][0]["width"] = old["stack"][0].pop("units")
-    loaded = specnet.load(forged(tmp_path, model, json.dumps(old, indent=2)))
+    loaded = specnet.load(save_with_document(tmp_path, model, json.dumps(old, indent=2)))
     assert loaded.spec == model.spec
     assert np.array_equal(loaded.parameters["affine_1.weight"], model.parameters["affine_1.weight"])
-    with pytest.raises(specnet.CheckpointCorruptError, match="identity"):
-        specnet.load(forged(tmp_path, model, json.dumps(old), identity_of({"other": 1})))
+    with pytest.raises(specnet.CheckpointCorruptError, match="model_sha256 does not match this document"):
+        specnet.load(save_with_document(tmp_path, model, json.dumps(old), identity_of({"other": 1})))

@@ -1,4 +1,4 @@
-"""A built network: its arrays, its boundary, copies of it."""
+"""Test the built model: its arrays, its inputs and outputs, and its copies."""
 
 import copy
 import pickle
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import specnet
-from tests.support import arrays_of, assert_same_gradients_without_the_inputs, model_of, same_arrays
+from tests.support import arrays_of, assert_gradients_match_without_input_gradient, model_of, same_arrays
 
 MLP = ({"type": "affine", "name": "hidden", "units": 8}, {"type": "relu"}, {"type": "affine", "units": 3})
 
 
-def test_the_arrays_by_name():
+def test_arrays_are_accessible_by_name():
     model = model_of(*MLP)
     names = ["hidden.weight", "hidden.bias", "affine_2.weight", "affine_2.bias"]
     assert list(model.parameters) == names
@@ -44,10 +44,10 @@ def test_parameters_are_live_views_of_one_vector():
 
 
 @pytest.mark.parametrize("names", [1, 3])
-def test_backward_without_input_gradient_gives_the_same_parameter_gradients(names):
+def test_backward_without_input_gradient_computes_the_same_parameter_gradients(names):
     model = model_of({"type": "relu"}, *MLP[:names])
     x, dy = np.linspace(-1, 1, 10).reshape(2, 5), np.ones((2, *model.output_shape))
-    assert_same_gradients_without_the_inputs(model, x, dy)
+    assert_gradients_match_without_input_gradient(model, x, dy)
 
 
 def test_a_model_without_parameters():
@@ -63,21 +63,21 @@ def test_a_model_without_parameters():
 
 
 @pytest.mark.parametrize("first", [{"type": "flatten"}, {"type": "dropout"}, {"type": "relu"}])
-def test_the_boundary_is_a_copy_whatever_the_first_and_last_layer(first):
+def test_outputs_and_gradients_share_no_memory_with_inputs(first):
     model = model_of(first, {"type": "affine", "units": 4}, first)
     x = np.ones((3, 5))
     y, p = model.forward(x), model.predict(x)
     dx = model.backward(y)
     for a, b in [(y, x), (p, x), (y, p), (dx, y)]:
         assert not np.shares_memory(a, b)
-    kept = y.copy(), dx.copy()
+    copies = y.copy(), dx.copy()
     model.backward(model.forward(-x))
-    assert np.array_equal(kept[0], y)
-    assert np.array_equal(kept[1], dx)
+    assert np.array_equal(copies[0], y)
+    assert np.array_equal(copies[1], dx)
 
 
 @pytest.mark.parametrize(
-    ("x", "words"),
+    ("x", "message_pattern"),
     [
         (np.ones((2, 4)), r"\(batch, 5\), got \(2, 4\)"),
         (np.ones(5), r"got \(5,\).*batch axis"),
@@ -88,27 +88,27 @@ def test_the_boundary_is_a_copy_whatever_the_first_and_last_layer(first):
         (None, "object"),
     ],
 )
-def test_other_inputs_are_shape_errors(x, words):
+def test_invalid_inputs_raise_shape_error(x, message_pattern):
     model = model_of(*MLP)
     for call in (model.forward, model.predict):
-        with pytest.raises(specnet.ShapeError, match=words) as caught:
+        with pytest.raises(specnet.ShapeError, match=message_pattern) as caught:
             call(x)
         assert "hidden" in str(caught.value)
 
 
-def test_conversions():
+def test_inputs_are_converted_to_the_dtype_of_the_model():
     model = model_of(*MLP, dtype="float32")
     x = np.arange(10).reshape(2, 5)
     expected = model.forward(x.astype(np.float32))
     assert expected.dtype == np.float32
     readonly = x.astype(np.float32)
     readonly.flags.writeable = False
-    for given in (x, x.tolist(), x.astype(">f8"), x.astype(np.float16), np.asfortranarray(x), readonly):
-        assert np.array_equal(model.forward(given), expected)
+    for inputs in (x, x.tolist(), x.astype(">f8"), x.astype(np.float16), np.asfortranarray(x), readonly):
+        assert np.array_equal(model.forward(inputs), expected)
     assert np.array_equal(model.forward(x > 4), model.forward((x > 4).astype(np.float32)))
 
 
-def test_order_of_calls():
+def test_backward_needs_a_forward_of_the_same_batch():
     model = model_of(*MLP)
     with pytest.raises(specnet.SpecnetError, match="backward before forward"):
         model.backward(np.ones((1, 3)))
@@ -117,10 +117,10 @@ def test_order_of_calls():
         model.backward(np.ones((1, 3)))
     with pytest.raises(specnet.ShapeError):
         model.forward(np.ones((2, 7)))
-    model.backward(np.ones((2, 3)))  # the refused call has left the forward before it alone
+    model.backward(np.ones((2, 3)))  # the rejected call has kept the cache of the earlier forward
 
 
-def test_a_failed_forward_is_no_forward():
+def test_backward_after_a_failed_forward_is_an_error():
     model = model_of(*MLP)
     model.forward(np.ones((2, 5)))
     bias, model.layers[2]._bias = model.layers[2]._bias, "no array"
@@ -131,55 +131,55 @@ def test_a_failed_forward_is_no_forward():
         model.backward(np.ones((2, 3)))
 
 
-def test_predict_in_batches():
+def test_predict_in_batches_equals_predict_at_once():
     model = model_of(*MLP)
     x = np.random.default_rng(0).normal(size=(25, 5))
-    whole = model.predict(x)
+    expected = model.predict(x)
     for size in (1, 7, 25, 100):
-        assert np.allclose(model.predict(x, batch_size=size), whole, rtol=1e-13)
+        assert np.allclose(model.predict(x, batch_size=size), expected, rtol=1e-13)
     for size in (0, -1, 2.5, "3"):
         with pytest.raises(specnet.SpecnetError, match="batch_size"):
             model.predict(x, batch_size=size)
 
 
-def test_predict_from_several_threads():
+def test_predict_is_thread_safe():
     model = model_of(*MLP, dtype="float32")
     rng = np.random.default_rng(1)
     batches = [rng.normal(size=(n, 5)).astype(np.float32) for n in (1, 2, 30, 200)]
     expected = [model.predict(x) for x in batches]
-    wrong = []
+    mismatches = []
 
     def work(x, y):
-        wrong.extend(1 for _ in range(300) if not np.array_equal(model.predict(x), y))
+        mismatches.extend(1 for _ in range(300) if not np.array_equal(model.predict(x), y))
 
     threads = [threading.Thread(target=work, args=pair) for pair in zip(batches, expected, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not mismatches
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), copy.copy])
-def test_copies_share_nothing(duplicate):
+def test_copies_share_no_arrays(duplicate):
     model = model_of(*MLP, {"type": "batch_norm"}, {"type": "dropout"})
     x = np.arange(10.0).reshape(2, 5)
     assert dict(duplicate(model).gradients) == {}
     model.backward(model.forward(x, training=True))
-    twin = duplicate(model)
+    copied = duplicate(model)
     before = arrays_of(model)
-    assert same_arrays(arrays_of(twin), before)
-    assert twin.spec == model.spec
-    assert np.array_equal(twin.forward(x, training=True), model.forward(x, training=True))
+    assert same_arrays(arrays_of(copied), before)
+    assert copied.spec == model.spec
+    assert np.array_equal(copied.forward(x, training=True), model.forward(x, training=True))
     before = arrays_of(model)
-    for array in (*twin.parameters.values(), *twin.buffers.values(), *twin.gradients.values()):
+    for array in (*copied.parameters.values(), *copied.buffers.values(), *copied.gradients.values()):
         array.fill(0)
     assert same_arrays(arrays_of(model), before)
-    twin.parameters["hidden.weight"][...] = 1
-    assert twin.layers[0].weight[0, 0] == 1
+    copied.parameters["hidden.weight"][...] = 1
+    assert copied.layers[0].weight[0, 0] == 1
 
 
-def test_training_forwards_draw_anew_and_a_step_draws_again():
+def test_dropout_masks_differ_per_forward_and_repeat_per_step():
     model = model_of({"type": "dropout", "rate": 0.5}, input_shape=(50,))
     x = np.ones((4, 50))
     first, second = model.forward(x, training=True), model.forward(x, training=True)
@@ -189,7 +189,7 @@ def test_training_forwards_draw_anew_and_a_step_draws_again():
     assert np.array_equal(model.forward(x), x)
 
 
-def test_helpful_attributes():
+def test_repr_calls_and_error_messages():
     model = model_of(*MLP)
     assert "67" not in repr(model)
     assert "(5,) -> (8,)" in repr(model)

@@ -1,4 +1,4 @@
-"""One run shared by many processes, with real launchers, real kills and real files."""
+"""One run shared by several MPI processes, with real launchers, signals and files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.test_cli import run
 pytest.importorskip("mpi4py", reason="mpi4py is not installed")
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 if MPIEXEC is None:
-    pytest.skip("there is no mpiexec", allow_module_level=True)
+    pytest.skip("mpiexec is not installed", allow_module_level=True)
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "0"}
 PLAIN = {key: value for key, value in ENVIRONMENT.items() if not key.startswith(("PMI", "OMPI_COMM_WORLD", "SLURM"))}
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ TRAIN = [sys.executable, "-m", "specnet", "train", "e.json"]
 
 
 def launch(*arguments, cwd, timeout=120, environment=ENVIRONMENT):
-    """Run mpiexec; give the finished process."""
+    """Run mpiexec and return the finished process."""
     return subprocess.run(
         [MPIEXEC, *map(str, arguments)],
         cwd=cwd,
@@ -48,27 +48,27 @@ def launch(*arguments, cwd, timeout=120, environment=ENVIRONMENT):
 
 
 def mpi(count, *command, cwd, code=0, timeout=120):
-    """Run a command in so many processes; give its standard output and error."""
-    made = launch("-n", count, *command, cwd=cwd, timeout=timeout)
-    assert made.returncode == code, made.stderr
-    assert "Traceback" not in made.stderr
-    return made.stdout, made.stderr
+    """Run a command in `count` processes; return its standard output and standard error."""
+    process = launch("-n", count, *command, cwd=cwd, timeout=timeout)
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout, process.stderr
 
 
-def said(err):
-    """Give the lines of standard error without those of Open MPI's launcher, which stand between rules."""
+def error_lines(err):
+    """Return the lines of standard error, without the ruled-off messages of Open MPI's launcher."""
     return re.sub(r"-{60,}\n.*?-{60,}\n?", "", err, flags=re.DOTALL).strip().splitlines()
 
 
 def document(**training):
-    """An experiment with everything that looks at a whole batch."""
+    """Return an experiment that uses every feature that needs the whole batch."""
     return {
         "model": {
             "dtype": "float64",
             "input_shape": [6],
             "layers": [
                 {"type": "standardize"},
-                {"type": "affine", "units": 8, "bias": False},  # before a norm, its gradient is nothing but rounding
+                {"type": "affine", "units": 8, "bias": False},  # the gradient of a bias before a norm is only rounding
                 {"type": "batch_norm"},
                 {"type": "relu"},
                 {"type": "dropout", "rate": 0.3},
@@ -103,25 +103,25 @@ def folder(tmp_path):
 
 
 def variants():
-    """Experiments, by name, that one process and several have to train alike."""
+    """Return experiments by name, whose training must not depend on the number of processes."""
     optimizers = ("sgd", {"type": "sgd", "momentum": 0.9}, "adam", "adamw", "rmsprop", "adagrad", "lion")
-    found = {f"{index} {optimizer}": document(optimizer=optimizer) for index, optimizer in enumerate(optimizers)}
-    found["accumulated"] = document(batch_size=7, accumulate=3)
-    found["tiny batches"] = document(batch_size=2)
-    found["in order, a schedule"] = document(shuffle=False, schedule="cosine")
-    found["class weights"] = document(loss={"type": "softmax_cross_entropy", "class_weights": [1, 2, 5]})
-    found["frozen"] = document(freeze=["affine_1.*"])
-    found["row weights"] = document()
-    found["row weights"]["data"]["train"]["weights"] = "w"
-    found["regression"] = document(loss="mean_squared_error", metrics=["r2", "mae"])
-    found["regression"]["data"]["train"]["targets"] = "z"
-    found["stopped early"] = document(epochs=40, early_stopping={"patience": 2})
-    found["in parts"] = document()
-    found["in parts"]["data"] = {
+    experiments = {f"{index} {optimizer}": document(optimizer=optimizer) for index, optimizer in enumerate(optimizers)}
+    experiments["accumulated"] = document(batch_size=7, accumulate=3)
+    experiments["tiny batches"] = document(batch_size=2)
+    experiments["in order, a schedule"] = document(shuffle=False, schedule="cosine")
+    experiments["class weights"] = document(loss={"type": "softmax_cross_entropy", "class_weights": [1, 2, 5]})
+    experiments["frozen"] = document(freeze=["affine_1.*"])
+    experiments["row weights"] = document()
+    experiments["row weights"]["data"]["train"]["weights"] = "w"
+    experiments["regression"] = document(loss="mean_squared_error", metrics=["r2", "mae"])
+    experiments["regression"]["data"]["train"]["targets"] = "z"
+    experiments["stopped early"] = document(epochs=40, early_stopping={"patience": 2})
+    experiments["streamed"] = document()
+    experiments["streamed"]["data"] = {
         "train": {"inputs": "x.npy", "targets": "y.npy", "in_memory": False},
         "validation": {"inputs": "x.npy", "targets": "y.npy"},
     }
-    return found
+    return experiments
 
 
 PARITY = """
@@ -138,22 +138,23 @@ for number, doc in enumerate(json.load(open("variants.json")).values()):
 """
 
 
-def test_any_number_of_processes_trains_what_one_does(folder):
+def test_the_trained_model_does_not_depend_on_the_number_of_processes(folder):
     (folder / "variants.json").write_text(json.dumps(variants()))
     (folder / "parity.py").write_text(PARITY)
     for count in (1, 2, 3):
         mpi(count, sys.executable, "parity.py", cwd=folder, timeout=300)
     for number, name in enumerate(variants()):
-        alone = np.load(folder / f"result-1-{number}.npz")
+        single = np.load(folder / f"result-1-{number}.npz")
         for count in (2, 3):
             shared = np.load(folder / f"result-{count}-{number}.npz")
-            assert shared.files == alone.files
-            for key in (key for key in alone.files if "gradient_zeros" not in key):  # 0 or a rounding before a norm
-                difference = np.abs(shared[key] - alone[key]).max()
-                assert difference <= 1e-9 * max(1, np.abs(alone[key]).max()), (name, key)
+            assert shared.files == single.files
+            # The share of zero gradients is left out: before a norm, gradients are 0 or rounding.
+            for key in (key for key in single.files if "gradient_zeros" not in key):
+                difference = np.abs(shared[key] - single[key]).max()
+                assert difference <= 1e-9 * max(1, np.abs(single[key]).max()), (name, key)
 
 
-def test_more_processes_than_rows_of_a_batch(folder):
+def test_there_may_be_more_processes_than_rows_in_a_batch(folder):
     settings = ("--set", "training.batch_size=2", "--set", "training.epochs=1", "--quiet")
     mpi(5, *TRAIN, "--out", "five", *settings, cwd=folder)
     run("train", "e.json", "--out", "one", *settings, cwd=folder)
@@ -162,41 +163,43 @@ def test_more_processes_than_rows_of_a_batch(folder):
         assert np.abs(five.parameters[name] - value).max() < 1e-7
 
 
-def test_the_same_number_makes_the_same_bytes_and_the_first_process_speaks(folder):
+def test_runs_are_reproducible_and_only_the_first_process_prints(folder):
     for name in ("a", "b"):
         out, err = mpi(3, *TRAIN, "--out", name, cwd=folder)
         assert err.count("epoch 1/3") == 1
-        assert out.count("holds the model after the last epoch") == 1
+        assert out.count("contains the model after the last epoch") == 1
     for file in ("last.h5", "best.h5", "history.csv"):
         assert (folder / "a" / file).read_bytes() == (folder / "b" / file).read_bytes()
     assert run("replay", "a/best.h5", "a/last.h5", cwd=folder)[1].count("processes was 3, is 1") == 1
 
 
-def test_a_run_goes_on_with_another_number_of_processes(folder):
-    every = ("--set", "training.checkpoint.every_steps=1", "--quiet")
-    mpi(1, *TRAIN, "--out", "whole", *every, cwd=folder)
+def test_a_run_can_be_resumed_with_another_number_of_processes(folder):
+    every_step = ("--set", "training.checkpoint.every_steps=1", "--quiet")
+    mpi(1, *TRAIN, "--out", "uninterrupted", *every_step, cwd=folder)
     code = (
         "import specnet\nfrom specnet.mpi import launched_world\nworld = launched_world()\n"
         "def stop(event):\n    run = event.run\n"
         "    if event.kind == 'step' and run.world.rank == 1 and run.step == 5:\n        run.stop()\n"
-        "every = {'training.checkpoint.every_steps': '1'}\n"
-        "specnet.train('e.json', out='part', overrides=every, listeners=[stop], world=world)\n"
+        "every_step = {'training.checkpoint.every_steps': '1'}\n"
+        "specnet.train('e.json', out='resumed', overrides=every_step, listeners=[stop], world=world)\n"
     )
-    (folder / "part.py").write_text(code)
-    mpi(2, sys.executable, "part.py", cwd=folder)
-    assert specnet.load(folder / "part/last.h5").run_state["batch"] == 2  # in the midst of an epoch
-    _, err = mpi(3, *TRAIN, "--out", "part", "--resume", *every, cwd=folder)
+    (folder / "resumed.py").write_text(code)
+    mpi(2, sys.executable, "resumed.py", cwd=folder)
+    assert specnet.load(folder / "resumed/last.h5").run_state["batch"] == 2  # in the middle of an epoch
+    _, err = mpi(3, *TRAIN, "--out", "resumed", "--resume", *every_step, cwd=folder)
     assert err.count("2 processes shared the run, now 3: the last bits may differ") == 1
-    whole, part = specnet.load(folder / "whole/last.h5"), specnet.load(folder / "part/last.h5")
-    for name, value in whole.parameters.items():
-        assert np.abs(part.parameters[name] - value).max() < 1e-9
-    assert np.allclose(whole.run_state["history/loss"], part.run_state["history/loss"], rtol=1e-12, atol=0)
-    assert np.array_equal(whole.run_state["history/val_accuracy"], part.run_state["history/val_accuracy"])
-    _, err = run("train", "e.json", "--out", "part", "--resume", "--set", "training.epochs=4", *every[:2], cwd=folder)
+    uninterrupted, resumed = specnet.load(folder / "uninterrupted/last.h5"), specnet.load(folder / "resumed/last.h5")
+    for name, value in uninterrupted.parameters.items():
+        assert np.abs(resumed.parameters[name] - value).max() < 1e-9
+    assert np.allclose(uninterrupted.run_state["history/loss"], resumed.run_state["history/loss"], rtol=1e-12, atol=0)
+    assert np.array_equal(uninterrupted.run_state["history/val_accuracy"], resumed.run_state["history/val_accuracy"])
+    _, err = run(
+        "train", "e.json", "--out", "resumed", "--resume", "--set", "training.epochs=4", *every_step[:2], cwd=folder
+    )
     assert "3 processes shared the run, now 1" in err
 
 
-def test_a_listener_of_one_process_stops_all(folder):
+def test_a_listener_in_one_process_stops_all_processes(folder):
     code = (
         "import specnet, time\nfrom specnet.mpi import launched_world\nworld = launched_world()\n"
         "begun = time.monotonic()\n"
@@ -207,57 +210,57 @@ def test_a_listener_of_one_process_stops_all(folder):
     )
     (folder / "limited.py").write_text(code)
     out, _ = mpi(2, sys.executable, "limited.py", cwd=folder, timeout=30)
-    assert out.replace("\n", "") == "FalseFalse"  # the launcher may join their lines
+    assert out.replace("\n", "") == "FalseFalse"  # the launcher may join the lines of the processes
     specnet.load(folder / "limited/last.h5")
 
 
-def different(folder, change):
-    """Let the second process see other files under the same names."""
+def train_with_different_files(folder, change):
+    """Train in two processes, the second in a copy of the folder changed by `change`; return standard error."""
     (folder / "other").mkdir()
     for name in ("rows.npz", "e.json"):
         shutil.copy(folder / name, folder / "other" / name)
     change(folder / "other")
     command = (*TRAIN, "--out", "run")
-    made = launch("-n", 1, *command, ":", "-n", 1, "-wdir", folder / "other", *command, cwd=folder, timeout=60)
-    assert made.returncode == 1
-    assert "Traceback" not in made.stderr
+    process = launch("-n", 1, *command, ":", "-n", 1, "-wdir", folder / "other", *command, cwd=folder, timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
     assert not (folder / "run").exists()
-    return made.stderr
+    return process.stderr
 
 
-def other_rows(folder):
+def change_rows(folder):
     arrays = dict(np.load(folder / "rows.npz"))
     arrays["x"][0, 0] += 1
     np.savez(folder / "rows.npz", **arrays)
 
 
-def other_document(folder):
+def change_document(folder):
     (folder / "e.json").write_text(json.dumps(document(optimizer="sgd")))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (other_rows, "process 1 of 2: the data is not that of process 0"),
-        (other_document, "process 1 of 2: the document is not that of process 0"),
+        (change_rows, "process 1 of 2: the data is not that of process 0"),
+        (change_document, "process 1 of 2: the document is not that of process 0"),
         (lambda folder: (folder / "rows.npz").unlink(), "process 1 of 2: rows.npz: "),
         (lambda folder: (folder / "e.json").write_text("{"), "process 1 of 2: e.json:1:2"),
     ],
 )
-def test_what_differs_between_processes_is_told_before_the_first_step(folder, change, told):
-    err = different(folder, change)
-    assert err.count(told) == 1
-    assert len(said(err)) == 1
+def test_differences_between_processes_are_reported_before_the_first_step(folder, change, message):
+    err = train_with_different_files(folder, change)
+    assert err.count(message) == 1
+    assert len(error_lines(err)) == 1
 
 
-def test_a_fault_that_all_see_is_told_once(folder):
-    for arguments, told in (
+def test_an_error_in_all_processes_is_reported_once(folder):
+    for arguments, message in (
         (("--set", "training.optimizer=addam"), 'unknown optimizer "addam"'),
         (("--check-finite",), "check_finite looks at one process's arrays"),
     ):
         _, err = mpi(3, *TRAIN, "--out", "r", *arguments, cwd=folder, code=1)
-        assert err.count(told) == 1
-        assert len(said(err)) == 1
+        assert err.count(message) == 1
+        assert len(error_lines(err)) == 1
     assert not (folder / "r").exists()
 
 
@@ -275,13 +278,13 @@ def test_a_loss_that_is_not_finite_names_process_and_rows(folder):
     np.savez(folder / "rows.npz", x=x, t=np.ones((64, 3)))
     (folder / "e.json").write_text(json.dumps(doc))
     _, err = mpi(3, *TRAIN, "--out", "r", "--quiet", cwd=folder, code=1)
-    assert len(said(err)) == 1
+    assert len(error_lines(err)) == 1
     assert "at step 3, in epoch 1" in err
     assert "in process 2 of 3, rows 10 to 15 of the step's 16" in err
 
 
-def begin(folder, count, *command, until):
-    """Start a command in so many processes, and wait for a file of it; give the launcher."""
+def start(folder, count, *command, until):
+    """Start a command in `count` processes and wait until the file `until` exists; return the launcher's process."""
     process = subprocess.Popen(
         [MPIEXEC, "-n", str(count), *command],
         cwd=folder,
@@ -298,16 +301,17 @@ def begin(folder, count, *command, until):
     return process
 
 
-def begin_long(folder, count):
-    """Start a run that takes for ever, and wait for its first checkpoint; give the launcher and its processes."""
-    more = ("--out", "long", "--set", "training.epochs=1000000", "--quiet")
-    process = begin(folder, count, *TRAIN, *more, until="long/last.h5")
+def start_endless_run(folder, count):
+    """Start a practically endless run and wait for its first checkpoint; return the launcher and the worker pids."""
+    options = ("--out", "long", "--set", "training.epochs=1000000", "--quiet")
+    process = start(folder, count, *TRAIN, *options, until="long/last.h5")
     workers = [pid for pid in descendants(process.pid) if "specnet" in command_of(pid)]
     assert len(workers) == count
     return process, workers
 
 
 def command_of(pid):
+    """Return the command line of a process, "" if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
@@ -317,12 +321,13 @@ def command_of(pid):
 def wait_until_gone(pids):
     limit = time.monotonic() + 5
     while any("specnet" in command_of(pid) for pid in pids):
-        assert time.monotonic() < limit, "an orphan"
+        assert time.monotonic() < limit, "worker processes are still running"
         time.sleep(0.05)
 
 
 def descendants(pid):
-    found = []
+    """Return the pids of all descendants of a process."""
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
@@ -330,35 +335,35 @@ def descendants(pid):
             except OSError:
                 continue
             if parent == pid:
-                found += [int(entry.name), *descendants(int(entry.name))]
-    return found
+                pids += [int(entry.name), *descendants(int(entry.name))]
+    return pids
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("cause", "message"),
     [
         ("kill", None),
-        ("term", "stopped after a whole step; long/last.h5 is written"),
-        ("ctrl-c", "stopped after a whole step; long/last.h5 is written"),
+        ("term", "stopped after a complete step; long/last.h5 is written"),
+        ("ctrl-c", "stopped after a complete step; long/last.h5 is written"),
     ],
 )
-def test_one_that_ends_ends_all(folder, how, told):
-    process, workers = begin_long(folder, 3)
+def test_all_processes_end_if_one_ends(folder, cause, message):
+    process, workers = start_endless_run(folder, 3)
     steps = specnet.load(folder / "long/last.h5").run_state["step"]
-    if how == "ctrl-c":
+    if cause == "ctrl-c":
         process.send_signal(signal.SIGINT)
     else:
-        os.kill(workers[1], signal.SIGKILL if how == "kill" else signal.SIGTERM)
+        os.kill(workers[1], signal.SIGKILL if cause == "kill" else signal.SIGTERM)
     _, err = process.communicate(timeout=10)
     assert (
         process.returncode
-        in {"kill": range(1, 256), "term": (143,), "ctrl-c": (130,) if VENDOR == "MPICH" else (1,)}[how]
+        in {"kill": range(1, 256), "term": (143,), "ctrl-c": (130,) if VENDOR == "MPICH" else (1,)}[cause]
     )
     wait_until_gone(workers)
-    if told is not None:
-        assert err.count(told) == 1
-    assert how == "kill" or specnet.load(folder / "long/last.h5").run_state["step"] > steps
+    if message is not None:
+        assert err.count(message) == 1
+    assert cause == "kill" or specnet.load(folder / "long/last.h5").run_state["step"] > steps
     mpi(2, *TRAIN, "--out", "long", "--resume", "--quiet", "--set", "training.epochs=1", cwd=folder)
 
 
@@ -368,48 +373,50 @@ from specnet.errors import SpecnetError
 with joined(None) as (world, _):
     if world.rank == 1:
         raise {error}
-    world.gather(None)  # for ever
+    world.gather(None)  # blocks, as process 1 never takes part
 """
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [("SpecnetError('the disk is gone')", "process 1 of 3: the disk is gone"), ("KeyError('bug')", "KeyError: 'bug'")],
 )
-def test_one_that_fails_alone_ends_all_with_one_message(folder, error, told):
+def test_an_error_in_one_process_ends_all_with_one_message(folder, error, message):
     (folder / "failing.py").write_text(FAILING.format(error=error))
-    made = launch("-n", "3", sys.executable, "failing.py", cwd=folder, timeout=10)
-    assert made.returncode == 1
-    assert made.stderr.count(told) == 1
+    process = launch("-n", "3", sys.executable, "failing.py", cwd=folder, timeout=10)
+    assert process.returncode == 1
+    assert process.stderr.count(message) == 1
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("told", ["launcher", "process"])
-def test_a_signal_ends_also_a_run_that_waits_for_a_process_for_ever(folder, told):
-    process, workers = begin_long(folder, 2)
-    os.kill(workers[1], signal.SIGSTOP)  # as on a machine that hangs
+@pytest.mark.parametrize("target", ["launcher", "process"])
+def test_a_signal_ends_a_run_that_waits_for_a_hanging_process(folder, target):
+    process, workers = start_endless_run(folder, 2)
+    os.kill(workers[1], signal.SIGSTOP)  # stopped like a process on a hanging machine
     time.sleep(0.5)
-    if told == "launcher":
+    if target == "launcher":
         process.terminate()
     else:
         os.kill(workers[0], signal.SIGTERM)
     _, err = process.communicate(timeout=12)
     assert process.returncode != 0
-    if VENDOR == "MPICH" or told == "process":  # Open MPI's launcher leaves them a second
-        assert said(err)[0] == "process 0 of 2: stopped; what was written is whole, and --resume goes on from it"
+    if VENDOR == "MPICH" or target == "process":  # Open MPI's launcher kills them after a second
+        assert (
+            error_lines(err)[0] == "process 0 of 2: stopped; all files are complete, and --resume continues from them"
+        )
     wait_until_gone(workers)
     specnet.load(folder / "long/last.h5")
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_all(folder):
-    """Only the first process writes; the others would wait for it for ever."""
+def test_a_checkpoint_that_cannot_be_written_ends_all_processes(folder):
+    """Only the first process writes, and without this check the others would wait for it forever."""
     (folder / "r/last.h5").mkdir(parents=True)
-    made = launch("-n", "2", *TRAIN, "--out", "r", "--force", "--quiet", cwd=folder, timeout=20)
-    assert made.returncode == 1
-    assert made.stderr.count("process 0 of 2: r: cannot be written to") == 1
+    process = launch("-n", "2", *TRAIN, "--out", "r", "--force", "--quiet", cwd=folder, timeout=20)
+    assert process.returncode == 1
+    assert process.stderr.count("process 0 of 2: r: cannot be written to") == 1
 
 
-def test_predictions_are_the_same_bytes_for_any_number(folder):
+def test_predictions_do_not_depend_on_the_number_of_processes(folder):
     run("train", "e.json", "--out", "r", "--quiet", cwd=folder)
     x = np.random.default_rng(1).normal(size=(3000, 6))
     x[2100, 3] = 1e6
@@ -436,7 +443,7 @@ def test_predictions_are_the_same_bytes_for_any_number(folder):
         assert np.array_equal(file["class"], expected.argmax(axis=1))
     assert not list(folder.glob(".specnet-*"))
     _, err = mpi(2, sys.executable, "-m", "specnet", "predict", "r/best.h5", "--data", "big.npy", cwd=folder, code=1)
-    assert err.count("under MPI, predict reads a .npy or .h5 file and writes one") == 1
+    assert err.count("under MPI, predict needs a .npy or .h5 file for both --data and --out") == 1
     x[2999, 0] = np.nan
     np.save(folder / "bad.npy", x)
     arguments = ("predict", "r/best.h5", "--data", "bad.npy", "--out", "bad-out.npy")
@@ -447,7 +454,7 @@ def test_predictions_are_the_same_bytes_for_any_number(folder):
     assert not list(folder.glob(".specnet-*"))
 
 
-def test_a_sweep_is_shared(folder):
+def test_the_runs_of_a_sweep_are_shared_among_processes(folder):
     settings = ("--set", "training.optimizer.learning_rate=0.1,0.01,1e300", "--set", "training.epochs=2")
     mpi(3, sys.executable, "-m", "specnet", "sweep", "e.json", *settings, "--out", "shared", cwd=folder)
     run("sweep", "e.json", *settings, "--out", "alone", cwd=folder, env=ENVIRONMENT)
@@ -464,22 +471,22 @@ def test_a_sweep_is_shared(folder):
     assert err.count('unknown loss "x"') == 1
 
 
-def test_a_shared_sweep_is_ended_by_a_signal(folder):
+def test_a_signal_ends_a_shared_sweep(folder):
     rates = ("--set", "training.optimizer.learning_rate=0.1,0.01,0.001", "--set", "training.epochs=1000000")
-    seldom = ("--set", "training.checkpoint.every_epochs=1000000")
-    command = (sys.executable, "-m", "specnet", "sweep", "e.json", *rates, *seldom, "--out", "s")
-    process = begin(folder, 2, *command, until="s/learning_rate=0.1/experiment.json")
+    rare_checkpoints = ("--set", "training.checkpoint.every_epochs=1000000")
+    command = (sys.executable, "-m", "specnet", "sweep", "e.json", *rates, *rare_checkpoints, "--out", "s")
+    process = start(folder, 2, *command, until="s/learning_rate=0.1/experiment.json")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == (130 if VENDOR == "MPICH" else 1)
-    assert err.count("stopped; the same command goes on with what is missing") == 1
+    assert err.count("stopped; the same command continues with the missing runs") == 1
     assert specnet.load(folder / "s/learning_rate=0.1/last.h5").run_state["step"] > 0
     assert (folder / "s/sweep.csv").exists()
     assert not (folder / "s/learning_rate=0.01").exists()
 
 
-def test_usage_is_told_and_dry_runs_once(folder):
+def test_dry_runs_and_usage_errors_print_once(folder):
     out, _ = mpi(2, *TRAIN, "--dry-run", cwd=folder)
     assert out.count("rows to train on") == 1
     _, err = mpi(2, *TRAIN, "--set", "nonsense", cwd=folder, code=2)
@@ -492,34 +499,34 @@ def test_usage_is_told_and_dry_runs_once(folder):
 
 
 @pytest.mark.parametrize(
-    "told", [{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, {"SLURM_STEP_NUM_TASKS": "2"}]
+    "variables", [{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, {"SLURM_STEP_NUM_TASKS": "2"}]
 )
 @pytest.mark.parametrize("command", [("train", "e.json"), ("sweep", "e.json", "--set", "training.epochs=1,2")])
-def test_processes_that_do_not_know_each_other_do_not_write_into_one_folder(folder, command, told):
-    """As with Open MPI's mpirun before mpi4py with MPICH, or with Slurm's srun where it was not told of MPI."""
-    if "OMPI_COMM_WORLD_SIZE" in told and VENDOR != "MPICH":
+def test_processes_not_connected_by_mpi_do_not_write_into_one_folder(folder, command, variables):
+    """This happens under Open MPI's mpirun if mpi4py uses MPICH, or under Slurm's srun without its MPI option."""
+    if "OMPI_COMM_WORLD_SIZE" in variables and VENDOR != "MPICH":
         pytest.skip("mpi4py's library is Open MPI itself")
-    _, err = run(*command, "--out", "r", cwd=folder, code=1, env={**PLAIN, **told})
-    assert "do not know each other, so each process would work alone" in err
+    _, err = run(*command, "--out", "r", cwd=folder, code=1, env={**PLAIN, **variables})
+    assert "do not match, so each process would work alone" in err
     assert len(err.splitlines()) == 1
     assert not (folder / "r").exists()
-    run(*command, "--out", "r", "--no-mpi", "--quiet", cwd=folder, env={**PLAIN, **told})
+    run(*command, "--out", "r", "--no-mpi", "--quiet", cwd=folder, env={**PLAIN, **variables})
     assert (folder / "r").exists()
 
 
-@pytest.mark.parametrize("given", [None, "3"])
-def test_processes_share_the_cores_unless_told_otherwise(folder, given):
+@pytest.mark.parametrize("threads", [None, "3"])
+def test_processes_share_the_cores_unless_the_environment_sets_threads(folder, threads):
     environment = {key: value for key, value in PLAIN.items() if key not in THREADS}
-    if given:
-        environment["OMP_NUM_THREADS"] = given
-    made = launch("-n", 2, *TRAIN, "--out", "r", "--set", "training.epochs=1", cwd=folder, environment=environment)
-    assert made.returncode == 0, made.stderr
+    if threads:
+        environment["OMP_NUM_THREADS"] = threads
+    process = launch("-n", 2, *TRAIN, "--out", "r", "--set", "training.epochs=1", cwd=folder, environment=environment)
+    assert process.returncode == 0, process.stderr
     record = json.loads(specnet.load(folder / "r/last.h5").run_state["machine"])
-    assert record["threads"] == int(given or max(cores() // 2, 1))
+    assert record["threads"] == int(threads or max(cores() // 2, 1))
 
 
 @pytest.mark.parametrize(
-    ("told", "threads"),
+    ("variables", "threads"),
     [
         ({}, None),
         ({"PMI_RANK": "0", "PMI_SIZE": "64", "MPI_LOCALNRANKS": "1"}, cores()),
@@ -532,25 +539,25 @@ def test_processes_share_the_cores_unless_told_otherwise(folder, given):
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "not a number"}, cores()),
     ],
 )
-def test_what_launchers_say_of_a_machine(told, threads):
+def test_the_launchers_variables_determine_the_threads(variables, threads):
     code = "import os; from specnet.mpi.launcher import *; share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
     environment = {key: value for key, value in PLAIN.items() if key not in THREADS}
-    made = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **told}
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **variables}
     )
-    assert made.stdout.strip() == str(threads)
+    assert process.stdout.strip() == str(threads)
 
 
-def test_mpi_is_imported_under_a_launcher_or_when_asked(folder):
+def test_mpi_is_imported_only_under_a_launcher_or_with_mpi_option(folder):
     code = "import sys; from specnet.cli.app import run; sys.argv = ['specnet', *sys.argv[1:]]\n"
     code += "try:\n    run()\nfinally:\n    print('mpi4py' in sys.modules)"
-    for more, expected in (((), "False"), (("--mpi",), "True")):
-        made = subprocess.run(
-            [sys.executable, "-c", code, "train", "e.json", "--out", f"r{expected}", "--quiet", *more],
+    for options, expected in (((), "False"), (("--mpi",), "True")):
+        process = subprocess.run(
+            [sys.executable, "-c", code, "train", "e.json", "--out", f"r{expected}", "--quiet", *options],
             cwd=folder,
             capture_output=True,
             text=True,
             check=True,
             env={**PLAIN, "PYTHONPATH": str(ROOT)},
         )
-        assert made.stdout.splitlines()[-1] == expected
+        assert process.stdout.splitlines()[-1] == expected

@@ -1,4 +1,4 @@
-"""Optimizers: against the rules written out, against torch, and their state."""
+"""Test optimizers against update rules in NumPy, against torch, and their state."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 
 import specnet
 from specnet.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, RMSprop
-from specnet.training.optimizers import base as machinery
+from specnet.training.optimizers import base as optimizers_base
 from tests.support import model_of, same_arrays
 
 
@@ -85,15 +85,15 @@ CASES = {
         {"b1": 0.8, "b2": 0.95, "weight_decay": 0.1},
     ),
 }
-every_case = pytest.mark.parametrize(("cls", "settings", "rule", "ours"), CASES.values(), ids=CASES.keys())
+every_case = pytest.mark.parametrize(("cls", "settings", "rule", "rule_settings"), CASES.values(), ids=CASES.keys())
 
 
-def network(dtype="float64"):
+def new_model(dtype="float64"):
     return model_of({"type": "affine", "units": 6}, {"type": "tanh"}, {"type": "affine", "units": 3}, dtype=dtype)
 
 
-def gradients(model, step):
-    """Fill the gradients with numbers that depend on the step; sometimes zero, as behind a ReLU."""
+def fill_gradients(model, step):
+    """Fill the gradients with random values that depend on the step; about 20% are zero, as behind a ReLU."""
     model.backward(model.forward(np.ones((1, *model.input_shape))))
     for index, gradient in enumerate(model.gradients.values()):
         rng = np.random.default_rng([step, index])
@@ -101,77 +101,79 @@ def gradients(model, step):
 
 
 @every_case
-def test_fifty_steps_follow_the_rule(cls, settings, rule, ours):
-    model = network()
+def test_fifty_steps_follow_the_update_rule(cls, settings, rule, rule_settings):
+    model = new_model()
     optimizer = cls(model, learning_rate=0.05, **settings)
     expected = {name: value.copy() for name, value in model.parameters.items()}
     state = {name: {} for name in expected}
     for t in range(1, 51):
-        gradients(model, t)
-        kept = {name: g.copy() for name, g in model.gradients.items()}
-        for name, g in kept.items():
-            expected[name] = rule(expected[name], g, state[name], t, **ours)
+        fill_gradients(model, t)
+        gradients_before = {name: g.copy() for name, g in model.gradients.items()}
+        for name, g in gradients_before.items():
+            expected[name] = rule(expected[name], g, state[name], t, **rule_settings)
         optimizer.step()
-        assert same_arrays(dict(model.gradients), kept), "a step changed the gradients"
+        assert same_arrays(dict(model.gradients), gradients_before), "a step changed the gradients"
     for name, value in model.parameters.items():
         assert np.allclose(value, expected[name], rtol=1e-12, atol=1e-12), name
 
 
 @every_case
-def test_fifty_steps_equal_torchs(cls, settings, rule, ours):
+def test_fifty_steps_equal_those_of_torch(cls, settings, rule, rule_settings):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    model = network()
+    model = new_model()
     if not hasattr(torch.optim, cls.__name__):
         pytest.skip(f"this torch has no {cls.__name__}")
     optimizer = cls(model, learning_rate=0.05, **settings)
     names = {"epsilon": "eps"}
-    theirs = [torch.tensor(value.copy(), requires_grad=True) for value in model.parameters.values()]
-    other = getattr(torch.optim, cls.__name__)(theirs, lr=0.05, **{names.get(k, k): v for k, v in settings.items()})
+    tensors = [torch.tensor(value.copy(), requires_grad=True) for value in model.parameters.values()]
+    torch_optimizer = getattr(torch.optim, cls.__name__)(
+        tensors, lr=0.05, **{names.get(k, k): v for k, v in settings.items()}
+    )
     for t in range(50):
-        gradients(model, t)
-        for tensor, g in zip(theirs, model.gradients.values(), strict=True):
+        fill_gradients(model, t)
+        for tensor, g in zip(tensors, model.gradients.values(), strict=True):
             tensor.grad = torch.tensor(g.copy())
         optimizer.step()
-        other.step()
-    for value, tensor in zip(model.parameters.values(), theirs, strict=True):
+        torch_optimizer.step()
+    for value, tensor in zip(model.parameters.values(), tensors, strict=True):
         assert np.allclose(value, tensor.detach().numpy(), rtol=1e-10, atol=1e-12)
 
 
 @every_case
-def test_the_state_is_all_that_is_needed_to_go_on(cls, settings, rule, ours):
-    model = network("float32")
+def test_a_restored_state_continues_bit_for_bit(cls, settings, rule, rule_settings):
+    model = new_model("float32")
     optimizer = cls(model, learning_rate=0.05, **settings)
     for t in range(5):
-        gradients(model, t)
+        fill_gradients(model, t)
         optimizer.step()
-    twin = network("float32")
+    restored_model = new_model("float32")
     for name, value in model.parameters.items():
-        twin.parameters[name][...] = value
-    other = cls(twin, learning_rate=0.05, **settings)
-    other.restore({k: v.copy() if isinstance(v, np.ndarray) else v for k, v in optimizer.state.items()})
+        restored_model.parameters[name][...] = value
+    restored = cls(restored_model, learning_rate=0.05, **settings)
+    restored.restore({k: v.copy() if isinstance(v, np.ndarray) else v for k, v in optimizer.state.items()})
     for t in range(5, 8):
-        for m, o in ((model, optimizer), (twin, other)):
-            gradients(m, t)
+        for m, o in ((model, optimizer), (restored_model, restored)):
+            fill_gradients(m, t)
             o.step()
-    assert same_arrays(dict(model.parameters), dict(twin.parameters))
+    assert same_arrays(dict(model.parameters), dict(restored_model.parameters))
 
 
 @every_case
-def test_blocks_change_nothing(cls, settings, rule, ours, monkeypatch):
+def test_the_block_size_does_not_change_the_result(cls, settings, rule, rule_settings, monkeypatch):
     results = []
     for block in (7, 64 * 1024):
-        monkeypatch.setattr(machinery, "BLOCK", block)
-        model = network()
+        monkeypatch.setattr(optimizers_base, "BLOCK", block)
+        model = new_model()
         optimizer = cls(model, learning_rate=0.05, no_decay={"affine_1.bias"}, **settings)
         for t in range(3):
-            gradients(model, t)
+            fill_gradients(model, t)
             optimizer.step()
         results.append({name: value.copy() for name, value in model.parameters.items()})
     assert same_arrays(*results)
 
 
-def test_decay_leaves_named_parameters_alone():
-    model = network()
+def test_parameters_in_no_decay_are_not_decayed():
+    model = new_model()
     optimizer = AdamW(model, learning_rate=0.1, weight_decay=0.5, no_decay={"affine_1.bias", "affine_2.bias"})
     model.parameters["affine_1.bias"][...] = 1
     before = {name: value.copy() for name, value in model.parameters.items()}
@@ -184,38 +186,38 @@ def test_decay_leaves_named_parameters_alone():
 
 
 @every_case
-def test_what_is_frozen_does_not_move(cls, settings, rule, ours):
-    model, twin = network(), network()
-    optimizer, other = (cls(m, learning_rate=0.05, **settings) for m in (model, twin))
+def test_frozen_parameters_do_not_change(cls, settings, rule, rule_settings):
+    model, unfrozen_model = new_model(), new_model()
+    optimizer, unfrozen = (cls(m, learning_rate=0.05, **settings) for m in (model, unfrozen_model))
     frozen = {"affine_1.weight", "affine_2.bias"}
     optimizer.freeze(frozen)
     for t in range(3):
-        for m, o in ((model, optimizer), (twin, other)):
-            gradients(m, t)
+        for m, o in ((model, optimizer), (unfrozen_model, unfrozen)):
+            fill_gradients(m, t)
             o.step()
-    begun = network().parameters
+    initial = new_model().parameters
     for name, value in model.parameters.items():
-        assert np.array_equal(value, begun[name] if name in frozen else twin.parameters[name]), name
+        assert np.array_equal(value, initial[name] if name in frozen else unfrozen_model.parameters[name]), name
     assert sum(g.size for g in optimizer.gradients) == sum(
         v.size for n, v in model.parameters.items() if n not in frozen
     )
 
 
 def test_the_learning_rate_may_change_between_steps():
-    model = network()
+    model = new_model()
     optimizer = SGD(model, 0.1)
-    gradients(model, 0)
+    fill_gradients(model, 0)
     before = model.parameters["affine_1.weight"].copy()
     optimizer.learning_rate = 0.0
     optimizer.step()
     assert np.array_equal(model.parameters["affine_1.weight"], before)
 
 
-def test_refusals():
-    model = network()
+def test_invalid_settings_are_rejected():
+    model = new_model()
     with pytest.raises(specnet.SpecnetError, match="no gradients"):
         SGD(model, 0.1).step()
-    for make in (
+    for failing_call in (
         lambda: SGD(model, -1),
         lambda: SGD(model, math.nan),
         lambda: SGD(model, 0.1, nesterov=True),
@@ -227,31 +229,31 @@ def test_refusals():
         lambda: Lion(model, betas=(1.0, 0.9)),
     ):
         with pytest.raises(specnet.SpecnetError, match="optimizer: expected"):
-            make()
+            failing_call()
     with pytest.raises(specnet.SpecnetError, match="another optimizer"):
         SGD(model, 0.1, momentum=0.9).restore(Adam(model).state)
 
 
-def test_every_optimizer_has_a_document_with_the_same_defaults():
-    model = network()
+def test_every_optimizer_spec_has_the_defaults_of_its_class():
+    model = new_model()
     for name, spec in OPTIMIZERS.items():
-        made = spec().build(model, ())
-        plain = type(made)(model, made.learning_rate)
-        assert type(made).__name__.lower() == name
+        from_spec = spec().build(model, ())
+        from_class = type(from_spec)(model, from_spec.learning_rate)
+        assert type(from_spec).__name__.lower() == name
         for key in ("weight_decay", "momentum", "nesterov", "betas", "epsilon", "alpha"):
-            assert getattr(made, key, None) == getattr(plain, key, None), (name, key)
+            assert getattr(from_spec, key, None) == getattr(from_class, key, None), (name, key)
 
 
 def test_a_mapped_model_trains_like_one_in_memory(tmp_path):
-    model = network()
-    gradients(model, 0)
+    model = new_model()
+    fill_gradients(model, 0)
     specnet.save(tmp_path / "m.h5", model)
     results = []
     for mmap in (False, True):
         loaded = specnet.load(tmp_path / "m.h5", mmap=mmap)
         optimizer = Adam(loaded, 0.01, weight_decay=0.1)
         for t in range(4):
-            gradients(loaded, t)
+            fill_gradients(loaded, t)
             optimizer.step()
         results.append({name: value.copy() for name, value in loaded.parameters.items()})
     assert same_arrays(*results)

@@ -1,4 +1,4 @@
-"""Layers of other packages: found by entry point, recorded in checkpoints, named where they are missing."""
+"""Test layers of other packages: entry points, the record in checkpoints, and messages about missing packages."""
 
 import json
 import os
@@ -19,20 +19,20 @@ from specnet.spec.registry import find_layer, load_plugins
 
 @pytest.fixture(scope="module")
 def swish(tmp_path_factory):
-    """A folder into which pip has installed the example package."""
+    """Return a folder into which pip has installed the example package."""
     from tests.conftest import ROOT
 
     folder = tmp_path_factory.mktemp("swish")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
-    made = subprocess.run([*command, ROOT / "examples/custom_layer"], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"pip cannot build the example package: {made.stderr.strip().splitlines()[-1:]}")
+    process = subprocess.run([*command, ROOT / "examples/custom_layer"], capture_output=True, text=True, check=False)
+    if process.returncode:
+        pytest.skip(f"pip cannot build the example package: {process.stderr.strip().splitlines()[-1:]}")
     return folder
 
 
 def run(*arguments, home=None, cwd=None, code=0):
-    """Run a command, with the package in `home` installed."""
-    made = subprocess.run(
+    """Run a module as a command with `home` on the Python path; return its standard output and error."""
+    process = subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -40,13 +40,13 @@ def run(*arguments, home=None, cwd=None, code=0):
         check=False,
         env={**os.environ, "PYTHONPATH": str(home or "")},
     )
-    assert made.returncode == code, made.stdout + made.stderr
-    return made.stdout, made.stderr
+    assert process.returncode == code, process.stdout + process.stderr
+    return process.stdout, process.stderr
 
 
 @pytest.fixture(scope="module")
 def trained(swish, tmp_path_factory):
-    """A run of a model with the package's layer."""
+    """Return the folder of a finished run of a model with the example package's layer."""
     from tests.conftest import ROOT
 
     folder = tmp_path_factory.mktemp("trained")
@@ -67,12 +67,12 @@ def trained(swish, tmp_path_factory):
     return folder
 
 
-def test_the_example_package_passes_the_kit(swish, root):
+def test_the_example_package_passes_the_layer_checks(swish, root):
     out, _ = run("pytest", "-q", "-p", "no:cacheprovider", root / "examples/custom_layer/tests", home=swish, cwd=swish)
     assert "9 passed" in out
 
 
-def test_documents_name_its_layer_as_any_other(swish, root):
+def test_documents_and_commands_accept_the_layer_of_the_package(swish, root):
     document = root / "examples/custom_layer/swish.model.json"
     assert "242 parameters" not in run("specnet", "validate", document, home=swish)[0]
     assert "residual_1.swish_1" in run("specnet", "summary", document, home=swish)[0]
@@ -80,11 +80,11 @@ def test_documents_name_its_layer_as_any_other(swish, root):
     assert 'unknown layer type "swish"' in run("specnet", "validate", document, code=1)[1]
     schema = json.loads(run("specnet", "schema", "model", "--with-plugins", home=swish)[0])
     jsonschema.validate(json.loads(document.read_text()), schema)
-    plain = run("specnet", "schema", "model", home=swish)[0]
-    assert plain == (root / "schemas/model.schema.json").read_text()
+    schema_without_plugins = run("specnet", "schema", "model", home=swish)[0]
+    assert schema_without_plugins == (root / "schemas/model.schema.json").read_text()
 
 
-def test_a_checkpoint_records_the_package_and_names_it_where_it_is_missing(swish, trained):
+def test_a_checkpoint_records_the_package_and_the_error_names_it_if_missing(swish, trained):
     path = trained / "run/last.h5"
     with h5py.File(path) as file:
         records = json.loads(file["/provenance/plugins"].asstr()[()])
@@ -117,8 +117,8 @@ def test_a_layer_registered_by_a_script_is_recorded_by_its_module(tmp_path):
         specnet.load(tmp_path / "m.h5")
 
 
-def test_a_strangers_record_advises_nothing_odd():
-    good = {"type": "a", "module": "m", "distribution": "d-x", "version": "1.0"}
+def test_malformed_plugin_records_are_ignored():
+    valid = {"type": "a", "module": "m", "distribution": "d-x", "version": "1.0"}
     for change in (
         {"distribution": "d; rm -rf ~"},
         {"distribution": "-r evil"},
@@ -127,19 +127,19 @@ def test_a_strangers_record_advises_nothing_odd():
         {"type": 3},
         {"distribution": None},
     ):
-        assert missing_plugins(json.dumps([{**good, **change}]).encode(), ["a"]) == {}
-    for junk in (b"", b"[", b"{}", b"3", b"[3, null]", b'["a"]', json.dumps([good] * 1000).encode()):
-        assert missing_plugins(junk, ["a"]) == {}
-    assert missing_plugins(json.dumps([good]).encode(), ["b"]) == {}
-    assert len(missing_plugins(json.dumps([good]).encode(), ["a"])) == 1
+        assert missing_plugins(json.dumps([{**valid, **change}]).encode(), ["a"]) == {}
+    for malformed in (b"", b"[", b"{}", b"3", b"[3, null]", b'["a"]', json.dumps([valid] * 1000).encode()):
+        assert missing_plugins(malformed, ["a"]) == {}
+    assert missing_plugins(json.dumps([valid]).encode(), ["b"]) == {}
+    assert len(missing_plugins(json.dumps([valid]).encode(), ["a"])) == 1
 
 
-# ---------------------------------------------------------------- entry points that go wrong
+# ---------------------------------------------------------------- entry points that fail
 
 
 @pytest.fixture
-def offer(tmp_path, monkeypatch):
-    """Make installed packages out of entry points and modules."""
+def install_package(tmp_path, monkeypatch):
+    """Return a function that installs a package with these entry points and modules."""
 
     def install(package, entry_points, **modules):
         for name, code in modules.items():
@@ -163,50 +163,50 @@ def offer(tmp_path, monkeypatch):
 TOY = "import specnet\nfrom specnet.layers import Tanh\nclass ToySpec(specnet.LayerSpec):\n    layer = Tanh\n"
 
 
-def problem(kind):
-    """The one problem of a document with a layer of this type."""
+def message_of_problem(layer_type):
+    """Return the message of the only problem of a document with a layer of this type."""
     with pytest.raises(specnet.SpecError) as caught:
-        ModelSpec(input_shape=(4,), layers=[{"type": kind}])
+        ModelSpec(input_shape=(4,), layers=[{"type": layer_type}])
     (problem,) = caught.value.problems
     return problem.message
 
 
-def test_a_package_offers_a_layer_by_entry_point(offer):
-    offer("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
+def test_a_package_offers_a_layer_by_entry_point(install_package):
+    install_package("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
     spec = ModelSpec(input_shape=(4,), layers=[{"type": "toy_tanh"}])
     assert specnet.build(spec).forward(np.zeros((1, 4))).tolist() == [[0.0] * 4]
     assert find_layer("no_such_layer") is None
 
 
-def test_one_that_fails_is_named_and_the_rest_goes_on(offer, capsys):
-    home = offer(
+def test_a_failing_entry_point_is_reported_and_the_others_work(install_package, capsys):
+    home = install_package(
         "toys",
         {"toy_one": "toy:ToySpec", "toy_broken": "toy_broken:X", "toy_absent": "toy:Absent", "toy_odd": "toy:specnet"},
         toy=TOY,
         toy_broken="raise RuntimeError('no licence')\n",
     )
-    assert "package toys: it fails to import: no licence" in problem("toy_broken")
-    assert "package toys: it fails to import" in problem("toy_absent")
-    assert "toy:specnet is no subclass of LayerSpec" in problem("toy_odd")
+    assert "package toys: it fails to import: no licence" in message_of_problem("toy_broken")
+    assert "package toys: it fails to import" in message_of_problem("toy_absent")
+    assert "toy:specnet is not a subclass of LayerSpec" in message_of_problem("toy_odd")
     failures = [str(error) for error in load_plugins()]
     assert len(failures) == 3
     assert "toy_one" in registry.layer_types()
     out, err = run("specnet", "schema", "model", "--with-plugins", home=home)
     assert "toy_one" in json.loads(out)["$defs"]["layer"]["properties"]["type"]["enum"]
-    assert len([line for line in err.splitlines() if line.startswith("left out: layer type 'toy_")]) == 3
+    assert len([line for line in err.splitlines() if line.startswith("skipped: layer type 'toy_")]) == 3
 
 
-def test_a_name_taken_twice_is_refused(offer):
-    offer("toy", {"toy_tanh": "toy:ToySpec", "relu": "toy:ToySpec"}, toy=TOY)
-    offer("another", {"toy_tanh": "other:ToySpec"}, other=TOY)
-    assert "is offered by another and toy; uninstall all but one" in problem("toy_tanh")
+def test_a_layer_type_offered_by_two_packages_is_rejected(install_package):
+    install_package("toy", {"toy_tanh": "toy:ToySpec", "relu": "toy:ToySpec"}, toy=TOY)
+    install_package("another", {"toy_tanh": "other:ToySpec"}, other=TOY)
+    assert "is provided by another and toy; uninstall all but one" in message_of_problem("toy_tanh")
     failures = " ".join(str(error) for error in load_plugins())
     assert "'relu' of the package toy: layer type 'relu' is taken by specnet.spec.layers.relu.ReluSpec" in failures
     assert ModelSpec(input_shape=(4,), layers=[{"type": "relu"}]).layers[0].layer is specnet.layers.Relu
 
 
-def test_a_checkpoint_whose_plugin_fails_is_unsupported(offer, tmp_path):
-    offer("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
+def test_a_checkpoint_whose_plugin_fails_is_unsupported(install_package, tmp_path):
+    install_package("toy", {"toy_tanh": "toy:ToySpec"}, toy=TOY)
     model = specnet.build(ModelSpec(input_shape=(4,), layers=[{"type": "toy_tanh"}]))
     specnet.save(tmp_path / "m.h5", model)
     del registry._registered["toy_tanh"]

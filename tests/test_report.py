@@ -1,4 +1,4 @@
-"""The report: one page, safe, small, and right in a real browser."""
+"""Test the HTML report: its content, escaping and size, and its display in a real browser."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ HOSTILE = "<script>alert('$x$')</script><b>\"&_"
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Train on 8x8 pictures under hostile names; give the folder of the run and the data."""
+    """Train on 8x8 pictures with names that contain markup; return the folder of the run and the data."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     y = np.arange(90) % 3
@@ -54,17 +54,17 @@ def page_of(pictures, runs=1):
     return inspection.report([run] * runs)
 
 
-def test_the_page_holds_what_it_promises(pictures):
+def test_the_page_contains_all_sections(pictures):
     page = page_of(pictures)
     for title in ("Network", "Curves", "Parameters", "Classes", "Document", "Provenance"):
         assert re.search(rf"<h2[^>]*>{title}</h2>", page)
     assert "Loss by epoch: training ends at" in page
     assert page.count("Histogram of gradients of") == 4
-    assert page.count('class="sample"') == page.count("taken for")
+    assert page.count('class="sample"') == page.count("predicted as")
     assert specnet.load(pictures / "run/last.h5").spec.identity in page
 
 
-def test_a_users_text_stays_text(pictures):
+def test_user_text_is_escaped(pictures):
     page = page_of(pictures, runs=2)
     assert "<script" not in page
     assert "<b>" not in page
@@ -72,27 +72,27 @@ def test_a_users_text_stays_text(pictures):
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", re.sub(r'xmlns[^=]*="[^"]*"', "", page))
 
 
-def test_no_mark_stands_twice(pictures):
-    marks = re.findall(r' id="([^"]+)"', page_of(pictures, runs=2))
-    assert len(marks) == len(set(marks)) > 50
+def test_element_identifiers_are_unique(pictures):
+    identifiers = re.findall(r' id="([^"]+)"', page_of(pictures, runs=2))
+    assert len(identifiers) == len(set(identifiers)) > 50
 
 
 def test_the_confusion_matrix_counts_rows(pictures):
-    found = inspection.read_run(pictures / "run", str(pictures / "d.npz")).classified
+    classified = inspection.read_run(pictures / "run", str(pictures / "d.npz")).classified
     model = specnet.load(pictures / "run/last.h5")
     with np.load(pictures / "d.npz") as data:
-        said = model.predict(data["x"]).argmax(axis=1)
+        predicted = model.predict(data["x"]).argmax(axis=1)
         for truth in range(3):
             for other in range(3):
-                assert found.counts[truth, other] == np.sum((data["y"] == truth) & (said == other))
-        assert found.accuracy == np.mean(said == data["y"])
-        worst = [sample.probability for sample in found.worst]
+                assert classified.counts[truth, other] == np.sum((data["y"] == truth) & (predicted == other))
+        assert classified.accuracy == np.mean(predicted == data["y"])
+        worst = [sample.probability for sample in classified.worst]
         assert worst == sorted(worst)
-        for sample in found.worst:
+        for sample in classified.worst:
             assert np.allclose(sample.inputs, data["x"][sample.row - 1], rtol=1e-6)
 
 
-def test_yes_or_no_has_two_classes(tmp_path):
+def test_binary_classification_has_two_classes(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
     np.savez(tmp_path / "d.npz", x=rng.normal(size=(40, 2)) + y[:, None], y=y.reshape(-1, 1).astype(float))
@@ -102,19 +102,19 @@ def test_yes_or_no_has_two_classes(tmp_path):
         "training": {"loss": "binary_cross_entropy", "epochs": 1},
     }
     specnet.train(document, out=tmp_path / "run")
-    found = inspection.read_run(tmp_path / "run", str(tmp_path / "d.npz")).classified
-    assert found.counts.sum() == 40
-    assert found.labels == ("0", "1")
+    classified = inspection.read_run(tmp_path / "run", str(tmp_path / "d.npz")).classified
+    assert classified.counts.sum() == 40
+    assert classified.labels == ("0", "1")
 
 
-def test_a_model_without_a_run_has_a_page_too(tmp_path):
+def test_a_model_without_a_run_has_a_report(tmp_path):
     specnet.save(tmp_path / "m.h5", model_of({"type": "affine", "units": 2}))
     page = inspection.report([inspection.read_run(tmp_path / "m.h5")])
     assert "Curves" not in page
     assert "affine_1.weight" in page
 
 
-def test_a_thousand_layers_stay_small_and_quick(tmp_path):
+def test_a_report_of_a_thousand_layers_is_small_and_fast(tmp_path):
     layers = [{"type": "affine", "units": 20}, {"type": "relu"}] * 500
     model = specnet.build(specnet.ModelSpec(input_shape=(20,), layers=layers))
     model.forward(np.ones((2, 20)))
@@ -123,7 +123,7 @@ def test_a_thousand_layers_stay_small_and_quick(tmp_path):
     began = time.process_time()
     page = inspection.report([inspection.read_run(tmp_path / "m.h5")])
     assert len(page.encode()) < 5e6
-    assert time.process_time() - began < 30  # ten on a machine that does nothing else; this one may be busy
+    assert time.process_time() - began < 30  # about 10 s on an idle machine; the limit allows for a busy one
     assert "960 more layers" in page
 
 
@@ -132,7 +132,7 @@ def test_a_thousand_layers_stay_small_and_quick(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Give headless Chromium, driven by playwright."""
+    """Yield a headless Chromium, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
@@ -145,80 +145,82 @@ def browser():
 
 @pytest.fixture(scope="module")
 def site(pictures):
-    """Write the pages; give the folder."""
+    """Write the pages; return their folder."""
     (pictures / "one.html").write_text(page_of(pictures), encoding="utf-8")
     (pictures / "two.html").write_text(page_of(pictures, runs=2), encoding="utf-8")
     return pictures
 
 
-def opened(browser, path, **options):
-    """Open a page; give it, and what it complained of or asked for."""
+def open_page(browser, path, **options):
+    """Open and return a page; check that it logs no message and requests no other file."""
     page = browser.new_context(**options).new_page()
-    heard = []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: heard.append(request.url) if not request.url.startswith("data:") else None)
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: messages.append(request.url) if not request.url.startswith("data:") else None)
     page.goto(path.as_uri())
-    assert heard == [path.as_uri()]
+    assert messages == [path.as_uri()]
     return page
 
 
 @pytest.mark.parametrize("name", ["one.html", "two.html"])
-@pytest.mark.parametrize("width", [375, 720, 1440])  # 720 is what 200 % zoom leaves of 1440
+@pytest.mark.parametrize("width", [375, 720, 1440])  # 720 is the width of a 1440 pixel window at 200 % zoom
 def test_the_page_fits_the_window(browser, site, name, width):
-    page = opened(browser, site / name, viewport={"width": width, "height": 800})
+    page = open_page(browser, site / name, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    shown = "[...document.querySelectorAll('figure svg, svg.bars')].every(e => e.getBoundingClientRect().width > 50)"
-    assert page.evaluate(shown)
+    figures_are_wide = (
+        "[...document.querySelectorAll('figure svg, svg.bars')].every(e => e.getBoundingClientRect().width > 50)"
+    )
+    assert page.evaluate(figures_are_wide)
     assert page.evaluate("document.querySelectorAll('figure svg').length") >= 4
 
 
-def test_the_curves_have_lines_that_are_seen(browser, site):
-    page = opened(browser, site / "one.html")
-    seen = "e => e.getBBox().width > 100 && getComputedStyle(e).stroke != 'none'"
-    drawn = f"[...document.querySelectorAll('.charts svg path')].filter({seen}).length"
-    assert page.evaluate(drawn) >= 4
+def test_the_curves_are_visible(browser, site):
+    page = open_page(browser, site / "one.html")
+    is_visible = "e => e.getBBox().width > 100 && getComputedStyle(e).stroke != 'none'"
+    visible_paths = f"[...document.querySelectorAll('.charts svg path')].filter({is_visible}).length"
+    assert page.evaluate(visible_paths) >= 4
 
 
-def test_dark_and_light_differ_and_can_be_read(browser, site):
+def test_dark_and_light_color_schemes_differ(browser, site):
     colors = {}
     for scheme in ("light", "dark"):
-        page = opened(browser, site / "one.html", color_scheme=scheme)
+        page = open_page(browser, site / "one.html", color_scheme=scheme)
         colors[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         text = page.evaluate("getComputedStyle(document.querySelector('figure.network text')).fill")
         assert text == page.evaluate("getComputedStyle(document.body).color")
     assert colors["light"] != colors["dark"]
 
 
-def test_the_keyboard_reaches_everything(browser, site):
-    page = opened(browser, site / "one.html")
+def test_links_and_details_are_reachable_by_keyboard(browser, site):
+    page = open_page(browser, site / "one.html")
     reached = set()
     for _ in range(30):
         page.keyboard.press("Tab")
-        at = "document.activeElement"
-        reached.add(page.evaluate(f"{at}.tagName + ' ' + ({at}.textContent || '').trim().slice(0, 20)"))
-    assert any("SUMMARY" in one for one in reached)
+        active = "document.activeElement"
+        reached.add(page.evaluate(f"{active}.tagName + ' ' + ({active}.textContent || '').trim().slice(0, 20)"))
+    assert any("SUMMARY" in name for name in reached)
     assert {"A Network", "A Document"} <= reached
 
 
 @pytest.mark.parametrize("name", ["one.html", "two.html"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, site, tmp_path_factory, name, scheme):
+def test_axe_reports_no_serious_problem(browser, site, tmp_path_factory, name, scheme):
     axe = axe_core(tmp_path_factory)
-    page = opened(browser, site / name, color_scheme=scheme, bypass_csp=True)
+    page = open_page(browser, site / name, color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(path=axe)
-    found = page.evaluate("axe.run()")
+    results = page.evaluate("axe.run()")
     serious = [
         (violation["id"], [node["html"][:200] for node in violation["nodes"][:3]])
-        for violation in found["violations"]
+        for violation in results["violations"]
         if violation["impact"] in ("serious", "critical")
     ]
     assert serious == []
-    assert len(found["passes"]) > 10
+    assert len(results["passes"]) > 10
 
 
 def axe_core(tmp_path_factory):
-    """Get axe-core from the npm registry, once."""
+    """Return the path of axe-core, which is installed from the npm registry once."""
     folder = tmp_path_factory.getbasetemp() / "axe"
     script = folder / "node_modules/axe-core/axe.min.js"
     if not script.exists():
@@ -227,7 +229,7 @@ def axe_core(tmp_path_factory):
     return script
 
 
-def test_several_runs_stand_side_by_side(tmp_path):
+def test_a_report_shows_several_runs_side_by_side(tmp_path):
     (tmp_path / "other").mkdir()
     page = inspection.report([inspection.read_run(trained(folder)) for folder in (tmp_path, tmp_path / "other")])
     assert "2 runs side by side" in page

@@ -1,4 +1,4 @@
-"""Schedules: torch's formulas, warm-up, and what a run does with them."""
+"""Test learning-rate schedules: the formulas of torch, warm-up, and their use in a run."""
 
 import math
 
@@ -24,7 +24,7 @@ def rates(spec, full=0.1):
     return [spec.rate(full, step, STEPS, EPOCHS) for step in range(TOTAL)]
 
 
-def test_by_hand():
+def test_rates_equal_values_computed_by_hand():
     assert rates(ConstantSpec()) == [0.1] * TOTAL
     assert rates(StepSpec(every_epochs=2, factor=0.5)) == [0.1 * 0.5 ** (s // STEPS // 2) for s in range(TOTAL)]
     assert rates(ExponentialSpec(factor=0.9)) == pytest.approx([0.1 * 0.9 ** (s // STEPS) for s in range(TOTAL)])
@@ -38,16 +38,16 @@ def test_by_hand():
     assert one[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
-def torch_rates(torch, make, per_epoch=False):
+def torch_rates(torch, make_scheduler, per_epoch=False):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    scheduler = make(torch.optim.lr_scheduler, optimizer)
-    found = []
+    scheduler = make_scheduler(torch.optim.lr_scheduler, optimizer)
+    learning_rates = []
     for step in range(TOTAL):
-        found.append(optimizer.param_groups[0]["lr"])
+        learning_rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         if not per_epoch or (step + 1) % STEPS == 0:
             scheduler.step()
-    return found
+    return learning_rates
 
 
 CASES = {
@@ -78,15 +78,15 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("spec", "make", "per_epoch"), CASES.values(), ids=CASES.keys())
-def test_equal_to_torchs(spec, make, per_epoch):
+@pytest.mark.parametrize(("spec", "make_scheduler", "per_epoch"), CASES.values(), ids=CASES.keys())
+def test_rates_equal_those_of_torch(spec, make_scheduler, per_epoch):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    assert rates(spec) == pytest.approx(torch_rates(torch, make, per_epoch), rel=1e-9, abs=1e-15)
+    assert rates(spec) == pytest.approx(torch_rates(torch, make_scheduler, per_epoch), rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize(("steps", "epochs", "warmup"), [(1, 1, 0), (1, 1, 5), (2, 1, 1), (1, 3, 0), (10, 1, 9)])
-def test_short_runs_have_rates_too(kind, steps, epochs, warmup):
+def test_rates_are_finite_for_short_runs(kind, steps, epochs, warmup):
     needed = {"step": {"every_epochs": 1}, "exponential": {"factor": 0.5}}.get(kind, {})
     spec = SCHEDULES[kind](warmup_steps=warmup, **needed)
     for step in range(steps * epochs + 3):
@@ -94,15 +94,15 @@ def test_short_runs_have_rates_too(kind, steps, epochs, warmup):
         assert math.isfinite(spec.rate(0.1, step, steps, epochs))
 
 
-def test_a_run_takes_the_rates_of_its_schedule():
-    seen = []
+def test_a_run_uses_the_rates_of_its_schedule():
+    learning_rates = []
     x, y = np.ones((8, 2)), np.zeros((8, 1))
     model = specnet.build(specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 1}]))
     history = specnet.fit(
         model, x, y, loss="mean_squared_error", optimizer={"type": "sgd", "learning_rate": 0.1}, epochs=3, batch_size=4,
         schedule={"type": "linear", "end": 0}, listeners=[
-            lambda event: seen.append(event.run.optimizer.learning_rate) if event.kind == "step" else None
+            lambda event: learning_rates.append(event.run.optimizer.learning_rate) if event.kind == "step" else None
         ],
     )  # fmt: skip
-    assert seen == pytest.approx([0.1 * (6 - step) / 6 for step in range(6)])
-    assert history["learning_rate"] == pytest.approx([seen[1], seen[3], seen[5]])
+    assert learning_rates == pytest.approx([0.1 * (6 - step) / 6 for step in range(6)])
+    assert history["learning_rate"] == pytest.approx([learning_rates[1], learning_rates[3], learning_rates[5]])

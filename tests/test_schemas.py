@@ -1,4 +1,4 @@
-"""The published JSON Schemas: equal to the code, and never stricter than the loader."""
+"""The published JSON Schemas are up to date with the code, and accept everything that the loader accepts."""
 
 import json
 
@@ -18,16 +18,16 @@ EXPERIMENT = json_schema("experiment")
 
 
 @pytest.mark.parametrize("kind", ["model", "experiment"])
-def test_the_files_are_what_the_code_generates(root, kind):
+def test_the_schema_files_are_up_to_date(root, kind):
     assert (root / "schemas" / f"{kind}.schema.json").read_text() == schema_text(kind)
     jsonschema.Draft202012Validator.check_schema(json_schema(kind))
 
 
-def test_the_copy_that_loading_uses_is_the_same(root):
+def test_the_schema_copy_for_loading_is_up_to_date(root):
     assert (root / "specnet/checkpoint/model.schema.json").read_text() == schema_text("model")
 
 
-def test_every_key_is_described():
+def test_every_key_has_a_description():
     def keys(schema, path=""):
         if isinstance(schema, dict):
             for name, part in schema.get("properties", {}).items():
@@ -44,10 +44,10 @@ def test_every_key_is_described():
         assert missing == []
 
 
-def test_every_document_of_the_project_is_accepted(root):
-    found = [path for path in (root / "examples").rglob("*.json") if not {"runs", "custom_layer"} & set(path.parts)]
-    assert len(found) >= 3
-    for path in found:
+def test_every_document_in_examples_is_accepted(root):
+    paths = [path for path in (root / "examples").rglob("*.json") if not {"runs", "custom_layer"} & set(path.parts)]
+    assert len(paths) >= 3
+    for path in paths:
         document = json.loads(path.read_text())
         kind = "experiment" if "experiment" in path.name else "model"
         assert (path.parent / document["$schema"]).resolve() == root / "schemas" / f"{kind}.schema.json"
@@ -55,19 +55,21 @@ def test_every_document_of_the_project_is_accepted(root):
         (ExperimentSpec if kind == "experiment" else ModelSpec).from_file(path)
 
 
-junk = st.sampled_from([None, True, -1, 0, 1, 1.5, "x", "relu", [], [1], {}, {"type": "relu"}, 2**40, "", ["a", "b"]])
+arbitrary_values = st.sampled_from(
+    [None, True, -1, 0, 1, 1.5, "x", "relu", [], [1], {}, {"type": "relu"}, 2**40, "", ["a", "b"]]
+)
 
 
 @given(documents, st.data())
-def test_what_the_loader_accepts_the_schema_accepts(document, data):
+def test_the_schema_accepts_what_the_loader_accepts(document, data):
     target = data.draw(st.sampled_from(list(objects_in(document))))
     if data.draw(st.booleans()):
-        target[data.draw(st.sampled_from([*target, "extra", "type", "name", "labels"]))] = data.draw(junk)
+        target[data.draw(st.sampled_from([*target, "extra", "type", "name", "labels"]))] = data.draw(arbitrary_values)
     text = json.dumps(document)
     try:
         spec = ModelSpec.from_text(text)
     except SpecError:
-        # The small checker of the loader and the real one agree, but for 64.0, which is no integer here.
+        # The loader's small checker is stricter than jsonschema in one case: it does not accept 64.0 as an integer.
         if accepts(document, MODEL):
             jsonschema.validate(document, MODEL)
         return
@@ -93,14 +95,14 @@ def test_what_the_loader_accepts_the_schema_accepts(document, data):
         {"layers": [{"type": "relu", "name": "a b"}]},
     ],
 )
-def test_an_editor_marks_what_the_loader_refuses(change):
+def test_the_schema_rejects_invalid_documents(change):
     document = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}], **change}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, MODEL)
     assert not accepts(document, MODEL)
 
 
-def test_the_checker_knows_its_keywords():
+def test_the_checker_implements_its_keywords():
     assert not accepts(3, {"multipleOf": 2})
     assert accepts({"a": 1}, {"additionalProperties": {"type": "integer"}})
     assert not accepts({"a": "x"}, {"additionalProperties": {"type": "integer"}})

@@ -1,4 +1,4 @@
-"""The model document: what is filled in, what is refused and where, what identifies it."""
+"""Test the model document: defaults, error messages and their positions, and the document's identity."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SMALL = {"input_shape": [4], "layers": [{"type": "affine", "units": 3}]}
 
 
 def problems(document):
-    """The problems of a document, given as text or value."""
+    """Return the problems of a document, given as JSON text or as a dict."""
     with pytest.raises(SpecError) as caught:
         if isinstance(document, str):
             ModelSpec.from_text(document, "m.json")
@@ -31,19 +31,19 @@ def problems(document):
     return caught.value.problems
 
 
-def only(document):
-    """The one problem of a document."""
-    found = problems(document)
-    assert len(found) == 1, found
-    return found[0]
+def only_problem(document):
+    """Return the problem of a document that has exactly one."""
+    errors = problems(document)
+    assert len(errors) == 1, errors
+    return errors[0]
 
 
-def layers(*entries, **more):
-    """A document with these layers."""
-    return {"input_shape": [4], "layers": list(entries), **more}
+def document_with(*entries, **settings):
+    """Return a document with these layers."""
+    return {"input_shape": [4], "layers": list(entries), **settings}
 
 
-# ---------------------------------------------------------------- the normal form
+# ---------------------------------------------------------------- defaults, normalized form and identity
 
 
 def test_names_and_defaults_are_filled_in():
@@ -83,19 +83,19 @@ def test_names_and_defaults_are_filled_in():
         (["affine", "relu"], "glorot_uniform"),
     ],
 )
-def test_the_default_initializer_looks_at_the_next_activation(following, initializer):
+def test_the_default_initializer_depends_on_the_next_activation(following, initializer):
     entries = [{"type": kind, **({"units": 2} if kind == "affine" else {})} for kind in following]
-    spec = ModelSpec(**layers({"type": "affine", "units": 3}, *entries))
+    spec = ModelSpec(**document_with({"type": "affine", "units": 3}, *entries))
     assert spec.layers[0].weight_init == initializer
 
 
-def test_a_written_initializer_stays():
-    spec = ModelSpec(**layers({"type": "affine", "units": 3, "weight_init": "glorot_uniform"}, {"type": "relu"}))
+def test_an_explicit_initializer_is_kept():
+    spec = ModelSpec(**document_with({"type": "affine", "units": 3, "weight_init": "glorot_uniform"}, {"type": "relu"}))
     assert spec.layers[0].weight_init == "glorot_uniform"
 
 
-def test_the_normalized_document_is_the_same_model_bit_for_bit():
-    short = ModelSpec(**layers({"type": "affine", "units": 3}, {"type": "relu"}, {"type": "dropout"}))
+def test_the_normalized_document_builds_the_same_model_bit_for_bit():
+    short = ModelSpec(**document_with({"type": "affine", "units": 3}, {"type": "relu"}, {"type": "dropout"}))
     full = ModelSpec.model_validate_json(short.model_dump_json())
     assert full == short
     assert full.identity == short.identity
@@ -114,41 +114,41 @@ def test_keys_are_written_in_the_order_of_the_schema():
     assert list(written["layers"][0]) == ["type", "name", "units", "bias", "weight_init", "bias_init"]
 
 
-def test_identity_is_the_hash_of_the_canonical_form_without_notes():
-    plain = ModelSpec(**SMALL)
-    noted = ModelSpec(
+def test_identity_is_the_hash_of_the_canonical_form_without_descriptive_keys():
+    spec = ModelSpec(**SMALL)
+    annotated = ModelSpec(
         **SMALL, name="x", description="y", metadata={"a": [1, {"b": None}]}, labels=["a", "b", "c"], **{"$schema": "s"}
     )
-    assert plain.identity == noted.identity
-    assert plain != noted
-    document = json.loads(plain.model_dump_json())
+    assert spec.identity == annotated.identity
+    assert spec != annotated
+    document = json.loads(spec.model_dump_json())
     del document["name"]
-    assert plain.identity == hashlib.sha256(canonical_json(document)).hexdigest()
+    assert spec.identity == hashlib.sha256(canonical_json(document)).hexdigest()
     for other in ({"seed": 1}, {"dtype": "float64"}, {"input_shape": [5]}):
-        assert ModelSpec(**{**SMALL, **other}).identity != plain.identity
+        assert ModelSpec(**{**SMALL, **other}).identity != spec.identity
 
 
-def test_the_number_as_written_does_not_matter():
+def test_the_notation_of_a_number_does_not_change_the_identity():
     a = ModelSpec.from_text('{"input_shape":[4],"layers":[{"type":"dropout","rate":0}]}')
     b = ModelSpec.from_text('{"input_shape":[4],"layers":[{"type":"dropout","rate":-0.0}]}')
     assert a == b
     assert a.identity == b.identity
 
 
-def test_a_spec_is_a_value():
+def test_a_spec_is_immutable():
     spec = ModelSpec(**SMALL)
     with pytest.raises(ValueError, match="frozen"):
         spec.seed = 3
     metadata = {"a": [1]}
-    noted = ModelSpec(**SMALL, metadata=metadata)
+    annotated = ModelSpec(**SMALL, metadata=metadata)
     metadata["a"].append(2)
-    assert noted.metadata == {"a": [1]}
+    assert annotated.metadata == {"a": [1]}
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- errors
 
 
-def test_the_message_of_the_contract():
+def test_an_error_message_has_position_path_and_remedy():
     text = """{
   "name": "digits",
   "input_shape": [64],
@@ -166,7 +166,7 @@ def test_the_message_of_the_contract():
     )
 
 
-def test_all_problems_come_at_once_in_document_order():
+def test_all_problems_are_reported_at_once_in_document_order():
     text = """{
   "dtyp": "float32", "input_shape": [64, 0], "seed": -1,
   "layers": [
@@ -178,8 +178,8 @@ def test_all_problems_come_at_once_in_document_order():
   ],
   "metadata": {"a": 1e999}
 }"""
-    found = problems(text)
-    assert [(p.line, p.column, p.path) for p in found] == [
+    errors = problems(text)
+    assert [(p.line, p.column, p.path) for p in errors] == [
         (2, 3, "dtyp"),
         (2, 42, "input_shape[1]"),
         (2, 54, "seed"),
@@ -193,17 +193,17 @@ def test_all_problems_come_at_once_in_document_order():
         (8, 32, "layers[4].name"),
         (10, 21, "metadata.a"),
     ]
-    text_of = {p.path: p.message for p in found}
-    assert 'did you mean "dtype"' in text_of["dtyp"]
-    assert 'did you mean "he_normal"' in text_of["layers[0].weight_init"]
-    assert 'did you mean "relu"' in text_of["layers[1].type"]
-    assert '{"type": "relu"}' in text_of["layers[2]"]
-    assert 'did you mean "rate"' in text_of["layers[3].rato"]
-    assert "[0, 1)" in text_of["layers[3].rate"]
+    message_of = {p.path: p.message for p in errors}
+    assert 'did you mean "dtype"' in message_of["dtyp"]
+    assert 'did you mean "he_normal"' in message_of["layers[0].weight_init"]
+    assert 'did you mean "relu"' in message_of["layers[1].type"]
+    assert '{"type": "relu"}' in message_of["layers[2]"]
+    assert 'did you mean "rate"' in message_of["layers[3].rato"]
+    assert "[0, 1)" in message_of["layers[3].rate"]
 
 
 @pytest.mark.parametrize(
-    ("change", "path", "words"),
+    ("change", "path", "message_part"),
     [
         ({"input_shape": []}, "input_shape", "at least 1"),
         ({"input_shape": 64}, "input_shape", "an array, got the integer 64"),
@@ -274,49 +274,57 @@ def test_all_problems_come_at_once_in_document_order():
         ({"layers": [{"type": "rms_norm", "epsilon": 0}]}, "layers[0].epsilon", "positive number"),
     ],
 )  # fmt: skip
-def test_refused_with_path_and_words(change, path, words):
-    found = problems({**SMALL, **change})
-    assert found[0].path == path, found
-    assert words in found[0].message, found[0].message
+def test_an_invalid_value_is_rejected_with_its_path(change, path, message_part):
+    errors = problems({**SMALL, **change})
+    assert errors[0].path == path, errors
+    assert message_part in errors[0].message, errors[0].message
     for jargon in ("tuple", "dict", "NoneType", "pydantic", "instance"):
-        assert jargon not in found[0].message
+        assert jargon not in errors[0].message
     if "metadata" not in change:
-        placed = problems(json.dumps({**SMALL, **change}))
-        assert [p.path for p in placed] == [p.path for p in found]
-        assert all(p.line == 1 and p.column > 0 for p in placed)
+        errors_in_text = problems(json.dumps({**SMALL, **change}))
+        assert [p.path for p in errors_in_text] == [p.path for p in errors]
+        assert all(p.line == 1 and p.column > 0 for p in errors_in_text)
 
 
-def test_numbers_are_checked_also_where_shapes_cannot_be_followed():
-    found = problems(layers({"type": "relo"}, {"type": "leaky_relu", "negative_slope": 1e39}, input_shape=0))
-    assert [p.path for p in found] == ["input_shape", "layers[0].type", "layers[1].negative_slope"]
+def test_numbers_are_checked_even_if_shapes_cannot_be_inferred():
+    errors = problems(document_with({"type": "relo"}, {"type": "leaky_relu", "negative_slope": 1e39}, input_shape=0))
+    assert [p.path for p in errors] == ["input_shape", "layers[0].type", "layers[1].negative_slope"]
 
 
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        (layers({"type": "leaky_relu", "negative_slope": 2**60}), "layers[0].negative_slope"),
-        (layers({"type": "relu"}, name="\ud800"), "name"),
-        (layers({"type": "relu"}, metadata={"a": "\ud800"}), "metadata"),
-        (layers({"type": "relu"}, labels=["a", "\ud800", "b", "c"]), "labels[1]"),
-        (layers({"type": "affine", "units": 1, "bias_init": {"type": "values", "values": [10**400]}}), "layers[0]"),
-        (layers({"type": "affine", "units": 1, "bias_init": {"type": "uniform", "low": -1e308, "high": 1e308}}), ""),
-        (layers({"type": "affine", "units": 1, "bias_init": {"type": "normal", "std": 1e38}}), "layers[0]"),
+        (document_with({"type": "leaky_relu", "negative_slope": 2**60}), "layers[0].negative_slope"),
+        (document_with({"type": "relu"}, name="\ud800"), "name"),
+        (document_with({"type": "relu"}, metadata={"a": "\ud800"}), "metadata"),
+        (document_with({"type": "relu"}, labels=["a", "\ud800", "b", "c"]), "labels[1]"),
+        (
+            document_with({"type": "affine", "units": 1, "bias_init": {"type": "values", "values": [10**400]}}),
+            "layers[0]",
+        ),
+        (
+            document_with(
+                {"type": "affine", "units": 1, "bias_init": {"type": "uniform", "low": -1e308, "high": 1e308}}
+            ),
+            "",
+        ),
+        (document_with({"type": "affine", "units": 1, "bias_init": {"type": "normal", "std": 1e38}}), "layers[0]"),
     ],
     ids=range(7),
-)  # fmt: skip
-def test_python_values_that_json_cannot_hold(change, path):
-    assert only(change).path.startswith(path)
+)
+def test_python_values_that_json_cannot_represent_are_rejected(change, path):
+    assert only_problem(change).path.startswith(path)
 
 
-def test_deep_values_are_refused():
+def test_deeply_nested_values_are_rejected():
     nested = [1.0]
     for _ in range(5000):
         nested = [nested]
     entry = {"type": "affine", "units": 1, "bias_init": {"type": "values", "values": nested}}
-    assert "levels of nesting" in only(layers(entry)).message
+    assert "levels of nesting" in only_problem(document_with(entry)).message
 
 
-def test_no_control_character_reaches_a_message():
+def test_messages_contain_no_control_characters():
     with pytest.raises(SpecError) as caught:
         ModelSpec.from_text(
             '{"a\\nb: fake \\u001b[31m": 1, "input_shape": [4], "layers": [{"type": "re\\nlu"}]}', "m.json"
@@ -325,17 +333,17 @@ def test_no_control_character_reaches_a_message():
     assert all(line.isprintable() for line in caught.value.lines())
 
 
-def test_double_and_taken_names():
-    found = only(layers({"type": "relu", "name": "a"}, {"type": "tanh", "name": "a"}))
-    assert found.path == "layers[1].name"
-    found = only(layers({"type": "relu", "name": "tanh_1"}, {"type": "tanh"}))
-    assert found.path == "layers[1]"
-    assert "automatic name" in found.message
+def test_duplicate_names_are_rejected():
+    error = only_problem(document_with({"type": "relu", "name": "a"}, {"type": "tanh", "name": "a"}))
+    assert error.path == "layers[1].name"
+    error = only_problem(document_with({"type": "relu", "name": "tanh_1"}, {"type": "tanh"}))
+    assert error.path == "layers[1]"
+    assert "automatic name" in error.message
 
 
-def test_a_missing_key_is_told_at_its_object():
-    found = only('{"input_shape": [4],\n "layers": [\n  {"type": "affine"}]}')
-    assert (found.line, found.column, found.path, found.code) == (3, 3, "layers[0].units", "missing")
+def test_a_missing_key_is_reported_at_its_object():
+    error = only_problem('{"input_shape": [4],\n "layers": [\n  {"type": "affine"}]}')
+    assert (error.line, error.column, error.path, error.code) == (3, 3, "layers[0].units", "missing")
 
 
 @pytest.mark.parametrize(
@@ -352,8 +360,8 @@ def test_a_missing_key_is_told_at_its_object():
     ],
     ids=range(8),
 )
-def test_remedies_are_ones(value, remedy):
-    message = only({**SMALL, "seed": value}).message
+def test_remedies_are_valid_replacements(value, remedy):
+    message = only_problem({**SMALL, "seed": value}).message
     assert message.partition("; ")[2].removeprefix("write ") == remedy.removeprefix("write ")
     assert len(message) < 150
 
@@ -364,19 +372,19 @@ def test_remedies_are_ones(value, remedy):
 @pytest.mark.parametrize(
     "key", ["name", "format", "dtype", "seed", "input_shape", "layers", "labels", "metadata", "$schema"]
 )
-def test_odd_python_values_are_told_in_words(key, value):
+def test_unsupported_python_values_are_reported_without_internal_errors(key, value):
     for document in (
         {**SMALL, key: value},
-        layers({"type": "affine", "units": 1, **({key: value} if key == "name" else {})}),
+        document_with({"type": "affine", "units": 1, **({key: value} if key == "name" else {})}),
     ):
         try:
             ModelSpec(**document)
         except SpecError as error:
-            for word in ("truth value", "broadcast", "sys.set_int", "operands"):
-                assert word not in str(error)
+            for jargon in ("truth value", "broadcast", "sys.set_int", "operands"):
+                assert jargon not in str(error)
 
 
-def test_many_faults_are_told_at_once_and_bounded():
+def test_at_most_1000_problems_are_reported_quickly():
     for document in (
         {"input_shape": [4], "layers": [1] * 20_000},
         {**SMALL, **{f"k{index}": 1 for index in range(20_000)}},
@@ -386,12 +394,17 @@ def test_many_faults_are_told_at_once_and_bounded():
         assert time.monotonic() - began < 10
 
 
-def test_limits():
-    assert only(layers(*[{"type": "relu"}] * 40_000)).path == "layers"
-    assert "2^31" in only(layers({"type": "affine", "units": 30_000}, {"type": "affine", "units": 100_000})).message
+def test_sizes_beyond_the_limits_are_rejected():
+    assert only_problem(document_with(*[{"type": "relu"}] * 40_000)).path == "layers"
+    assert (
+        "2^31"
+        in only_problem(
+            document_with({"type": "affine", "units": 30_000}, {"type": "affine", "units": 100_000})
+        ).message
+    )
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_unreadable_files_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for special in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(SpecError, match="regular file"):
@@ -414,13 +427,13 @@ def test_problems_are_objects_and_survive_pickling():
     assert str(error).startswith("x.json:1:1: input_shape: ")
 
 
-# ---------------------------------------------------------------- the registry
+# ---------------------------------------------------------------- the registry of layers
 
 
-def test_a_layer_registered_later_counts_at_once():
+def test_a_newly_registered_layer_is_available_at_once():
     from specnet.schema import json_schema
 
-    class Double(Layer):  # its methods know no `out`
+    class Double(Layer):  # its methods have no `out` parameter
         def forward(self, x, training=False):
             return 2 * self.floats(x)
 
@@ -430,7 +443,7 @@ def test_a_layer_registered_later_counts_at_once():
         def predict(self, x):
             return self.forward(x)
 
-    assert only(layers({"type": "test_double"})).code == "unknown_layer"
+    assert only_problem(document_with({"type": "test_double"})).code == "unknown_layer"
 
     @specnet.register_layer("test_double")
     class DoubleSpec(specnet.LayerSpec):
@@ -439,9 +452,11 @@ def test_a_layer_registered_later_counts_at_once():
         layer = Double
 
     try:
-        spec = ModelSpec(**layers({"type": "test_double"}))
+        spec = ModelSpec(**document_with({"type": "test_double"}))
         assert spec.layers[0].name == "test_double_1"
-        model = specnet.build(ModelSpec(**layers({"type": "test_double"}, {"type": "relu"}, {"type": "test_double"})))
+        model = specnet.build(
+            ModelSpec(**document_with({"type": "test_double"}, {"type": "relu"}, {"type": "test_double"}))
+        )
         assert model.forward(np.ones((1, 4))).tolist() == [[4.0] * 4]
         assert model.backward(np.ones((1, 4))).tolist() == [[4.0] * 4]
         assert model.predict(np.ones((1, 4))).tolist() == [[4.0] * 4]
@@ -467,50 +482,50 @@ initializers = st.sampled_from(["he_normal", "glorot_uniform", "zeros", "ones", 
 )
 WITH_KEYS = {"affine", "dropout", "leaky_relu", "elu", "reshape", "standardize", "embedding"}
 COMPOSITES = {"sequential", "residual", "concat"}
-plain = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - {"test_double"})
+types_without_keys = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - {"test_double"})
 leaves = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("affine"), "units": st.integers(1, 6)},
         optional={"bias": st.booleans(), "weight_init": initializers, "bias_init": initializers},
     ),
-    st.fixed_dictionaries({"type": st.sampled_from(plain)}),
+    st.fixed_dictionaries({"type": st.sampled_from(types_without_keys)}),
     st.fixed_dictionaries({"type": st.just("dropout")}, optional={"rate": st.floats(0, 0.9)}),
     st.fixed_dictionaries({"type": st.just("leaky_relu")}, optional={"negative_slope": st.floats(-1, 1)}),
     st.fixed_dictionaries({"type": st.just("standardize"), "mean": floats32, "std": st.floats(0.25, 4, width=32)}),
 )
-keeping = st.sampled_from([{"type": kind} for kind in ("relu", "tanh", "layer_norm", "prelu", "dropout")])
-"""Layers that keep their input's shape, whatever it is."""
+shape_preserving = st.sampled_from([{"type": kind} for kind in ("relu", "tanh", "layer_norm", "prelu", "dropout")])
+"""Layers whose output has the shape of their input, for every input shape."""
 
 
 def residuals(inside):
-    """Residual blocks that fit: what keeps the shape, or two sides that end in the same width."""
-    ends = st.integers(1, 4).flatmap(
+    """Return a strategy for valid residual blocks: shape-preserving layers, or two lists that end in equal units."""
+    with_equal_units = st.integers(1, 4).flatmap(
         lambda units: st.fixed_dictionaries(
             {
                 "type": st.just("residual"),
-                "layers": inside.map(lambda some: [*some, {"type": "affine", "units": units}]),
-                "shortcut": inside.map(lambda some: [*some, {"type": "affine", "units": units}]),
+                "layers": inside.map(lambda entries: [*entries, {"type": "affine", "units": units}]),
+                "shortcut": inside.map(lambda entries: [*entries, {"type": "affine", "units": units}]),
             }
         )
     )
-    return ends | st.fixed_dictionaries(
-        {"type": st.just("residual"), "layers": st.lists(keeping, min_size=1, max_size=3)}
+    return with_equal_units | st.fixed_dictionaries(
+        {"type": st.just("residual"), "layers": st.lists(shape_preserving, min_size=1, max_size=3)}
     )
 
 
 def composites(children):
-    """Composites of these layers; none of them changes the number of axes."""
+    """Return a strategy for composites of these layers; none of them changes the number of axes."""
     same_rank = children.filter(lambda entry: "flatten" not in json.dumps(entry))
-    some = st.lists(same_rank, max_size=2)
+    branches = st.lists(same_rank, max_size=2)
     return st.one_of(
         st.fixed_dictionaries({"type": st.just("sequential"), "layers": st.lists(children, min_size=1, max_size=3)}),
-        residuals(some),
-        st.fixed_dictionaries({"type": st.just("concat"), "branches": st.lists(some, min_size=1, max_size=3)}),
+        residuals(branches),
+        st.fixed_dictionaries({"type": st.just("concat"), "branches": st.lists(branches, min_size=1, max_size=3)}),
     )
 
 
 entries = st.recursive(leaves, composites, max_leaves=6)
-first = st.one_of(
+first_layers = st.one_of(
     st.just({"type": "standardize"}),
     st.fixed_dictionaries(
         {"type": st.just("embedding"), "vocabulary": st.integers(2, 9), "dimension": st.integers(1, 3)}
@@ -519,7 +534,7 @@ first = st.one_of(
 
 
 def objects_in(value):
-    """All objects of a document, itself first."""
+    """Yield all objects of a document; the document itself comes first."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -527,7 +542,7 @@ def objects_in(value):
 
 
 def valid_document(settings, layers, beginning):
-    """Put a document together, of objects that no other one shares."""
+    """Build a document that shares no object with another document."""
     return json.loads(json.dumps({**settings, "layers": [*beginning, *layers]}))
 
 
@@ -540,7 +555,9 @@ settings = st.fixed_dictionaries(
         "metadata": st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), st.integers(-5, 5)),
     },
 )  # fmt: skip
-documents = st.builds(valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first, max_size=1))
+documents = st.builds(
+    valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first_layers, max_size=1)
+)
 
 
 @given(documents)
@@ -548,27 +565,27 @@ def test_a_valid_document_builds_runs_and_round_trips(document):
     spec = ModelSpec.from_text(json.dumps(document))
     model = build_sample(spec)
     x = sample_inputs(model, 3)
-    with np.errstate(all="ignore"):  # wild initial values may overflow
+    with np.errstate(all="ignore"):  # extreme initial values may overflow
         y = model.forward(x, training=True)
         assert y.shape == (3, *spec.output_shape)
         dx = model.backward(y)
         assert (dx is None) == (model.input_dtype.kind == "i")
         assert model.predict(x).tobytes() == model.forward(x).tobytes()
-    again = ModelSpec.from_text(spec.to_json())
-    assert again == spec
-    assert again.to_json() == spec.to_json()
-    model, other = specnet.build(spec), specnet.build(again)
-    assert list(other.parameters) == list(model.parameters)
-    assert all(np.array_equal(other.parameters[name], model.parameters[name]) for name in model.parameters)
+    reread = ModelSpec.from_text(spec.to_json())
+    assert reread == spec
+    assert reread.to_json() == spec.to_json()
+    model, rebuilt = specnet.build(spec), specnet.build(reread)
+    assert list(rebuilt.parameters) == list(model.parameters)
+    assert all(np.array_equal(rebuilt.parameters[name], model.parameters[name]) for name in model.parameters)
     assert model.parameter_count == spec.parameter_count == sum(p.size for p in model.parameters.values())
 
 
 @given(documents, st.data())
-def test_a_mutated_document_is_accepted_or_refused_with_a_place(document, data):
-    junk = st.sampled_from([None, True, -1, 0, 1.5, "x", "relu", [], [1], {}, {"type": "relu"}, 2**60, ""])
+def test_a_mutated_document_is_accepted_or_rejected_with_a_position(document, data):
+    replacements = st.sampled_from([None, True, -1, 0, 1.5, "x", "relu", [], [1], {}, {"type": "relu"}, 2**60, ""])
     target = data.draw(st.sampled_from(list(objects_in(document))))
     key = data.draw(st.sampled_from([*target, "extra", "type", "name"]))
-    target[key] = data.draw(junk)
+    target[key] = data.draw(replacements)
     text = json.dumps(document, indent=1)
     try:
         ModelSpec.from_text(text)

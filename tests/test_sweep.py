@@ -1,4 +1,4 @@
-"""Sweeps: every combination a run, ranked; checked before, gone on with after."""
+"""Test sweeps: one run per combination, ranking, validation before the first run, and resuming."""
 
 import csv
 import json
@@ -42,9 +42,9 @@ def folder(tmp_path):
 RATES = ("--set", "training.optimizer.learning_rate=0.1,0.001")
 
 
-def test_every_combination_is_an_ordinary_run_and_they_are_ranked(folder):
+def test_every_combination_is_an_ordinary_run_and_all_are_ranked(folder):
     out, err = run("sweep", "e.json", *RATES, "--set", "model.layers[0].units=3,6", "--jobs", "2", cwd=folder)
-    assert "4 runs into runs/small-sweep, ranked by val_loss" in err
+    assert "4 runs in runs/small-sweep, ranked by val_loss" in err
     assert err.count(": val_loss ") == 4
     lines = out.splitlines()
     assert lines[0].split() == ["Rank", "learning_rate", "units", "val_loss", "epoch"]
@@ -65,11 +65,11 @@ def test_every_combination_is_an_ordinary_run_and_they_are_ranked(folder):
         f"--set={path}={rows[0][path]}" for path in ("training.optimizer.learning_rate", "model.layers[0].units")
     ]
     run("train", "e.json", "--out", "alone", *settings, cwd=folder, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-    alone, best = (specnet.load(folder / p / "last.h5") for p in ("alone", f"runs/small-sweep/{rows[0]['run']}"))
-    assert all((alone.parameters[name] == value).all() for name, value in best.parameters.items())
+    single_run, best = (specnet.load(folder / p / "last.h5") for p in ("alone", f"runs/small-sweep/{rows[0]['run']}"))
+    assert all((single_run.parameters[name] == value).all() for name, value in best.parameters.items())
 
 
-def test_seeds_are_runs_of_their_own_and_ranked_by_their_mean(folder):
+def test_each_seed_is_a_run_and_combinations_are_ranked_by_their_mean(folder):
     out, _ = run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", cwd=folder)
     assert out.splitlines()[0].split() == ["Rank", "learning_rate", "val_loss", "sd", "runs"]
     assert [line.split()[-1] for line in out.splitlines()[1:]] == ["3", "3"]
@@ -78,34 +78,36 @@ def test_seeds_are_runs_of_their_own_and_ranked_by_their_mean(folder):
         for seed in range(3)
     ]
     assert not (weights[0] == weights[1]).any()
-    said = json.loads(run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", "--json", cwd=folder)[0])
-    assert said["monitor"] == "val_loss"
-    assert len(said["runs"]) == 6
-    assert {run["settings"]["training.seed"] for run in said["runs"]} == {"0", "1", "2"}
+    result = json.loads(
+        run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", "--json", cwd=folder)[0]
+    )
+    assert result["monitor"] == "val_loss"
+    assert len(result["runs"]) == 6
+    assert {run["settings"]["training.seed"] for run in result["runs"]} == {"0", "1", "2"}
 
 
-def test_seeds_alone(folder):
+def test_a_sweep_may_vary_only_the_seed(folder):
     out, _ = run("sweep", "e.json", "--seeds", "2", "--out", "s", "--quiet", cwd=folder)
     assert out.splitlines()[0].split() == ["Rank", "val_loss", "sd", "runs"]
     assert {path.name for path in (folder / "s").iterdir() if path.is_dir()} == {"seed=0", "seed=1"}
 
 
-def test_the_data_are_read_once_for_all_combinations_that_ask_the_same_of_them(folder, monkeypatch):
-    read, opened = DataEntry.read, []
-    monkeypatch.setattr(DataEntry, "read", lambda *args: opened.append(args) or read(*args))
+def test_combinations_with_the_same_data_settings_read_the_data_once(folder, monkeypatch):
+    original_read, opened = DataEntry.read, []
+    monkeypatch.setattr(DataEntry, "read", lambda *args: opened.append(args) or original_read(*args))
     rates = {"training.optimizer.learning_rate": ["0.1", "0.01", "0.001"], "training.batch_size": ["4", "8"]}
     sweep = plan_sweep(folder / "e.json", rates)
-    alike = len(opened)
+    reads_per_plan = len(opened)
     assert len(sweep.trials) == 6
     plan_sweep(folder / "e.json", rates | {"model.layers[0].units": ["3", "5"]})
-    assert alike > 0
-    assert len(opened) == 3 * alike
+    assert reads_per_plan > 0
+    assert len(opened) == 3 * reads_per_plan
     (folder / "rows.npz").write_bytes(b"no longer")
     with pytest.raises(SpecError, match=r"and 5 more combinations"):
         plan_sweep(folder / "e.json", rates)
 
 
-def test_all_faults_come_before_the_first_run(folder):
+def test_all_problems_are_reported_before_the_first_run(folder):
     arguments = ("--set", "training.loss=softmax_cross_entropy,nonsense", "--set", "model.layers[0].units=3,0")
     _, err = run("sweep", "e.json", *arguments, "--out", "s", cwd=folder, code=1)
     assert 'training.loss: unknown loss "nonsense"' in err
@@ -114,8 +116,8 @@ def test_all_faults_come_before_the_first_run(folder):
     assert "and 1 more combination)" in err
     assert len(err.splitlines()) == 2
     assert not (folder / "s").exists()
-    for setting, told in (("training.epochs", "expected PATH=A,B"), ("=1,2", "expected PATH=A,B")):
-        assert told in run("sweep", "e.json", "--set", setting, cwd=folder, code=2)[1]
+    for setting, message_part in (("training.epochs", "expected PATH=A,B"), ("=1,2", "expected PATH=A,B")):
+        assert message_part in run("sweep", "e.json", "--set", setting, cwd=folder, code=2)[1]
     assert (
         "expected the path of a value"
         in run("sweep", "e.json", "--set", "model.layers[7].units=1,2", cwd=folder, code=1)[1]
@@ -124,30 +126,30 @@ def test_all_faults_come_before_the_first_run(folder):
         plan_sweep(folder / "e.json", {"training.seed": [str(n) for n in range(20_000)]})
 
 
-def test_names_never_collide(folder):
+def test_run_names_are_unique_and_limited_in_length(folder):
     for name in ("a b.npz", "a@b.npz"):
         (folder / name).write_bytes((folder / "rows.npz").read_bytes())
     sweep = plan_sweep(folder / "e.json", {"data.train.path": ["a b.npz", "a@b.npz"]})
     assert len({trial.name for trial in sweep.trials}) == 2
-    long = {f"model.layers[{index}].units": ["2", "3"] for index in (0,)}
-    long |= {f"model.metadata.{'x' * 40}{n}": ["1", "2"] for n in range(5)}
-    sweep = plan_sweep(folder / "e.json", long, seeds=2)
+    long_settings = {f"model.layers[{index}].units": ["2", "3"] for index in (0,)}
+    long_settings |= {f"model.metadata.{'x' * 40}{n}": ["1", "2"] for n in range(5)}
+    sweep = plan_sweep(folder / "e.json", long_settings, seeds=2)
     assert len({trial.name for trial in sweep.trials}) == 2**6 * 2
     assert max(len(trial.name) for trial in sweep.trials) < 200
 
 
-def test_the_metric_is_that_of_the_documents_as_they_are_set(folder):
-    def planned(settings):
+def test_the_ranking_metric_follows_the_settings_of_the_runs(folder):
+    def planned_monitor(settings):
         return plan_sweep(folder / "e.json", {"training.batch_size": ["8", "16"], **settings}).monitor
 
-    assert planned({}) == "val_loss"
-    assert planned({"data.validation": ["null"]}) == "loss"
-    assert planned({"training.checkpoint.keep_best": ["validation_accuracy"]}) == "val_accuracy"
-    with pytest.raises(specnet.SpecnetError, match=r"they watch different metrics: val_loss with .*; loss with"):
-        planned({"data.validation": ['{"fraction": 0.2}', "null"]})
+    assert planned_monitor({}) == "val_loss"
+    assert planned_monitor({"data.validation": ["null"]}) == "loss"
+    assert planned_monitor({"training.checkpoint.keep_best": ["validation_accuracy"]}) == "val_accuracy"
+    with pytest.raises(specnet.SpecnetError, match=r"they monitor different metrics: val_loss with .*; loss with"):
+        planned_monitor({"data.validation": ['{"fraction": 0.2}', "null"]})
 
 
-def test_models_and_seeds_that_are_set(folder):
+def test_models_and_seeds_can_be_varied(folder):
     other = json.loads((folder / "m.json").read_text()) | {"seed": 7}
     (folder / "m2.json").write_text(json.dumps(other))
     sweep = plan_sweep(
@@ -156,21 +158,21 @@ def test_models_and_seeds_that_are_set(folder):
     assert [trial.overrides["training.seed"] for trial in sweep.trials] == ["5", "6", "5", "6"]
     assert [trial.overrides["model.seed"] for trial in sweep.trials] == ["0", "1", "7", "8"]
     assert all(outcome.error is None for outcome in run_sweep(sweep, jobs=2))
-    with pytest.raises(specnet.SpecnetError, match="varied, and so do the seeds"):
+    with pytest.raises(specnet.SpecnetError, match="varied, and so are the seeds"):
         plan_sweep(folder / "e.json", {"training.seed": ["1", "2"]}, seeds=2)
     with pytest.raises(specnet.SpecnetError, match=r"gone\.npz: there is no such file"):
         plan_sweep(folder / "e.json", {"data.train.path": ["rows.npz", "gone.npz"]})
 
 
-def test_fewer_epochs_than_before_are_judged_by_those(folder):
+def test_a_sweep_with_fewer_epochs_ranks_only_those(folder):
     run("sweep", "e.json", *RATES, "--out", "s", "--quiet", "--set", "training.epochs=6", cwd=folder)
-    said = json.loads(
+    result = json.loads(
         run("sweep", "e.json", *RATES, "--out", "s", "-q", "--json", "--set", "training.epochs=2", cwd=folder)[0]
     )
-    assert {found["epoch"] for found in said["runs"]} <= {1, 2}
+    assert {outcome["epoch"] for outcome in result["runs"]} <= {1, 2}
 
 
-def test_where_nothing_can_be_written(folder):
+def test_unwritable_folders_and_duplicate_settings_are_reported(folder):
     _, err = run("sweep", "e.json", *RATES, "--out", "e.json", cwd=folder, code=1)
     assert "e.json: cannot be written to" in err
     twice = ("--set", "training.batch_size=4", "--set", "training.batch_size=8")
@@ -187,7 +189,7 @@ def test_a_run_that_fails_does_not_stop_the_rest(folder):
     assert run("sweep", "e.json", "--set", values.replace(",adam", ""), "--out", "t", cwd=folder, code=1)[1]
 
 
-def test_a_sweep_that_was_ended_goes_on_with_what_is_missing(folder):
+def test_a_stopped_sweep_resumes_with_the_missing_runs(folder):
     command = [sys.executable, "-m", "specnet", "sweep", "e.json", *RATES, "--out", "s", "--jobs", "1"]
     process = subprocess.Popen(
         [*command, "--set", "training.epochs=100000"], cwd=folder, stderr=subprocess.PIPE, text=True
@@ -199,9 +201,9 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_missing(folder):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert "stopped; the same command goes on with what is missing in s" in err
+    assert "stopped; the same command continues with the missing runs in s" in err
     step = specnet.load(folder / "s/learning_rate=0.1/last.h5").run_state["step"]
-    epochs = step // 4 + 2  # a little further than it came
+    epochs = step // 4 + 2  # a little more than the number of trained epochs
     run("sweep", "e.json", *RATES, "--out", "s", "--quiet", "--set", f"training.epochs={epochs}", cwd=folder)
     for rate in ("0.1", "0.001"):
         model = specnet.load(folder / f"s/learning_rate={rate}/last.h5")
@@ -211,8 +213,8 @@ def test_a_sweep_that_was_ended_goes_on_with_what_is_missing(folder):
     assert (folder / "s/learning_rate=0.1/last.h5").stat().st_mtime_ns == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_a_sweep_that_is_killed_leaves_no_run_behind(folder):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent dies")
+def test_killing_a_sweep_stops_its_runs(folder):
     command = [sys.executable, "-m", "specnet", "sweep", "e.json", *RATES, "--out", "s", "--jobs", "2", "--quiet"]
     process = subprocess.Popen([*command, "--set", "training.epochs=1000000"], cwd=folder)
     limit = time.monotonic() + 60
@@ -229,12 +231,12 @@ def test_a_sweep_that_is_killed_leaves_no_run_behind(folder):
     assert all(specnet.load(path).run_state["step"] > 0 for path in runs)
 
 
-def test_in_python(folder):
+def test_a_sweep_runs_from_python(folder):
     sweep = plan_sweep(folder / "e.json", {"training.batch_size": ["8", "16"]}, out=folder / "s")
-    told = []
-    ranked = run_sweep(sweep, jobs=2, tell=told.append)
+    messages = []
+    ranked = run_sweep(sweep, jobs=2, tell=messages.append)
     assert [outcome.error for outcome in ranked] == [None, None]
-    assert len(told) == 2
+    assert len(messages) == 2
     assert ranked[0].value <= ranked[1].value
 
 

@@ -1,6 +1,6 @@
-"""Every system call of a save, in order: killed there, or failing there; and the power going off there.
+"""Kill a save at each of its system calls, let each call fail, and simulate a power failure after each call.
 
-Needs strace, and the right to trace a process.
+These tests need strace and the permission to trace a process.
 """
 
 import os
@@ -21,40 +21,40 @@ SERVER = textwrap.dedent(
     import mmap, os, signal, sys
     import numpy as np, specnet
     from specnet.checkpoint import write
-    from specnet.files import atomic as durable
+    from specnet.files import atomic
 
     layers = [{"type": "affine", "units": 50}, {"type": "affine", "units": 2}]
     model = specnet.build(specnet.ModelSpec(input_shape=(60,), layers=layers))
     path, warm = sys.argv[1:]
-    specnet.save(warm, model)  # imports what it needs
-    told = mmap.mmap(-1, 4096)  # shared with the children: telling takes no system call
-    for line in sys.stdin:  # one value a line: fork, wait for the tracer, save
+    specnet.save(warm, model)  # so that later saves import nothing
+    report = mmap.mmap(-1, 4096)  # shared with the children, which write to it without a system call
+    for line in sys.stdin:  # one value per line: fork, wait for the tracer, save
         pid = os.fork()
         if pid:
             os.waitpid(pid, os.WUNTRACED)
             print("pid", pid, flush=True)
             os.waitpid(pid, 0)
-            print(told[:].rstrip(b"\\0").decode(), flush=True)
-            told[:] = bytes(4096)
+            print(report[:].rstrip(b"\\0").decode(), flush=True)
+            report[:] = bytes(4096)
             continue
         for array in model.parameters.values():
             array.fill(float(line))
-        os.kill(os.getpid(), signal.SIGSTOP)  # until the tracer is there
-        said = "ok"
+        os.kill(os.getpid(), signal.SIGSTOP)  # until the tracer is attached
+        outcome = "ok"
         try:
             specnet.save(path, model)
         except specnet.CheckpointError as error:
-            said = "refused: " + str(error)
+            outcome = "refused: " + str(error)
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        told[: len(said.encode())] = said.encode()
+            outcome = f"{type(error).__name__}: {error}"
+        report[: len(outcome.encode())] = outcome.encode()
         os._exit(0)
     """
 )
 
 
 class Saver:
-    """A process that saves in children of its own, each under strace."""
+    """A process that forks a child for each save, which runs under strace."""
 
     def __init__(self, folder):
         self.folder = folder / "target"
@@ -71,7 +71,7 @@ class Saver:
         self.process.stdout.close()
 
     def save(self, *inject):
-        """Save the next value under `strace inject...`; give what the child said ("" when it died)."""
+        """Save the next value under `strace *inject`; return the child's outcome ("" if it was killed)."""
         self.value += 1
         print(self.value, file=self.process.stdin, flush=True)
         pid = self.process.stdout.readline().split()[1]
@@ -87,12 +87,12 @@ class Saver:
             return self.process.stdout.readline().strip()
 
     def calls(self):
-        """The system calls of the last save."""
+        """Return the system calls of the last save."""
         lines = self.log.read_text(errors="replace").splitlines()
         return [line.split(maxsplit=1)[1] for line in lines if re.match(r"\d+ +\w+\(", line)]
 
     def stored(self):
-        """The value that the path holds, whole."""
+        """Return the value that all weights in the file have."""
         weights = specnet.load(self.path).parameters
         values = {value for array in weights.values() for value in np.unique(array)}
         assert len(values) == 1
@@ -109,28 +109,28 @@ def saver(tmp_path_factory):
 
 
 def positions(saver):
-    """Every system call of a save: its position, its name, and the names of all."""
+    """Yield (index, name, names of all calls) of each system call of a save."""
     assert saver.save() == "ok"
-    assert saver.save() == "ok"  # over a file that is there
+    assert saver.save() == "ok"  # this save replaces an existing file
     names = [re.match(r"\w+", call)[0] for call in saver.calls()]
     assert names[-1] == "exit_group"
     assert len(names) > 25
     for index, name in enumerate(names[:-1]):
         yield index, name, names
-        for left in saver.folder.glob(".specnet-*.tmp"):
-            left.unlink()  # the next save would clear it, by calls that are not in the list
+        for temporary in saver.folder.glob(".specnet-*.tmp"):
+            temporary.unlink()  # the next save would remove it with additional calls, which shift the positions
 
 
 def occurrence(names, index, name):
-    """Which call of this name is the first at or after a position."""
+    """Return the 1-based number, among the calls of this name, of the first one at or after a position."""
     return names[:index].count(name) + 1
 
 
-def test_killed_at_every_call(saver):
+def test_a_save_killed_at_any_call_leaves_a_complete_file(saver):
     for index, name, names in positions(saver):
         before = saver.stored()
-        said = saver.save(f"--inject={name}:signal=KILL:when={occurrence(names, index, name)}")
-        assert said == "", (index, name)
+        outcome = saver.save(f"--inject={name}:signal=KILL:when={occurrence(names, index, name)}")
+        assert outcome == "", (index, name)
         assert saver.stored() in (before, saver.value)
         if index > names.index("rename"):
             assert saver.stored() == saver.value
@@ -140,12 +140,12 @@ def test_killed_at_every_call(saver):
     assert os.listdir(saver.folder) == ["m.h5"]
 
 
-MEMORY = ("mmap", "munmap", "brk", "futex", "getrandom")  # these fail in other ways
+MEMORY = ("mmap", "munmap", "brk", "futex", "getrandom")  # the interpreter handles their failures in its own ways
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for ever"])
-def test_failing_at_every_call(saver, error, lasting):
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "permanently"])
+def test_a_save_that_fails_at_any_call_is_reported(saver, error, lasting):
     refused = 0
     for index, name, names in positions(saver):
         if name in MEMORY:
@@ -153,37 +153,36 @@ def test_failing_at_every_call(saver, error, lasting):
         before = saver.stored()
         failing = {*names[index:-1], "unlink"} - set(MEMORY) if lasting else {name}
         inject = [
-            f"--inject={each}:error={error}:when={occurrence(names, index, each)}{'+' if lasting else ''}"
-            for each in sorted(failing)
+            f"--inject={call}:error={error}:when={occurrence(names, index, call)}{'+' if lasting else ''}"
+            for call in sorted(failing)
         ]
-        said = saver.save(*inject)
-        where = (index, name, said)
-        if said == "ok" or "saved, but its folder could not be synced" in said:
-            assert saver.stored() == saver.value, where
+        outcome = saver.save(*inject)
+        context = (index, name, outcome)
+        if outcome == "ok" or "saved, but its folder could not be synced" in outcome:
+            assert saver.stored() == saver.value, context
         else:
             refused += 1
-            assert re.fullmatch(r"refused: .*m\.h5: not saved: .*; what was there before is intact", said), where
-            assert saver.stored() == before, where
+            assert re.fullmatch(r"refused: .*m\.h5: not saved: .*; a previous file is intact", outcome), context
+            assert saver.stored() == before, context
         if not lasting:
-            assert os.listdir(saver.folder) == ["m.h5"], where
+            assert os.listdir(saver.folder) == ["m.h5"], context
         trace = saver.log.read_text(errors="replace")
-        assert trace.count("fsync(") <= 2, (
-            where
-        )  # one that failed is not tried again: the kernel has forgotten the pages
+        # A failed fsync must not be retried: the kernel may have dropped the unwritten pages.
+        assert trace.count("fsync(") <= 2, context
         if re.search(r"fsync\(\d+\) += -1", trace):
-            assert said.startswith("refused"), where
+            assert outcome.startswith("refused"), context
     assert refused > 8
     assert saver.save() == "ok"
     assert os.listdir(saver.folder) == ["m.h5"]
 
 
-def test_the_power_goes_off_anywhere(saver, tmp_path):
+def test_a_power_failure_after_any_call_leaves_a_complete_file(saver, tmp_path):
     assert saver.save() == "ok"
     old = saver.path.read_bytes()
     assert saver.save() == "ok"
     new = saver.path.read_bytes()
     states = 0
-    for disk in disks(saver.calls(), old, new):
+    for disk in states_after_power_failure(saver.calls(), old, new):
         (tmp_path / "m.h5").write_bytes(disk)
         weights = specnet.load(tmp_path / "m.h5").parameters
         assert {value for array in weights.values() for value in np.unique(array)} <= {saver.value - 1, saver.value}
@@ -191,10 +190,10 @@ def test_the_power_goes_off_anywhere(saver, tmp_path):
     assert states > 30
 
 
-def disks(calls, old, new):
-    """What the path may hold when the power goes off after each call: unsynced data dropped, torn or cut short."""
-    synced, unsynced = bytearray(), []  # of the temporary: what is safe, what may be lost (offset, length)
-    temporary = renamed = safe = None
+def states_after_power_failure(calls, old, new):
+    """Yield the contents that the path may have after a power failure at each call: unsynced data may be lost."""
+    synced, unsynced = bytearray(), []  # of the temporary file: durable bytes; (offset, length) that may be lost
+    temporary = renamed = rename_synced = None
     for call in calls:
         name, arguments = re.match(r"(\w+)\((.*)", call).groups()
         if name == "openat" and ".specnet-" in arguments:
@@ -203,44 +202,44 @@ def disks(calls, old, new):
             length, offset = map(int, re.search(r", (\d+), (\d+)\) += \d+", arguments).groups())
             unsynced.append((offset, length))
         elif name == "fsync" and arguments.startswith(f"{temporary})") and not renamed:
-            synced, unsynced = written(synced, unsynced, new), []
+            synced, unsynced = with_spans(synced, unsynced, new), []
         elif name == "rename":
             renamed = True
         elif name == "fsync":
-            safe = True
-        if not safe:
-            yield old  # the name may still be the old file's
+            rename_synced = True
+        if not rename_synced:
+            yield old  # the rename may be lost
         if renamed:
-            yield from torn(synced, unsynced, new)
+            yield from partial_writes(synced, unsynced, new)
 
 
-def written(data, spans, source):
-    """A file with some spans of the source written over it."""
-    made = bytearray(data)
+def with_spans(data, spans, source):
+    """Return a copy of `data` with some spans, (offset, length), of the source written over it."""
+    result = bytearray(data)
     for offset, length in spans:
-        made.extend(bytes(max(0, offset + length - len(made))))
-        made[offset : offset + length] = source[offset : offset + length]
-    return made
+        result.extend(bytes(max(0, offset + length - len(result))))
+        result[offset : offset + length] = source[offset : offset + length]
+    return result
 
 
-def torn(synced, unsynced, new):
-    """The states in which unsynced writes may have reached the disk: none, all, all but one, the first half of one."""
+def partial_writes(synced, unsynced, new):
+    """Yield the bytes after no, all, all but one of the unsynced writes, and after half of one with all others."""
     yield bytes(synced)
-    yield bytes(written(synced, unsynced, new))
+    yield bytes(with_spans(synced, unsynced, new))
     for index, (offset, length) in enumerate(unsynced):
         others = unsynced[:index] + unsynced[index + 1 :]
-        yield bytes(written(synced, others, new))
-        yield bytes(written(synced, [*others, (offset, length // 2)], new))
+        yield bytes(with_spans(synced, others, new))
+        yield bytes(with_spans(synced, [*others, (offset, length // 2)], new))
 
 
-def test_the_simulation_would_find_a_missing_sync():
+def test_the_simulation_detects_a_missing_sync():
     calls = [
         'openat(AT_FDCWD, "/x/.specnet-0.tmp", O_RDWR|O_CREAT) = 3',
         "pwrite64(3, ..., 4, 0) = 4",
         'rename("/x/.specnet-0.tmp", "/x/m.h5") = 0',
         "fsync(4) = 0",
     ]
-    found = set(disks(calls, b"OLD!", b"NEW!"))
-    assert found == {b"OLD!", b"NEW!", b"", b"NE"}
+    states = set(states_after_power_failure(calls, b"OLD!", b"NEW!"))
+    assert states == {b"OLD!", b"NEW!", b"", b"NE"}
     synced = [calls[0], calls[1], "fsync(3) = 0", *calls[2:]]
-    assert set(disks(synced, b"OLD!", b"NEW!")) == {b"OLD!", b"NEW!"}
+    assert set(states_after_power_failure(synced, b"OLD!", b"NEW!")) == {b"OLD!", b"NEW!"}

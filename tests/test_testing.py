@@ -1,4 +1,4 @@
-"""The conformance kit finds what it is there to find."""
+"""The conformance kit, `check_layer`, accepts a correct layer and reports each kind of defect."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.support import model_of
 
 
 class Square(specnet.Layer):
-    """y = x^2 * gain: a right layer, of which the tests make wrong ones."""
+    """y = x^2 * gain. A correct layer; its subclasses below each add one defect."""
 
     def __init__(self, gain):
         super().__init__(gain=gain)
@@ -37,7 +37,7 @@ class Square(specnet.Layer):
 
 @pytest.fixture
 def check():
-    """Check a layer class as the registered type "square"."""
+    """Return a function that registers a layer class as the type "square" and runs `check_layer` on it."""
 
     def run(layer_class):
         class SquareSpec(specnet.LayerSpec):
@@ -54,7 +54,7 @@ def check():
     registry._registered.pop("square", None)
 
 
-def test_a_right_layer_passes(check):
+def test_a_correct_layer_passes(check):
     check(Square)
 
 
@@ -70,7 +70,7 @@ class WrongParameterGradient(Square):
         return dx
 
 
-class AddsUp(Square):
+class AccumulatesGradients(Square):
     def backward(self, dy):
         before = self.gradient("gain").copy()
         dx = super().backward(dy)
@@ -78,12 +78,12 @@ class AddsUp(Square):
         return dx
 
 
-class OtherShape(Square):
+class ReturnsOtherShape(Square):
     def forward(self, x, training=False):
         return super().forward(x)[..., np.newaxis]
 
 
-class OtherDtype(Square):
+class ReturnsOtherDtype(Square):
     def predict(self, x):
         return super().predict(x).astype(np.float64)
 
@@ -95,7 +95,7 @@ class WritesIntoInput(Square):
         return y
 
 
-class GivesView(Square):
+class ReturnsView(Square):
     def forward(self, x, training=False):
         super().forward(x)
         return self.x
@@ -108,7 +108,7 @@ class GivesView(Square):
         return np.array(dy)
 
 
-class GivesItsCache(Square):
+class ReturnsItsCache(Square):
     def forward(self, x, training=False):
         self.y = super().forward(x)
         return self.y
@@ -122,9 +122,9 @@ class GivesItsCache(Square):
 class ReusesOutput(Square):
     def forward(self, x, training=False):
         y = super().forward(x)
-        kept = self.keep("y", y.shape, y.dtype)
-        kept[...] = y
-        return kept
+        reused = self.keep("y", y.shape, y.dtype)
+        reused[...] = y
+        return reused
 
 
 class PredictCaches(Square):
@@ -165,20 +165,20 @@ class PredictDiffers(Square):
         return super().predict(x)
 
 
-class Random(Square):
+class DependsOnGlobalRandomness(Square):
     def forward(self, x, training=False):
         y = super().forward(x)
         return y + np.random.default_rng().normal() if training else y
 
 
-class ForgetsOrder(Square):
+class AcceptsBackwardBeforeForward(Square):
     def backward(self, dy):
         if self.x is None:
             return self.floats(dy)
         return super().backward(dy)
 
 
-class TakesAnyGradient(Square):
+class AcceptsAnyGradientShape(Square):
     def backward(self, dy):
         if np.shape(dy) != self.cached(self.x).shape:
             return self.floats(dy)
@@ -191,7 +191,7 @@ class IgnoresOut(Square):
         return y if out is None else y * 2
 
 
-class LooksAtTheBatch(Square):
+class DependsOnOtherRows(Square):
     def predict(self, x):
         x = self.floats(x)
         return super().predict(x) + (x.mean() if x.size else 0) * 0 + len(x)
@@ -205,53 +205,53 @@ class LooksAtTheBatch(Square):
     [
         (WrongGradient, "gradient of input differs"),
         (WrongParameterGradient, r"gradient of square_1\.gain differs"),
-        (AddsUp, "gradient of square_1.gain"),
-        (OtherShape, "forward gives shape"),
-        (OtherDtype, "float64"),
+        (AccumulatesGradients, "gradient of square_1.gain"),
+        (ReturnsOtherShape, "forward returns shape"),
+        (ReturnsOtherDtype, "float64"),
         (WritesIntoInput, "writes into its input"),
-        (GivesView, "view of its input"),
-        (GivesItsCache, "writing into a result changes a later one"),
+        (ReturnsView, "view of its input"),
+        (ReturnsItsCache, "writing into a result changes a later result"),
         (ReusesOutput, "later call changes an earlier result of forward"),
-        (PredictCaches, "predict writes on the layer"),
-        (PredictWrites, r"predict writes on the layer.*\['last'\]"),
+        (PredictCaches, "predict sets attributes of the layer"),
+        (PredictWrites, r"predict sets attributes of the layer.*\['last'\]"),
         (RebindsABuffer, "rebinds its buffer count"),
         (PredictDiffers, "predict differs from forward"),
-        (Random, "one seed differ in their outputs"),
-        (ForgetsOrder, "backward before forward is not refused"),
-        (TakesAnyGradient, "another shape is not a ShapeError"),
-        (IgnoresOut, "something else with `out`"),
-        (LooksAtTheBatch, "depends on the other rows"),
+        (DependsOnGlobalRandomness, "the same seed differ in their outputs"),
+        (AcceptsBackwardBeforeForward, "backward before forward does not raise SpecnetError"),
+        (AcceptsAnyGradientShape, "another shape does not raise ShapeError"),
+        (IgnoresOut, "other values with `out`"),
+        (DependsOnOtherRows, "depends on the other rows"),
     ],
 )
-def test_a_wrong_layer_is_found(check, layer, words):
+def test_a_defect_of_a_layer_is_reported(check, layer, words):
     with pytest.raises(AssertionError, match=rf"check_layer\(square, \(3,\), float\d\d\): .*{words}"):
         check(layer)
 
 
-class Forgets(Square):
+class DropsParameters(Square):
     def __init__(self, gain):
         super().__init__(gain)
         self.parameters.clear()
 
 
-class Copies(Square):
+class CopiesParameters(Square):
     def __init__(self, gain):
         super().__init__(gain.copy())
 
 
-class Undeclared(Square):
+class SetsUndeclaredBuffer(Square):
     def __init__(self, gain):
         super().__init__(gain)
         self.buffers["count"] = np.zeros(())
 
 
-class Unset(Square):
+class LeavesBufferUnset(Square):
     @classmethod
     def infer_buffers(cls, _fields, _input_shape):
         return {"count": ((), np.int64)}
 
 
-class OtherArguments(Square):
+class TakesExtraArgument(Square):
     def __init__(self, gain, more):
         super().__init__(gain)
 
@@ -259,56 +259,56 @@ class OtherArguments(Square):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (Forgets, r"document announces the parameters \['gain'\], its constructor sets self.parameters \[\]"),
-        (Copies, "has to keep the array that it is given for gain, not a copy"),
-        (Undeclared, r"announces the buffers \[\], its constructor sets self.buffers \['count'\]"),
-        (Unset, r"announces the buffers \['count'\], its constructor sets self.buffers \[\]"),
-        (OtherArguments, r"from_document cannot make the layer .*missing 1 required"),
+        (DropsParameters, r"document declares parameters \['gain'\], the constructor sets self.parameters \[\]"),
+        (CopiesParameters, "must keep the array that it receives for gain, not a copy"),
+        (SetsUndeclaredBuffer, r"declares buffers \[\], the constructor sets self.buffers \['count'\]"),
+        (LeavesBufferUnset, r"declares buffers \['count'\], the constructor sets self.buffers \[\]"),
+        (TakesExtraArgument, r"from_document cannot create the layer .*missing 1 required"),
     ],
 )
-def test_mistakes_of_a_layers_author_are_told(check, layer, words):
+def test_a_layer_that_differs_from_its_document_is_reported(check, layer, words):
     with pytest.raises(specnet.SpecnetError, match=words):
         check(layer)
 
 
-def test_mistakes_in_what_a_document_announces_are_told():
+def test_invalid_parameter_specs_and_registrations_are_rejected():
     with pytest.raises(specnet.SpecnetError, match=r'unknown initializer .*did you mean "ones"'):
         specnet.ParameterSpec("one")
     with pytest.raises(specnet.SpecnetError, match="two positive integers"):
         specnet.ParameterSpec("ones", fans=(0, 3))
-    for wrong in ("Bad Name!", "", 1, Square):
+    for invalid_name in ("Bad Name!", "", 1, Square):
         with pytest.raises(specnet.SpecnetError, match="expected a type name"):
-            specnet.register_layer(wrong)
-    with pytest.raises(specnet.SpecnetError, match="names no layer class"):
+            specnet.register_layer(invalid_name)
+    with pytest.raises(specnet.SpecnetError, match="has no layer class"):
         specnet.register_layer("nothing")(type("NothingSpec", (specnet.LayerSpec,), {}))
 
 
-def test_what_is_no_layer_is_told():
+def test_an_unknown_layer_type_is_rejected():
     with pytest.raises(specnet.SpecError, match="unknown layer type"):
         check_layer({"type": "relo"}, (3,))
 
 
-def test_a_numerical_gradient():
+def test_the_numerical_gradient_of_a_cubic():
     x = np.array([[1.0, -2.0], [0.5, 3.0]])
     assert np.allclose(numerical_gradient(lambda: float(np.sum(x**3)), x), 3 * x**2, rtol=1e-9)
     assert x.tolist() == [[1.0, -2.0], [0.5, 3.0]]
     assert relative_error(np.zeros(0), np.zeros(0)) == 0
 
 
-def test_a_kink_is_no_wrong_gradient_and_the_model_stays_as_it_was():
+def test_check_gradients_tolerates_kinks_and_leaves_the_model_unchanged():
     model = model_of({"type": "batch_norm"}, {"type": "relu"}, {"type": "dropout"}, {"type": "affine", "units": 2})
     x = sample_inputs(model, 6)
     before = {name: array.copy() for name, array in {**model.parameters, **model.buffers}.items()}
     dy = np.ones((6, 2))
-    found = check_gradients(model, x, dy, training=True)
-    assert [(check.name, check.checked) for check in found] == [
+    checks = check_gradients(model, x, dy, training=True)
+    assert [(check.name, check.checked) for check in checks] == [
         ("input", 30),
         ("batch_norm_1.scale", 5),
         ("batch_norm_1.shift", 5),
         ("affine_1.weight", 10),
         ("affine_1.bias", 2),
     ]
-    assert max(check.error for check in found) < 1e-7
+    assert max(check.error for check in checks) < 1e-7
     assert all(np.array_equal(array, before[name]) for name, array in {**model.parameters, **model.buffers}.items())
     assert model.draws.step == 0
     kinked = model_of({"type": "relu"})

@@ -1,4 +1,4 @@
-"""Typed users see no false error: type checkers find nothing in a user's program, and the program runs."""
+"""Type checkers report no errors in a typed user program, tests/typing/user.py, and the program runs."""
 
 import shutil
 import subprocess
@@ -12,23 +12,23 @@ def program(tmp_path, root):
     return tmp_path
 
 
-def test_mypy_strict_finds_nothing(program, python):
+def test_mypy_strict_reports_no_errors(program, python):
     pytest.importorskip("mypy", reason="mypy is not installed")
     command = [python, "-m", "mypy", "--strict", "--config-file=", "user.py"]
-    checked = subprocess.run(command, cwd=program, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    process = subprocess.run(command, cwd=program, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.full
-def test_pyright_finds_nothing(program, python):
+def test_pyright_reports_no_errors(program, python):
     pytest.importorskip("pyright", reason="pyright is not installed")
     command = [python, "-m", "pyright", "--pythonpath", python, "user.py"]
-    checked = subprocess.run(command, cwd=program, capture_output=True, text=True, check=False)
-    if "0 errors" not in checked.stdout and "error:" not in checked.stdout:
-        pytest.skip(f"pyright did not start: {(checked.stderr or checked.stdout)[-200:]}")
-    assert checked.returncode == 0, checked.stdout
+    process = subprocess.run(command, cwd=program, capture_output=True, text=True, check=False)
+    if "0 errors" not in process.stdout and "error:" not in process.stdout:
+        pytest.skip(f"pyright did not start: {(process.stderr or process.stdout)[-200:]}")
+    assert process.returncode == 0, process.stdout
 
 
 def test_the_program_runs(program, python):
-    ran = subprocess.run([python, "user.py"], cwd=program, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run([python, "user.py"], cwd=program, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

@@ -1,4 +1,4 @@
-"""The two-layer network from its JSON document: forward, backward, and every gradient by name."""
+"""Run the two-layer network from its JSON document forward and backward, and print every gradient by name."""
 
 from pathlib import Path
 

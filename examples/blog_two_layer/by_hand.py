@@ -1,4 +1,4 @@
-"""The two-layer network by hand: layers as one writes them on paper."""
+"""Run the two-layer network forward and backward with layer objects, without a document."""
 
 from specnet.layers import Affine, Relu
 

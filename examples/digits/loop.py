@@ -1,4 +1,4 @@
-"""Train the digits network by hand: forward, loss, backward, step."""
+"""Train the digits network in a custom loop: forward, loss, backward, step."""
 
 from pathlib import Path
 

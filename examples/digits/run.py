@@ -1,4 +1,4 @@
-"""Train the digits network as its documents say, load its best checkpoint again, and show what it learned."""
+"""Train the digits network from its documents, load its best checkpoint and show some predictions."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ SHADES = " .:-=+*#%@"
 
 
 def picture(pixels: np.ndarray) -> list[str]:
-    """Draw 64 pixels of 0 to 16 as eight lines of text."""
+    """Draw 64 pixels with values from 0 to 16 as eight lines of text."""
     return ["".join(2 * SHADES[min(int(p) * 10 // 17, 9)] for p in row) for row in pixels.reshape(8, 8)]
 
 
@@ -34,15 +34,15 @@ def main() -> None:
         *specnet.training.experiment.load_experiment(HERE / "digits.experiment.json")
     )
     held_out = data.validation
-    read = model.predict(held_out.inputs).argmax(axis=1)
-    right = read == held_out.targets
-    print(f"accuracy on {len(right)} held-out digits: {right.mean():.4f}")
+    predicted = model.predict(held_out.inputs).argmax(axis=1)
+    correct = predicted == held_out.targets
+    print(f"accuracy on {len(correct)} held-out digits: {correct.mean():.4f}")
 
-    shown = [*np.flatnonzero(right)[:3], *np.flatnonzero(~right)[:3]]
-    print("\nthree that it reads right, and three that it does not:\n")
+    shown = [*np.flatnonzero(correct)[:3], *np.flatnonzero(~correct)[:3]]
+    print("\nthree correct predictions and three wrong ones:\n")
     for lines in zip(*(picture(held_out.inputs[row]) for row in shown), strict=True):
         print("  ".join(lines))
-    print("  ".join(f"it is {held_out.targets[row]}, read {read[row]}".ljust(16) for row in shown))
+    print("  ".join(f"{held_out.targets[row]}, predicted {predicted[row]}".ljust(16) for row in shown))
 
 
 if __name__ == "__main__":

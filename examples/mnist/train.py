@@ -1,6 +1,6 @@
 """Train 784-256-128-10 on MNIST: `train.py IMAGES LABELS` (IDX, with or without .gz) or `train.py FILE.npz`.
 
-An .npz holds the arrays x and y, or x_train and y_train, as Keras's mnist.npz does. A fifth of the rows is held out.
+An .npz file holds the arrays x and y, or x_train and y_train, like Keras's mnist.npz. A fifth of the rows is held out.
 """
 
 import sys
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def entry(files: list[str]) -> dict[str, str]:
-    """Say where images and labels are, as an experiment document does."""
+    """Return the data entry of an experiment document for these files."""
     paths = [str(Path(file).resolve()) for file in files]
     if len(paths) == 2:
         return {"inputs": paths[0], "targets": paths[1]}
@@ -40,10 +40,10 @@ def main() -> None:
             "checkpoint": {"keep_best": "validation_accuracy"},
         },
     }
-    begin = time.monotonic()
+    start = time.monotonic()
     result = specnet.train(experiment, out="runs/mnist", force=True, listeners=[report])
     best = max(result.history["val_accuracy"])
-    print(f"{best:.2%} of the held-out digits right, in {time.monotonic() - begin:.0f} s; {result.best_path}")
+    print(f"{best:.2%} of the held-out digits right, in {time.monotonic() - start:.0f} s; {result.best_path}")
 
 
 def report(event: specnet.training.loop.Event) -> None:

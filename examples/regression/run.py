@@ -1,4 +1,4 @@
-"""Fit the diabetes table as its documents say, beside a linear model on the same rows."""
+"""Fit the diabetes table as its documents declare, and a linear model on the same rows."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def r2(targets: np.ndarray, predicted: np.ndarray) -> float:
-    """Give the share of the targets' variance that is explained."""
+    """Return R², the fraction of the targets' variance that the predictions explain."""
     return 1 - np.square(targets - predicted).sum() / np.square(targets - targets.mean()).sum()
 
 
@@ -21,17 +21,17 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/diabetes-example")
     document = HERE / "diabetes.experiment.json"
     result = specnet.train(document, out=out, force=True)
-    data = load_data(*load_experiment(document))  # the same split again
+    data = load_data(*load_experiment(document))  # the same split as in training
 
     with_ones = [np.c_[rows.inputs, np.ones(len(rows))] for rows in (data.train, data.validation)]
     solution, *_ = np.linalg.lstsq(with_ones[0], data.train.targets)
     targets = data.validation.targets
 
-    print(f"{len(data.train)} rows to train on, {len(targets)} held out; R² on the latter")
+    print(f"{len(data.train)} training rows, {len(targets)} held-out rows; R² on the held-out rows")
     print(f"linear model   {r2(targets, with_ones[1] @ solution):.3f}")
     print(f"this network   {r2(targets, result.model.predict(data.validation.inputs)):.3f}")
-    print("(early stopping looked at the rows held out, so the network's figure is a little flattered)")
-    print(f"{result.best_path} holds it, after epoch {int(np.argmin(result.history['val_loss'])) + 1}")
+    print("(the network's figure is slightly optimistic, because early stopping used the held-out rows)")
+    print(f"{result.best_path} holds the network after epoch {int(np.argmin(result.history['val_loss'])) + 1}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What numpy makes an array of, to the dtype that is wanted; what it does not, to a ShapeError."""
+"""Conversion of input to arrays of a given dtype; input that cannot be converted raises ShapeError."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ FLOAT64: np.dtype[Any] = np.dtype(np.float64)
 
 
 SMALLEST = 2.0**-126
-"""The smallest normal number of float32: what is divided by is not smaller."""
+"""The smallest normal number of float32, the lower limit of divisors."""
 
 
 def as_array(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.NDArray[Any]:
-    """Make an array of what numpy makes one of. Raises ShapeError."""
+    """Convert x to an array. Raises ShapeError if numpy cannot convert it; `who` names the caller in messages."""
     try:
         return np.asarray(x)
     except (ValueError, TypeError, OverflowError) as error:
-        msg = f"{who}: expected an array of shape {expected}, got a ragged or odd {type(x).__name__}: {error}"
+        msg = f"{who}: expected an array of shape {expected}, got a ragged or unsupported {type(x).__name__}: {error}"
         raise ShapeError(msg) from None
 
 
 def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected: str = "(batch, ...)") -> Array:
-    """Convert bool, integer or real numbers to float64, or `dtype`; float32 and float64 stay what they are."""
+    """Convert bool, integer or real numbers to `dtype`; if it is None, float32 stays and the rest becomes float64."""
     if type(x) is np.ndarray and (x.dtype is dtype or (dtype is None and x.dtype in (FLOAT32, FLOAT64))):
         return x
     array = as_array(x, who, expected)
@@ -44,16 +44,16 @@ def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected:
 
 
 def as_integers(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.NDArray[np.int64]:
-    """Convert integers, and real numbers that are whole, to int64. Raises ShapeError."""
+    """Convert integers, and real numbers without a fraction, to int64. Raises ShapeError."""
     array = as_array(x, who, expected)
     if array.dtype.kind == "f" and array.size:
         with np.errstate(invalid="ignore"):
-            whole = array.astype(np.int64)
-        if not np.array_equal(whole, array):
-            odd = array[whole != array].reshape(-1)[0]
-            msg = f"{who}: expected integers of shape {expected}, got {odd!s}"
+            integers = array.astype(np.int64)
+        if not np.array_equal(integers, array):
+            fraction = array[integers != array].reshape(-1)[0]
+            msg = f"{who}: expected integers of shape {expected}, got {fraction!s}"
             raise ShapeError(msg)
-        return whole
+        return integers
     if array.dtype.kind not in "biuf":
         msg = f"{who}: expected integers of shape {expected}, got {array.dtype} of shape {array.shape}"
         raise ShapeError(msg)
@@ -64,10 +64,10 @@ def as_integers(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> n
 
 
 def batch_of(shape: ShapeTuple) -> str:
-    """Write the shape of a batch of arrays: (64,) -> "(batch, 64)"."""
+    """Format the shape of a batch of arrays: (64,) -> "(batch, 64)"."""
     return f"(batch, {', '.join(map(str, shape))})" if shape else "(batch,)"
 
 
 def size_of(shape: ShapeTuple) -> int:
-    """Count the elements of an array of this shape."""
+    """Return the number of elements of an array of this shape."""
     return math.prod(shape)

@@ -1,6 +1,6 @@
-"""Trained arrays: two flat vectors, allocated once when every shape is known, and named views of them.
+"""Trained arrays: two flat vectors, allocated once when all shapes are known, and named views of them.
 
-Flat in memory, named to the outside: an optimizer walks the vectors, people and files see `hidden.weight`.
+The memory is flat, the interface has names: optimizers process the vectors, users and files see `hidden.weight`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ ShapeTuple: TypeAlias = tuple[int, ...]
 
 
 class Span(NamedTuple):
-    """A span of parameters that lie side by side in memory and are treated alike: 1-D views, not copies."""
+    """Parameters that are adjacent in memory and in the same group: 1-D views, not copies."""
 
     value: Array
     gradient: Array
-    offset: int  # of the span in the gradient vector
+    offset: int  # position of the span in the gradient vector
     group: Any
 
 
 class Parameters:
     """The values and gradients of a model's parameters.
 
-    `values` and `gradients` map full names, in document order, to views that are never rebound. The gradients lie
-    in one vector always; the values too, unless they were given from elsewhere (a mapped file).
+    `values` and `gradients` map full names, in document order, to views that are never rebound. The gradients are
+    always in one vector; the values too, unless they are passed in (from a mapped file).
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Parameters:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self.size = sum(sizes.values())
         self.shared_vector: Array = np.zeros(self.size + 1, dtype)
-        """The gradients and one number more, which processes that add them up can tell each other by."""
+        """The gradients and one extra number, which lets processes that sum the vector exchange a value."""
         self.gradient_vector: Array = self.shared_vector[:-1]
-        self.gradients = _views(self.gradient_vector, shapes)
+        self.gradients = _named_views(self.gradient_vector, shapes)
         self.value_vector: Array | None = None
         if values is None:
             self.value_vector = np.zeros(self.size, dtype)
-            values = _views(self.value_vector, shapes)
+            values = _named_views(self.value_vector, shapes)
         self.values: dict[str, Array] = dict(values)
 
     def spans(self, group: Callable[[str], Hashable] = lambda _name: None) -> Iterator[Span]:
-        """Yield the longest spans of neighbours whose names `group` maps to the same key."""
+        """Yield the longest spans of adjacent parameters whose names `group` maps to the same key."""
         offset = 0
         separate = self.value_vector is None
         for (key, _), span in groupby(self.values, key=lambda name: (group(name), name if separate else None)):
@@ -65,11 +65,11 @@ class Parameters:
             offset += size
 
     def named(self, vector: Array) -> dict[str, Array]:
-        """Give the named views of another vector of the same layout (an optimizer's moments)."""
-        return _views(vector, {name: value.shape for name, value in self.values.items()})
+        """Return named views of another vector of the same layout (an optimizer's moments)."""
+        return _named_views(vector, {name: value.shape for name, value in self.values.items()})
 
 
-def _views(vector: Array, shapes: Mapping[str, ShapeTuple]) -> dict[str, Array]:
+def _named_views(vector: Array, shapes: Mapping[str, ShapeTuple]) -> dict[str, Array]:
     views, offset = {}, 0
     for name, shape in shapes.items():
         size = math.prod(shape)
@@ -87,8 +87,8 @@ class _Owner(Protocol):
 class ParameterView:
     """Declares a layer's parameter in its class body: `weight = ParameterView()`.
 
-    `layer.weight` is the live array, or None where the layer has none. It is changed in place (`layer.weight[...] =`,
-    `layer.weight -= …`); binding another array would cut it off from the model, so that is refused.
+    `layer.weight` is the array that the layer uses, or None if it has none. Change it in place (`layer.weight[...] =`,
+    `layer.weight -= …`). Binding another array is refused, because that array would not be part of the model.
     """
 
     def __set_name__(self, _owner: type, name: str) -> None:
@@ -104,7 +104,7 @@ class ParameterView:
 
 
 class GradientView:
-    """Declares the gradient of a parameter: `weight_grad = GradientView("weight")`; zeros before any backward."""
+    """Declares the gradient of a parameter: `weight_grad = GradientView("weight")`; zeros before the first backward."""
 
     def __init__(self, parameter: str) -> None:
         self.parameter = parameter

@@ -1,7 +1,7 @@
-"""Randomness as a function, not a state: every draw is decided by (seed, name, step, row).
+"""Random draws without state: every draw is a function of (seed, name, step, row).
 
-A Philox generator's key comes from seed and name, its counter from step and row (Salmon et al. 2011), so there is
-no generator state to save, and rows that are split over several batches or processes draw the same numbers.
+A Philox generator's key comes from seed and name, its counter from step and row (Salmon et al. 2011). There is no
+generator state to save, and a row draws the same numbers however rows are split into batches or over processes.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from specnet.mpi.world import SINGLE, World
 
 
 def philox(seed: int, name: str) -> np.random.Philox:
-    """Make the generator of one purpose; its counter stands at the beginning."""
+    """Create the generator of one seed and name, with its counter at the beginning."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
 def permutation(seed: int, name: str, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """Give the order of `count` rows in an epoch."""
+    """Return the shuffled order of `count` rows in an epoch."""
     generator = philox(seed, name)
-    _move(generator, 0, epoch)
+    _set_counter(generator, 0, epoch)
     return np.random.Generator(generator).permutation(count)
 
 
-def _move(generator: np.random.Philox, block: int, step: int) -> None:
+def _set_counter(generator: np.random.Philox, block: int, step: int) -> None:
     state = generator.state
     state["state"]["counter"] = np.array([block, 0, step, 0], np.uint64)
-    state["buffer_pos"] = 4  # drop what was drawn ahead
+    state["buffer_pos"] = 4  # discard buffered draws
     state["has_uint32"] = 0
     generator.state = state
 
 
 @dataclass
 class Draws:
-    """The draws of one model: layers take theirs by name, the loop says which step and which row comes first.
+    """The random draws of one model: layers draw by name, and the training loop sets the step and the first row.
 
-    `world` are the processes that share each batch: what is taken over a batch is taken over all their rows.
+    `world` holds the processes that share each batch; statistics of a batch are computed over the rows of all.
     """
 
     seed: int = 0
@@ -50,11 +50,11 @@ class Draws:
     _generators: dict[tuple[int, str], np.random.Philox] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, rows: int, width: int) -> npt.NDArray[np.uint32]:
-        """Draw `width` even 32-bit words for each of `rows` rows: shape (rows, width)."""
+        """Draw `width` uniform 32-bit words for each of `rows` rows: shape (rows, width)."""
         generator = self._generators.get((self.seed, name))
         if generator is None:
             generator = self._generators[self.seed, name] = philox(self.seed, name)
         blocks = -(-width // 8)  # a block of Philox is four 64-bit words
-        _move(generator, self.first_row * blocks, self.step)
+        _set_counter(generator, self.first_row * blocks, self.step)
         raw = np.asarray(generator.random_raw(rows * blocks * 4), np.uint64)
         return raw.view(np.uint32).reshape(rows, blocks * 8)[:, :width]

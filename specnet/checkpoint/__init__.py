@@ -1,7 +1,7 @@
 """Checkpoints: a model, and the run that trained it, in one HDF5 file.
 
-`format` has the names in the file, `write` saves, `read` loads: `hdf5` parses the file's structures, `fast_plan` its
-document, and `read` checks one against the other before it reads an array. Imports everything up to `model`.
+`format` defines the names in the file, `write` saves, `read` loads. `hdf5` parses the file's structures, `fast_plan`
+parses its document, and `checked_file` compares the two before it reads an array. Imports everything up to `model`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["check", "load", "load_parameters", "save"]
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
     """Write a model to `path`; see specnet.checkpoint.write.save."""
-    from specnet.checkpoint.write import save as write  # noqa: PLC0415 - imports h5py, which loading does without
+    from specnet.checkpoint.write import save as write_checkpoint  # noqa: PLC0415 - imports h5py, which loading does not need
 
-    write(path, model)
+    write_checkpoint(path, model)
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_parameters":
-        from specnet.checkpoint.transfer import load_parameters  # noqa: PLC0415 - seldom needed
+        from specnet.checkpoint.transfer import load_parameters  # noqa: PLC0415 - rarely needed
 
         return load_parameters
     msg = f"module 'specnet.checkpoint' has no attribute {name!r}"

@@ -1,4 +1,4 @@
-"""An open checkpoint: its structure is checked against its document before any array is read."""
+"""An open checkpoint, whose structure is checked against its document before any array is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
 
 PIECE = 2**22
-"""Bytes read at a time by a check."""
+"""Bytes that a check reads at a time."""
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
@@ -37,7 +37,7 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class DatasetCheck(NamedTuple):
-    """What a check found of one dataset: whether its bytes have the digest that the file gives for them."""
+    """Result of checking one dataset. `intact`: its bytes match `sha256`, the digest that the file states."""
 
     path: str
     dtype: str
@@ -48,7 +48,7 @@ class DatasetCheck(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a checked file holds: the plan of its network, its document, and full name -> path of each kind of array."""
+    """Contents of a checked file: plan of its network, its document, and full name -> path for each kind of array."""
 
     plan: ModelPlan
     document: Callable[[], ModelSpec]
@@ -58,7 +58,7 @@ class Contents(NamedTuple):
 
 
 class CheckedFile:
-    """An open checkpoint whose structure is known."""
+    """An open checkpoint. The constructor reads its structure and, with `mmap`, maps the file."""
 
     def __init__(self, file: BinaryIO, name: str, mmap: bool, verify: bool) -> None:
         self.file = file
@@ -68,32 +68,32 @@ class CheckedFile:
         self.mapping = memory_map.mmap(file.fileno(), 0, access=memory_map.ACCESS_COPY) if mmap else None
 
     def checks(self) -> Iterator[DatasetCheck]:
-        """Check what `model` checks, and read every dataset's bytes in pieces."""
-        self._checked(None)
+        """Check what `model` checks, then read every dataset in pieces and yield whether it matches its digest."""
+        self._check_file(None)
         for path, stored in sorted(self.structure.datasets.items(), key=lambda item: item[1].offset):
             hasher = hashlib.sha256()
             self.file.seek(stored.offset)
             piece = memoryview(bytearray(min(stored.size, PIECE)))
             for at in range(0, stored.size, PIECE):
                 part = piece[: min(PIECE, stored.size - at)]
-                self._fill(part)
+                self._read_exactly(part)
                 hasher.update(part)
-            promised = self._digest(stored)
-            intact = hasher.hexdigest() == promised
-            yield DatasetCheck(path, stored.dtype, stored.shape, stored.size, promised, intact)
+            sha256 = self._stated_digest(stored)
+            intact = hasher.hexdigest() == sha256
+            yield DatasetCheck(path, stored.dtype, stored.shape, stored.size, sha256, intact)
 
-    def _checked(self, pinned: str | None) -> Contents:
-        """Check everything but the arrays' bytes; return what the file holds."""
+    def _check_file(self, pinned: str | None) -> Contents:
+        """Check everything except the bytes of the arrays, and return the contents of the file."""
         root = self.root_attributes()
         source = f"{self.name}:{layout.MODEL_SPEC}"
-        plan, document = read_plan(self._text(), str(root["model_sha256"]), source, self._plugins())
-        parameters, gradients, buffers = self._arrays(plan)
+        plan, document = read_plan(self._document_text(), str(root["model_sha256"]), source, self._plugin_record())
+        parameters, gradients, buffers = self._match_arrays(plan)
         self._check_content(str(root["content_sha256"]), pinned)
         return Contents(plan, document, parameters, gradients, buffers)
 
     def model(self, pinned: str | None, spec: ModelSpec | None) -> Model:
-        """Check everything that was promised and make the model."""
-        plan, document, parameters, gradients, buffers = self._checked(pinned)
+        """Check the file, and `pinned` and `spec` if they are not None, and build the model."""
+        plan, document, parameters, gradients, buffers = self._check_file(pinned)
         if spec is not None:
             self._require_document(document(), spec)
         with Digests() as digests:
@@ -103,7 +103,7 @@ class CheckedFile:
                     self._read_into(path, model.parameters[full], digests)
             else:
                 model = assemble(
-                    plan, document, {full: self._array(path, digests) for full, path in parameters.items()}
+                    plan, document, {full: self._load_array(path, digests) for full, path in parameters.items()}
                 )
             for full, path in gradients.items():
                 self._read_into(path, model.store.gradients[full], digests)
@@ -111,29 +111,29 @@ class CheckedFile:
                 self._read_into(path, model.buffers[full], digests)
             model.run_state = dict(self._run_state(digests)) or None
             if self.verify:
-                self._compare(digests.finish())
+                self._check_digests(digests.finish())
         if gradients:
             model.adopt_gradients()
         return model
 
-    def _require_document(self, written: ModelSpec, spec: ModelSpec) -> None:
-        if written.identity == spec.identity:
+    def _require_document(self, stored: ModelSpec, spec: ModelSpec) -> None:
+        if stored.identity == spec.identity:
             return
-        notes = [(key,) for key in NOTES]
-        told = differences(spec.model_dump(mode="json"), written.model_dump(mode="json"), notes)
-        msg = f"{self.name}: its document is another one: {'; '.join(text for _, text in told)}"
+        ignored = [(key,) for key in NOTES]
+        changes = differences(spec.model_dump(mode="json"), stored.model_dump(mode="json"), ignored)
+        msg = f"{self.name}: its model document differs: {'; '.join(text for _, text in changes)}"
         raise CheckpointMismatchError(msg)
 
     def root_attributes(self) -> dict[str, Any]:
-        """Check the attributes of the file, and give them."""
+        """Check the attributes of the file, and return them."""
         root = self.structure.groups.get("", {})
         if root.get("format") != layout.FORMAT:
-            self._unsupported(f'its attribute format is not "{layout.FORMAT}": it is no specnet checkpoint')
+            self._unsupported(f'its attribute format is not "{layout.FORMAT}": it is not a specnet checkpoint')
         version = root.get("format_version")
         if version != layout.VERSION:
-            wanted = f"this specnet reads format_version {layout.VERSION}, the file has {version}"
+            message = f"this specnet reads format_version {layout.VERSION}, the file has {version}"
             newer = isinstance(version, int) and version > layout.VERSION
-            self._unsupported(f"{wanted}; install a newer specnet" if newer else wanted)
+            self._unsupported(f"{message}; install a newer specnet" if newer else message)
         expected = {
             *layout.ROOT_ATTRIBUTES,
             *(layout.HISTORY_DEFAULT if layout.HISTORY in self.structure.groups else ()),
@@ -141,40 +141,40 @@ class CheckedFile:
         if set(root) != expected:
             self._corrupt(f"the attributes of / are {sorted(root)}, expected {sorted(expected)}")
         if not _DATE.match(str(root["created"])):
-            self._corrupt("the attribute created is no date")
+            self._corrupt("the attribute created is not a date")
         if any(root[name] != value for name, value in layout.HISTORY_DEFAULT.items() if name in root):
             self._corrupt("the attribute default does not point at the history")
         return root
 
-    def _text(self) -> bytes:
+    def _document_text(self) -> bytes:
         stored = self.structure.datasets.get(layout.MODEL_SPEC)
         if stored is None or stored.dtype != layout.TEXT:
             self._corrupt(f"{layout.MODEL_SPEC}, the model document, is missing")
         if stored.size > MAX_BYTES:
             self._corrupt(f"{layout.MODEL_SPEC} has {stored.size} bytes, expected at most {MAX_BYTES}")
-        return self._stored_text(layout.MODEL_SPEC)
+        return self._read_text(layout.MODEL_SPEC)
 
-    def _plugins(self) -> bytes:
-        """Give the record of the packages that the layers come from, empty where there is none."""
+    def _plugin_record(self) -> bytes:
+        """Return the record of the packages that define the layers; empty if the file has none."""
         stored = self.structure.datasets.get(layout.PLUGINS)
         if stored is None:
             return b""
         if stored.dtype != layout.TEXT:
-            self._corrupt(f"{layout.PLUGINS} is no text")
-        return self._stored_text(layout.PLUGINS)
+            self._corrupt(f"{layout.PLUGINS} is not text")
+        return self._read_text(layout.PLUGINS)
 
-    def _arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-        """Hold names, types and shapes in the file against the document's; give the paths of the three kinds."""
+    def _match_arrays(self, plan: ModelPlan) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Compare names, dtypes and shapes with the document; return the paths of parameters, gradients and buffers."""
         dtype = np.dtype(plan.dtype)
         shapes = {full: (shape, dtype) for full, shape in plan.parameter_shapes().items()}
-        parameters = self._expect("parameters", shapes)
-        there = any(layout.array_path(full, "gradients") in self.structure.datasets for full in shapes)
-        gradients = self._expect("gradients", shapes if there else {})
-        buffers = self._expect("buffers", plan.buffer_shapes())
+        parameters = self._require_arrays("parameters", shapes)
+        has_gradients = any(layout.array_path(full, "gradients") in self.structure.datasets for full in shapes)
+        gradients = self._require_arrays("gradients", shapes if has_gradients else {})
+        buffers = self._require_arrays("buffers", plan.buffer_shapes())
         self._check_names({layout.MODEL_SPEC, *parameters.values(), *gradients.values(), *buffers.values()})
         return parameters, gradients, buffers
 
-    def _expect(self, kind: str, expected: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> dict[str, str]:
+    def _require_arrays(self, kind: str, expected: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> dict[str, str]:
         paths = {full: layout.array_path(full, kind) for full in expected}
         for full, path in paths.items():
             shape, dtype = expected[full]
@@ -182,63 +182,63 @@ class CheckedFile:
             if stored is None:
                 self._corrupt(f"{path} is missing")
             if (stored.dtype, stored.shape) != (dtype.str, shape):
-                found = f"{stored.dtype} of shape {stored.shape}"
-                self._corrupt(f"{path}: expected {dtype.str} of shape {shape}, got {found}")
+                actual = f"{stored.dtype} of shape {stored.shape}"
+                self._corrupt(f"{path}: expected {dtype.str} of shape {shape}, got {actual}")
         return paths
 
-    def _check_names(self, known: set[str]) -> None:
+    def _check_names(self, model_paths: set[str]) -> None:
         datasets, groups = self.structure.datasets, self.structure.groups
-        more = (path for path in datasets if path.startswith(f"{layout.TRAINING}/") or path == layout.PLUGINS)
-        expected = known.union(more)
+        optional = (path for path in datasets if path.startswith(f"{layout.TRAINING}/") or path == layout.PLUGINS)
+        expected = model_paths.union(optional)
         for path in datasets.keys() - expected:
             self._corrupt(f"{path} is not a part of this model")
         parents = {"", *(path[:at] for path in expected for at, c in enumerate(path) if c == "/")}
         for path in groups.keys() - parents:
             self._corrupt(f"the group {path} is empty")
         for path, attributes in groups.items():
-            wanted = layout.HISTORY_ATTRIBUTES if path == layout.HISTORY else {}
-            if path and attributes != wanted:
-                self._corrupt(f"the attributes of {path} are {attributes}, expected {wanted}")
+            required = layout.HISTORY_ATTRIBUTES if path == layout.HISTORY else {}
+            if path and attributes != required:
+                self._corrupt(f"the attributes of {path} are {attributes}, expected {required}")
         for path, stored in datasets.items():
-            if list(stored.attributes) != [layout.DATASET_DIGEST] or not _HEX_DIGEST.match(self._digest(stored)):
-                self._corrupt(f"{path} has not its one attribute {layout.DATASET_DIGEST}")
+            if list(stored.attributes) != [layout.DATASET_DIGEST] or not _HEX_DIGEST.match(self._stated_digest(stored)):
+                self._corrupt(f"{path} must have exactly one attribute, {layout.DATASET_DIGEST}")
 
     def _check_content(self, content: str, pinned: str | None) -> None:
-        rows = ((path, d.dtype, d.shape, self._digest(d)) for path, d in self.structure.datasets.items())
+        rows = ((path, d.dtype, d.shape, self._stated_digest(d)) for path, d in self.structure.datasets.items())
         if layout.content_digest(rows) != content:
-            self._corrupt("content_sha256 is not the hash over its datasets")
+            self._corrupt("content_sha256 does not match its datasets")
         if pinned is not None and pinned.lower() != content:
-            msg = f"{self.name}: its content_sha256 is {content}, expected {pinned}; it is another checkpoint"
+            msg = f"{self.name}: its content_sha256 is {content}, expected {pinned}; it is a different checkpoint"
             raise CheckpointMismatchError(msg)
 
     def _run_state(self, digests: Digests) -> Iterator[tuple[str, Any]]:
-        """Read what stands below /training, in the order in which it was written."""
+        """Yield the values below /training, in the order in which they were written."""
         prefix = f"{layout.TRAINING}/"
         paths = [path for path in self.structure.datasets if path.startswith(prefix)]
         for path in sorted(paths, key=lambda path: self.structure.datasets[path].offset):
             if self.structure.datasets[path].dtype == layout.TEXT:
                 try:
-                    yield path.removeprefix(prefix), self._stored_text(path).decode()
+                    yield path.removeprefix(prefix), self._read_text(path).decode()
                 except UnicodeDecodeError:
                     self._corrupt(f"{path} is not UTF-8 text")
                 continue
-            value = self._array(path, digests)
+            value = self._load_array(path, digests)
             if value.shape == () and value.dtype.str in ("<i8", "<f8"):
                 yield path.removeprefix(prefix), value.item()
             else:
                 yield path.removeprefix(prefix), value
 
-    def _stored_text(self, path: str) -> bytes:
-        """Read a text, verified at once: what it says decides how the rest is read."""
+    def _read_text(self, path: str) -> bytes:
+        """Read a text and verify it at once, because its content decides how the rest is read."""
         stored = self.structure.datasets[path]
         text = bytearray(stored.size)
         self.file.seek(stored.offset)
-        self._fill(memoryview(text))
-        self._compare({path: layout.digest(memoryview(text))})
+        self._read_exactly(memoryview(text))
+        self._check_digests({path: layout.digest(memoryview(text))})
         return bytes(text)
 
-    def _array(self, path: str, digests: Digests) -> npt.NDArray[Any]:
-        """Give an array, as a view of the mapping or a new one."""
+    def _load_array(self, path: str, digests: Digests) -> npt.NDArray[Any]:
+        """Return an array: a view of the mapping if the file is mapped, otherwise a new array."""
         stored = self.structure.datasets[path]
         if self.mapping is None:
             array = np.empty(stored.shape, stored.dtype)
@@ -253,23 +253,23 @@ class CheckedFile:
     def _read_into(self, path: str, array: npt.NDArray[Any], digests: Digests) -> None:
         view = array.reshape(-1).data.cast("B")
         self.file.seek(self.structure.datasets[path].offset)
-        self._fill(view)
+        self._read_exactly(view)
         if self.verify:
             digests.add(path, view)
 
-    def _fill(self, view: memoryview) -> None:
+    def _read_exactly(self, view: memoryview) -> None:
         while view:
             count = self.file.readinto(view)  # type: ignore[attr-defined]
             if not count:
                 self._corrupt("it became shorter while it was read")
             view = view[count:]
 
-    def _compare(self, digests: Mapping[str, str]) -> None:
+    def _check_digests(self, digests: Mapping[str, str]) -> None:
         for path, stored in self.structure.datasets.items():
-            if path in digests and digests[path] != self._digest(stored):
+            if path in digests and digests[path] != self._stated_digest(stored):
                 self._corrupt(f"the bytes of {path} do not match their sha256")
 
-    def _digest(self, stored: StoredDataset) -> str:
+    def _stated_digest(self, stored: StoredDataset) -> str:
         return str(stored.attributes.get(layout.DATASET_DIGEST))
 
     def _corrupt(self, what: str) -> NoReturn:

@@ -1,8 +1,8 @@
-"""The document in a checkpoint, to the plan of its network; where it is plainly in order, without Pydantic.
+"""Convert the document in a checkpoint to the plan of its network, without Pydantic if the document is simple enough.
 
-Importing Pydantic and making its models takes longer than importing numpy and loading the file. So a normalized
-document of built-in layers is held against the JSON Schema that those models generate, and only one that passes
-there, and everything that is out of the ordinary, goes through full validation, which also words the refusal.
+Importing Pydantic and building its models takes longer than importing numpy and loading the file. A normalized
+document of built-in layers is therefore checked against the JSON Schema that those models generate. A document that
+this fast path does not accept goes through full validation, which also produces the error messages.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
 
 MODERATE = 1e30
-"""Numbers up to here fit every dtype; beyond, full validation decides."""
+"""Numbers up to this magnitude fit every dtype; full validation checks larger ones."""
 
 
 _UNSUPPORTED = ("unknown_layer", "plugin", "newer_format")
 
 
-PLAIN_COMPOSITES = 8
-"""Deeper nesting of arrays in layers is left to full validation."""
+MAX_FAST_NESTING = 8
+"""Levels of arrays in layers; full validation checks deeper nesting."""
 
 
 def read_plan(
@@ -43,63 +43,63 @@ def read_plan(
     """Return the plan of the network in a checkpoint's document, and a function that returns the document.
 
     `identity` is the model_sha256 of the file, `source` begins the messages, `plugins` is the file's record of the
-    packages it needs. Raises CheckpointCorruptError, and
-    CheckpointUnsupportedError for layer types that are not installed and newer formats.
+    packages it needs. Raises CheckpointCorruptError, and CheckpointUnsupportedError if a layer type is not installed
+    or the format is newer.
     """
-    document = cache(partial(_validated, text, source, plugins))
-    plan = _plain_plan(text, identity)
+    document = cache(partial(_validate, text, source, plugins))
+    plan = _fast_plan(text, identity)
     if plan is None:
-        full = document()
-        written = parse_json(text).value
-        of_this_version = written.get("format", full.format) == full.format
-        if (full.identity if of_this_version else identity_of(written)) != identity:
-            msg = f"{source}: model_sha256 is not the identity of this document; the file is damaged"
+        spec = document()
+        stored = parse_json(text).value
+        current_format = stored.get("format", spec.format) == spec.format
+        if (spec.identity if current_format else identity_of(stored)) != identity:
+            msg = f"{source}: model_sha256 does not match this document; the file is damaged"
             raise CheckpointCorruptError(msg)
-        plan = full.plan()
+        plan = spec.plan()
     return plan, document
 
 
-def _validated(text: bytes, source: str, plugins: bytes) -> ModelSpec:
-    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415 - what this module is there to avoid
+def _validate(text: bytes, source: str, plugins: bytes) -> ModelSpec:
+    from specnet.spec.model_spec import ModelSpec  # noqa: PLC0415 - the fast path avoids this import
 
     try:
         return ModelSpec.from_text(text, source)
     except SpecError as error:
-        unknown = any(problem.code in _UNSUPPORTED for problem in error.problems)
-        kind = CheckpointUnsupportedError if unknown else CheckpointCorruptError
+        unsupported = any(problem.code in _UNSUPPORTED for problem in error.problems)
+        error_type = CheckpointUnsupportedError if unsupported else CheckpointCorruptError
         lines = error.lines()
-        if unknown and plugins:
-            advice = missing_plugins(plugins, _types(parse_json(text).value))
-            known = tuple(f'unknown layer type "{name}"' for name in advice)
-            lines = [line for line in lines if not any(told in line for told in known)]
-            lines = [*(f"{source}: {told}" for told in advice.values()), *lines]
-        raise kind("; ".join(lines)) from None
+        if unsupported and plugins:
+            advice = missing_plugins(plugins, _unknown_types(parse_json(text).value))
+            replaced = tuple(f'unknown layer type "{name}"' for name in advice)
+            lines = [line for line in lines if not any(part in line for part in replaced)]
+            lines = [*(f"{source}: {remedy}" for remedy in advice.values()), *lines]
+        raise error_type("; ".join(lines)) from None
 
 
-def _types(value: Any) -> Iterator[str]:
-    """Yield the layer types that stand anywhere in a document and are not built in."""
+def _unknown_types(value: Any) -> Iterator[str]:
+    """Yield the layer types anywhere in a document that are not built in."""
     if isinstance(value, dict):
         kind = value.get("type")
         if isinstance(kind, str) and built_in(kind) is None:
             yield kind
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _types(inner)
+        yield from _unknown_types(inner)
 
 
-def _plain_plan(text: bytes, identity: str) -> ModelPlan | None:
-    """Give the plan of a document that full validation is sure to accept unchanged; None where that is not plain."""
+def _fast_plan(text: bytes, identity: str) -> ModelPlan | None:
+    """Return the plan of a document that full validation is certain to accept unchanged; None if it may not."""
     try:
         parsed = parse_json(text)
     except SpecError:
         return None
     document = parsed.value
-    if parsed.findings or not isinstance(document, dict) or not _shallow(document.get("layers"), PLAIN_COMPOSITES):
+    if parsed.findings or not isinstance(document, dict) or not _is_shallow(document.get("layers"), MAX_FAST_NESTING):
         return None
-    if not accepts(document, _schema()) or not _normalized(document) or identity_of(document) != identity:
+    if not accepts(document, _load_schema()) or not _is_normalized(document) or identity_of(document) != identity:
         return None
     input_shape = tuple(document["input_shape"])
     try:
-        layers = tuple(fold(_planners([document["layers"]])[0], input_shape))
+        layers = tuple(fold(_make_planners([document["layers"]])[0], input_shape))
     except ShapeError:
         return None
     total = sum(size_of(shape) for layer in layers for shape in layer.parameters.values())
@@ -111,42 +111,42 @@ def _plain_plan(text: bytes, identity: str) -> ModelPlan | None:
     return ModelPlan(document["name"], document["dtype"], document["seed"], input_shape, layers)
 
 
-def _shallow(entries: Any, levels: int) -> bool:
-    """Whether composites are nested to few levels, so that walking them is quick and safe."""
+def _is_shallow(entries: Any, levels: int) -> bool:
+    """Return whether arrays in layers nest at most `levels` deep, so that walking them is fast and safe."""
     if not isinstance(entries, list):
         return True
-    inside = [value for entry in entries if isinstance(entry, dict) for value in entry.values()]
-    nested = [value for value in inside if isinstance(value, list)]
-    deeper = [entry for value in nested for entry in value if isinstance(entry, list)]
-    return not nested or (levels > 0 and all(_shallow(value, levels - 1) for value in nested + deeper))
+    values = [value for entry in entries if isinstance(entry, dict) for value in entry.values()]
+    arrays = [value for value in values if isinstance(value, list)]
+    inner_arrays = [entry for array in arrays for entry in array if isinstance(entry, list)]
+    return not arrays or (levels > 0 and all(_is_shallow(array, levels - 1) for array in arrays + inner_arrays))
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    file = Path(__file__).with_name("model.schema.json")  # importlib.resources takes 9 ms to import
+def _load_schema() -> dict[str, Any]:
+    file = Path(__file__).with_name("model.schema.json")  # not importlib.resources, which takes 9 ms to import
     schema: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return schema
 
 
 @cache
-def _layer_keys() -> dict[str, set[str]]:
-    branches = [branch["then"]["properties"] for branch in _schema()["$defs"]["layer"]["allOf"]]
+def _load_layer_keys() -> dict[str, set[str]]:
+    branches = [branch["then"]["properties"] for branch in _load_schema()["$defs"]["layer"]["allOf"]]
     return {properties["type"]["const"]: set(properties) for properties in branches}
 
 
-def _normalized(document: dict[str, Any]) -> bool:
-    """Whether nothing is left to be filled in, and all is far from limits."""
+def _is_normalized(document: dict[str, Any]) -> bool:
+    """Return whether all defaults are filled in and all values are far from their limits."""
     if any(isinstance(value, (dict, list)) for value in document.get("metadata", {}).values()):
         return False
-    return {"format", "name", "dtype", "seed"} <= document.keys() and _plain(
+    return {"format", "name", "dtype", "seed"} <= document.keys() and _are_simple(
         [document["layers"]], first=document["layers"][0]
     )
 
 
-def _plain(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = None) -> bool:
-    """Whether the layers of these lists have different names and all their keys, none of them out of the ordinary.
+def _are_simple(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = None) -> bool:
+    """Return whether the layers in these lists are built in, with distinct names, all keys and ordinary values.
 
-    `first` is the model's first layer, which alone may be one that has to be the first.
+    `first` is the model's first layer; only this layer may take integers or be of a type that must come first.
     """
     entries = [entry for layers in lists for entry in layers]
     names = {entry.get("name") for entry in entries}
@@ -154,22 +154,22 @@ def _plain(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = Non
         return False
     for entry in entries:
         kind = built_in(entry["type"])
-        if kind is None or entry.keys() != _layer_keys()[entry["type"]] or not _moderate(entry):
+        if kind is None or entry.keys() != _load_layer_keys()[entry["type"]] or not _has_safe_values(entry):
             return False
         if issubclass(kind, Composite):
-            if not _plain([inner for _, inner in kind.lists(entry)]):
+            if not _are_simple([inner for _, inner in kind.lists(entry)]):
                 return False
         elif entry is not first and (kind.input_limit(entry) is not None or kind.must_be_first(entry)):
             return False
     return True
 
 
-def _moderate(entry: dict[str, Any]) -> bool:
-    """Whether numbers fit every dtype, and initializers are names that fit every shape."""
+def _has_safe_values(entry: dict[str, Any]) -> bool:
+    """Return whether the numbers of a layer fit every dtype and its initializers fit every shape."""
     for key, value in entry.items():
         if isinstance(value, float) and abs(value) > MODERATE:
             return False
-        if isinstance(value, dict) and (value["type"] not in ("normal", "constant") or not _moderate(value)):
+        if isinstance(value, dict) and (value["type"] not in ("normal", "constant") or not _has_safe_values(value)):
             return False
         if isinstance(value, list) and not all(abs(number) < MODERATE for number in value if isinstance(number, float)):
             return False
@@ -178,16 +178,16 @@ def _moderate(entry: dict[str, Any]) -> bool:
     return True
 
 
-def _planners(lists: list[list[dict[str, Any]]]) -> list[list[Planner]]:
+def _make_planners(lists: list[list[dict[str, Any]]]) -> list[list[Planner]]:
     return [[partial(_plan_layer, entry) for entry in entries] for entries in lists]
 
 
 def _plan_layer(entry: dict[str, Any], input_shape: ShapeTuple) -> LayerPlan:
-    """Plan one layer, which is plain."""
+    """Plan a layer that `_are_simple` accepts."""
     kind = built_in(entry["type"])
     assert kind is not None
     if issubclass(kind, Composite):
-        return kind.plan(entry["name"], _planners([inner for _, inner in kind.lists(entry)]), input_shape)
+        return kind.plan(entry["name"], _make_planners([inner for _, inner in kind.lists(entry)]), input_shape)
     fields = {key: value for key, value in entry.items() if key not in ("type", "name")}
     return plan_layer(kind, entry["name"], fields, input_shape)
 

@@ -1,16 +1,16 @@
-"""The checkpoint, format 1: every name in the file, and what stands under it.
+"""The checkpoint, format 1: every name in the file, and its content.
 
 /                       attrs: format, format_version, specnet_version, created, model_sha256, content_sha256, default
 /model_spec             text: the normalized model document
 /layers/<name>/parameters/<parameter>   float32 or float64
-/layers/<name>/gradients/<parameter>    the same shapes; all of them, or none before a backward
-/layers/<name>/buffers/<buffer>         state that is not trained, such as a running mean
-/training/<key>         what a run needs to go on: numbers, text and arrays; absent for a model that no run saved
-/training/history/<metric>              one value an epoch, with the attributes that make NeXus viewers plot it
-/provenance/plugins     text: where the layers come from that are not specnet's own; absent where there are none
+/layers/<name>/gradients/<parameter>    the same shapes; all of them, or none if there was no backward pass
+/layers/<name>/buffers/<buffer>         state that is not trained, for example a running mean
+/training/<key>         what a run needs to resume: numbers, text and arrays; absent for a model that no run saved
+/training/history/<metric>              one value per epoch, with the attributes that make NeXus viewers plot it
+/provenance/plugins     text: the packages that define the layers that are not built in; absent if there are none
 
 Every dataset carries the SHA-256 of its little-endian bytes. Text is a scalar of fixed-length UTF-8. `default` is
-there when the history is. No other module holds these names.
+present if and only if the history is. No other module defines these names.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ Value = npt.NDArray[Any] | bytes
 
 
 class Entry(NamedTuple):
-    """One dataset: its path, and what it holds (text as UTF-8 bytes)."""
+    """One dataset: its path and its value (text as UTF-8 bytes)."""
 
     path: str
     value: Value
 
     @property
     def dtype(self) -> str:
-        """Name of the element type, as content_sha256 counts it."""
+        """Name of the element type, as it enters content_sha256."""
         return TEXT if isinstance(self.value, bytes) else self.value.dtype.str
 
     @property
@@ -68,13 +68,13 @@ class Entry(NamedTuple):
 
 
 def array_path(name: str, kind: str) -> str:
-    """Give the place of an array: ("block.hidden.weight", "parameters") -> its path in the file."""
+    """Return the path of an array in the file, for example of ("block.hidden.weight", "parameters")."""
     *layers, array = name.split(".")
     return "".join(f"/layers/{layer}" for layer in layers) + f"/{kind}/{array}"
 
 
 def dataset(path: str, value: object) -> Entry:
-    """Bring a value into the form in which it is stored. Raises ValueError for what the format does not know."""
+    """Convert a value to the form in which it is stored. Raises ValueError for what the format cannot store."""
     stored: Value
     if not _PATH.fullmatch(path):
         msg = f"{path!r:.80} cannot be the name of a dataset"
@@ -92,7 +92,7 @@ def dataset(path: str, value: object) -> Entry:
             raise ValueError(msg)
     else:
         msg = f"{path}: a {type(value).__name__} cannot be stored"
-        raise ValueError(msg)  # noqa: TRY004 - as all that cannot be stored
+        raise ValueError(msg)  # noqa: TRY004 - ValueError for every value that cannot be stored
     if not (stored if isinstance(stored, bytes) else stored.size):
         msg = f"{path}: an empty value cannot be stored"
         raise ValueError(msg)
@@ -100,12 +100,12 @@ def dataset(path: str, value: object) -> Entry:
 
 
 def digest(value: Value | memoryview) -> str:
-    """Give the SHA-256, in hex, of a stored value's bytes."""
+    """Return the SHA-256, in hex, of the bytes of a stored value."""
     return hashlib.sha256(value.data if isinstance(value, np.ndarray) else value).hexdigest()
 
 
 def content_digest(rows: Iterator[tuple[str, str, tuple[int, ...], str]]) -> str:
-    """Give the SHA-256 over all datasets: of the canonical array of (path, dtype, shape, sha256), sorted by path."""
+    """Return the SHA-256, in hex, of the canonical JSON array of (path, dtype, shape, sha256), sorted by path."""
     return sha256_of([list(row) for row in sorted(rows, key=lambda row: row[0].encode())])
 
 

@@ -1,4 +1,4 @@
-"""Loading: the file's structure is held against its own document before any array is read; then the bytes."""
+"""Load a checkpoint: its structure is checked against its document before any array is read, then the digests."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def load(
     sha256: str | None = None,
     spec: ModelSpec | None = None,
 ) -> Model:
-    """Read the model in a checkpoint: weights, cached gradients, and the state of its run where there is one.
+    """Read the model in a checkpoint: weights, cached gradients, and the state of its run if it has one.
 
-    Every array is held against its digest, with `mmap` only if `verify` is true. `mmap` maps the weights: they are
-    writable, the file never changes. `sha256` pins the content_sha256 that the file must have, `spec` the document
-    (names and notes of people aside). The memory used is bounded by the file's size, no byte outside the file is read
-    and no code is run.
+    `verify` checks every array against its digest; the default is true, but false with `mmap`. `mmap` maps the
+    weights: they are writable, and the file never changes. `sha256` is the content_sha256 that the file must have.
+    `spec` is the document that it must have, apart from its notes (name, description, metadata, labels). The memory
+    used is bounded by the size of the file, no byte outside the file is read, and no code is run.
 
-    Raises CheckpointError: CheckpointCorruptError for a damaged file, CheckpointMismatchError for one that is not
-    the pinned one, CheckpointUnsupportedError for one that is no specnet checkpoint or a newer one.
+    Raises CheckpointError: CheckpointCorruptError if the file is damaged, CheckpointMismatchError if it differs from
+    `sha256` or `spec`, CheckpointUnsupportedError if it is not a specnet checkpoint or has a newer format.
     """
     verify = not mmap if verify is None else verify
-    return _reading(path, lambda file, name: CheckedFile(file, name, mmap, verify).model(sha256, spec))
+    return _read_file(path, lambda file, name: CheckedFile(file, name, mmap, verify).model(sha256, spec))
 
 
 class Origin(NamedTuple):
-    """What a checkpoint says of itself: by which version of specnet it was written, when (UTC), and its two hashes."""
+    """Origin of a checkpoint, as its attributes state it: version of specnet, time of writing (UTC), two digests."""
 
     specnet_version: str
     created: str
@@ -50,24 +50,24 @@ class Origin(NamedTuple):
 
 
 def origin(path: str | os.PathLike[str]) -> Origin:
-    """Read what a checkpoint says of itself, and nothing else of it. Raises CheckpointError."""
-    root = _reading(path, lambda file, name: CheckedFile(file, name, mmap=False, verify=False).root_attributes())
+    """Read only the attributes that state the origin of a checkpoint. Raises CheckpointError."""
+    root = _read_file(path, lambda file, name: CheckedFile(file, name, mmap=False, verify=False).root_attributes())
     return Origin(*(str(root[field]) for field in Origin._fields))
 
 
 def check(path: str | os.PathLike[str]) -> list[DatasetCheck]:
     """Check a checkpoint without building its model: structure, document, and the digest of every dataset.
 
-    Raises CheckpointError for anything but bytes that have not their digest; those are told by `intact`.
+    A dataset that does not match its digest is reported by `intact`. Raises CheckpointError for all other faults.
     """
-    return _reading(path, lambda file, name: list(CheckedFile(file, name, mmap=False, verify=True).checks()))
+    return _read_file(path, lambda file, name: list(CheckedFile(file, name, mmap=False, verify=True).checks()))
 
 
-def _reading(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T]) -> T:
-    """Open a file and read from it; whatever goes wrong is a CheckpointError."""
+def _read_file(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T]) -> T:
+    """Open a file and call `read` with it and its name; raise every error as a CheckpointError."""
     name = os.fspath(path)
     try:
-        with _open(path) as file:
+        with _open_regular(path) as file:
             return read(file, name)
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -75,15 +75,15 @@ def _reading(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T]) -
         msg = f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
         raise CheckpointError(msg) from error
     except RecursionError as error:
-        msg = f"{name}: its layers nest too deeply to be read from so deep in a program's calls"
+        msg = f"{name}: its layers nest too deeply for the remaining call stack; load it from a less deeply nested call"
         raise CheckpointError(msg) from error
     except MemoryError as error:
         msg = f"{name}: there is not enough memory to load it"
         raise CheckpointError(msg) from error
 
 
-def _open(path: str | os.PathLike[str]) -> BinaryIO:
-    # Not blocking: a FIFO would wait for a writer for ever.
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer forever.
     descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

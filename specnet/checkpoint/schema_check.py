@@ -1,4 +1,4 @@
-"""Whether a value is accepted by a JSON Schema of the kind that schema.py generates; a few keywords, yes or no."""
+"""Check whether a JSON Schema accepts a value; knows only the keywords of the schemas that schema.py generates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _ANNOTATIONS = {"$schema", "$defs", "title", "description", "default", "examples
 
 
 def accepts(value: Any, schema: Schema, root: Schema | None = None) -> bool:
-    """Tell whether `schema` accepts `value`; False also for a keyword that is not known here.
+    """Return whether `schema` accepts `value`; False also if the schema has an unknown keyword.
 
-    Stricter than JSON Schema in one point, like the documents: 64.0 is no integer.
+    Stricter than JSON Schema in one point, like the documents: 64.0 is not an integer.
     """
     root = schema if root is None else root
     for keyword, argument in schema.items():
@@ -41,47 +41,47 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _same(value: Any, other: Any) -> bool:
+def _equal_with_type(value: Any, other: Any) -> bool:
     return type(value) is type(other) and bool(value == other)
 
 
-def _properties(value: Any, argument: Any, _schema: Schema, root: Schema) -> bool:
+def _check_properties(value: Any, argument: Any, _schema: Schema, root: Schema) -> bool:
     return not isinstance(value, dict) or all(accepts(value[k], s, root) for k, s in argument.items() if k in value)
 
 
-def _additional(value: Any, argument: Any, schema: Schema, root: Schema) -> bool:
+def _check_additional(value: Any, argument: Any, schema: Schema, root: Schema) -> bool:
     if not isinstance(value, dict) or argument is True:
         return True
-    rest = value.keys() - schema.get("properties", {}).keys()
-    return not rest if argument is False else all(accepts(value[key], argument, root) for key in rest)
+    additional = value.keys() - schema.get("properties", {}).keys()
+    return not additional if argument is False else all(accepts(value[key], argument, root) for key in additional)
 
 
-def _condition(value: Any, argument: Any, schema: Schema, root: Schema) -> bool:
+def _check_condition(value: Any, argument: Any, schema: Schema, root: Schema) -> bool:
     return not accepts(value, argument, root) or accepts(value, schema.get("then", {}), root)
 
 
-def _bound(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any, Schema, Schema], bool]:
-    return lambda value, argument, _schema, _root: not _is_number(value) or holds(value, argument)
+def _make_bound_check(within: Callable[[Any, Any], bool]) -> Callable[[Any, Any, Schema, Schema], bool]:
+    return lambda value, argument, _schema, _root: not _is_number(value) or within(value, argument)
 
 
 _KEYWORDS: dict[str, Callable[[Any, Any, Schema, Schema], bool]] = {
     "$ref": lambda v, a, _s, root: accepts(v, root["$defs"][a.removeprefix("#/$defs/")], root),
     "type": lambda v, a, _s, _r: _TYPES[a](v),
-    "const": lambda v, a, _s, _r: _same(v, a),
-    "enum": lambda v, a, _s, _r: any(_same(v, choice) for choice in a),
+    "const": lambda v, a, _s, _r: _equal_with_type(v, a),
+    "enum": lambda v, a, _s, _r: any(_equal_with_type(v, choice) for choice in a),
     "required": lambda v, a, _s, _r: not isinstance(v, dict) or all(key in v for key in a),
-    "properties": _properties,
-    "additionalProperties": _additional,
+    "properties": _check_properties,
+    "additionalProperties": _check_additional,
     "items": lambda v, a, _s, root: not isinstance(v, list) or all(accepts(entry, a, root) for entry in v),
     "minItems": lambda v, a, _s, _r: not isinstance(v, list) or len(v) >= a,
     "maxItems": lambda v, a, _s, _r: not isinstance(v, list) or len(v) <= a,
     "maxLength": lambda v, a, _s, _r: not isinstance(v, str) or len(v) <= a,
     "pattern": lambda v, a, _s, _r: not isinstance(v, str) or (bool(re.search(a, v)) and not v.endswith("\n")),
-    "minimum": _bound(lambda value, limit: value >= limit),
-    "maximum": _bound(lambda value, limit: value <= limit),
-    "exclusiveMinimum": _bound(lambda value, limit: value > limit),
-    "exclusiveMaximum": _bound(lambda value, limit: value < limit),
+    "minimum": _make_bound_check(lambda value, limit: value >= limit),
+    "maximum": _make_bound_check(lambda value, limit: value <= limit),
+    "exclusiveMinimum": _make_bound_check(lambda value, limit: value > limit),
+    "exclusiveMaximum": _make_bound_check(lambda value, limit: value < limit),
     "anyOf": lambda v, a, _s, root: any(accepts(v, part, root) for part in a),
     "allOf": lambda v, a, _s, root: all(accepts(v, part, root) for part in a),
-    "if": _condition,
+    "if": _check_condition,
 }

@@ -1,4 +1,4 @@
-"""Taking over from a checkpoint what fits a model of another document."""
+"""Copy the arrays of a checkpoint that fit a model with a different document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specnet.model import Model
 
 
 class Transfer(NamedTuple):
-    """What `load_parameters` did: names taken over; names in the file left there, and why; names it did not find."""
+    """Result of `load_parameters`: names copied, names not copied (with the reason), names that the file lacks."""
 
     taken: tuple[str, ...]
     skipped: dict[str, str]
@@ -22,23 +22,23 @@ class Transfer(NamedTuple):
 
 
 def load_parameters(model: Model, path: str | os.PathLike[str], names: str = "*") -> Transfer:
-    """Take over the parameters and buffers of a checkpoint that have a namesake of the same shape in `model`.
+    """Copy the parameters and buffers of a checkpoint whose name and shape occur in `model`.
 
-    `names` is a pattern, "block.*" say, that names have to match to be taken. Values are converted to the model's
-    dtype. The model's gradients, if any, stay as they are. Raises CheckpointError; then the model is unchanged.
+    `names` is a pattern that names must match to be copied, for example "block.*". Values are converted to the
+    model's dtype. The model's gradients are not changed. Raises CheckpointError; then the model is unchanged.
     """
     source = load(path)
-    theirs: dict[str, npt.NDArray[Any]] = {**source.parameters, **source.buffers}
-    ours: Mapping[str, npt.NDArray[Any]] = {**model.parameters, **model.buffers}
+    file_arrays: dict[str, npt.NDArray[Any]] = {**source.parameters, **source.buffers}
+    model_arrays: Mapping[str, npt.NDArray[Any]] = {**model.parameters, **model.buffers}
     taken, skipped = [], {}
-    for name, array in theirs.items():
+    for name, array in file_arrays.items():
         if not fnmatchcase(name, names):
             skipped[name] = f"does not match {names!r}"
-        elif name not in ours:
+        elif name not in model_arrays:
             skipped[name] = "the model has no such array"
-        elif ours[name].shape != array.shape:
-            skipped[name] = f"has shape {array.shape} in the file, {ours[name].shape} in the model"
+        elif model_arrays[name].shape != array.shape:
+            skipped[name] = f"has shape {array.shape} in the file, {model_arrays[name].shape} in the model"
         else:
-            ours[name][...] = array
+            model_arrays[name][...] = array
             taken.append(name)
-    return Transfer(tuple(taken), skipped, tuple(name for name in ours if name not in theirs))
+    return Transfer(tuple(taken), skipped, tuple(name for name in model_arrays if name not in file_arrays))

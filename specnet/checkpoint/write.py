@@ -1,6 +1,6 @@
-"""Saving: HDF5 builds the file's skeleton in memory, plain writes bring it and the arrays to the disk.
+"""Save a checkpoint: HDF5 builds the file's structures in memory, then plain writes put them and the arrays on disk.
 
-The library itself never touches the disk: it would end in a segmentation fault where that is full.
+The HDF5 library itself never writes to the disk, because it ends in a segmentation fault when the disk is full.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ ALIGNMENT = 64
 
 
 LARGE = 2 * PAGE
-"""Bytes from which an array is written straight from its memory; smaller ones go out with the pages around them."""
+"""Bytes from which an array is written directly from its memory; smaller arrays are written with their pages."""
 
 
 HDF5_MEMORY, HDF5_MEMORY_EACH = 2**23, 2**12
-"""Bytes that HDF5 may need at most, and more for each dataset; asked for before it begins, as it does not check."""
+"""Most bytes that HDF5 needs, plus those for each dataset; allocated as a test before, as HDF5 does not check."""
 
 
 SESSION = 4096
 """Datasets after which the file in memory is closed and opened again: HDF5 keeps a list of the gaps that alignment
-leaves, and looks through all of it for each new dataset."""
+leaves, and searches all of it for each new dataset."""
 
 
 WORTH_SYNCING = 2**24
-"""Bytes of arrays from which their place is reserved, and the disk begins while the rest is written."""
+"""Bytes of arrays from which disk space is reserved and writeback starts while the rest is written."""
 
 
-UNKNOWN = "0" * 64
-"""Stands for a digest until it is computed."""
+PLACEHOLDER = "0" * 64
+"""Placeholder for a digest until it is computed."""
 
 
 YEAR_10000 = 253_402_300_800
 
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
-    """Write a model to `path`: document, weights, cached gradients, and the state of its run where there is one.
+    """Write a model to `path`: document, weights, cached gradients, and the state of its run if it has one.
 
-    Atomic and durable: at every instant the path holds the old checkpoint or the new one, whole. Changes nothing in
-    the model. Two saves of one model differ in the time alone; SOURCE_DATE_EPOCH sets that. Raises CheckpointError.
+    Atomic and durable: at every instant the path holds the complete old checkpoint or the complete new one. The model
+    is not changed. Two saves of one model differ only in the time; SOURCE_DATE_EPOCH sets it. Raises CheckpointError.
     """
     if not isinstance(model, Model):
         msg = f"save(path, model): expected a Model, got {type(model).__name__}"
@@ -72,7 +72,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         msg = f"{os.fspath(path)}: not saved: {error}"
         raise CheckpointError(msg) from error
     except MemoryError as error:
-        raise _no_memory(path) from error
+        raise _out_of_memory(path) from error
 
     def write(descriptor: int) -> None:
         large = sum(len(entry.data) for entry in datasets) >= WORTH_SYNCING
@@ -84,10 +84,10 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             for entry, offset in zip(datasets, skeleton.offsets, strict=True):
                 if len(entry.data) >= LARGE:
                     write_at(descriptor, offset, entry.data)
-                    if large:  # the disk works while the rest is written and hashed
+                    if large:  # the disk writes while the rest is written and hashed
                         start_writeback(descriptor, offset, len(entry.data))
-            found = digests.finish()
-        for offset, page in skeleton.pages(datasets, found):
+            digest_of = digests.finish()
+        for offset, page in skeleton.pages(datasets, digest_of):
             write_at(descriptor, offset, page)
 
     try:
@@ -97,21 +97,21 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         raise CheckpointError(msg) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        msg = f"{os.fspath(path)}: not saved: {reason}; what was there before is intact"
+        msg = f"{os.fspath(path)}: not saved: {reason}; a previous file is intact"
         raise CheckpointError(msg) from error
     except MemoryError as error:
-        raise _no_memory(path) from error
+        raise _out_of_memory(path) from error
     finally:
         skeleton.close()
 
 
-def _no_memory(path: str | os.PathLike[str]) -> CheckpointError:
-    return CheckpointError(f"{os.fspath(path)}: not saved: there is not enough memory; what was there before is intact")
+def _out_of_memory(path: str | os.PathLike[str]) -> CheckpointError:
+    return CheckpointError(f"{os.fspath(path)}: not saved: there is not enough memory; a previous file is intact")
 
 
 def _datasets(model: Model) -> Iterator[layout.Entry]:
     text = model.spec.to_json()
-    parse_json(text.encode())  # what load would not read is not saved
+    parse_json(text.encode())  # rejects what `load` would not read
     yield layout.dataset(layout.MODEL_SPEC, text)
     for name, value in model.parameters.items():
         yield layout.dataset(layout.array_path(name, "parameters"), value)
@@ -126,18 +126,18 @@ def _datasets(model: Model) -> Iterator[layout.Entry]:
 
 
 def _root_attributes(model: Model, datasets: Sequence[layout.Entry]) -> dict[str, int | str]:
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    if given and not (given.isdecimal() and int(given) < YEAR_10000):
-        msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {given!r:.40}"
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch and not (epoch.isdecimal() and int(epoch) < YEAR_10000):
+        msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {epoch!r:.40}"
         raise ValueError(msg)
-    seconds = int(given) if given else time.time()
+    seconds = int(epoch) if epoch else time.time()
     attributes: dict[str, int | str] = {
         "format": layout.FORMAT,
         "format_version": layout.VERSION,
         "specnet_version": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
         "model_sha256": model.spec.identity,
-        "content_sha256": UNKNOWN,
+        "content_sha256": PLACEHOLDER,
     }
     if _has_history(datasets):
         attributes |= layout.HISTORY_DEFAULT
@@ -148,36 +148,36 @@ def _has_history(datasets: Sequence[layout.Entry]) -> bool:
     return any(entry.path.startswith(f"{layout.HISTORY}/") for entry in datasets)
 
 
-class _Cleaner(Reader):
-    """Reads a file that is right but for bytes that say nothing, and notes where those stand."""
+class _UnusedByteFinder(Reader):
+    """Reads a correct file, except that its unused bytes may be nonzero, and records where those are."""
 
     def __init__(self, file: io.RawIOBase, name: str, size: int) -> None:
         super().__init__(file, name, size)
         self.spans: list[tuple[int, int]] = []
-        self._checked: dict[int, int] = {}
+        self._checksummed: dict[int, int] = {}
 
     def checked(self, offset: int, size: int, signature: bytes, used: int | None = None) -> bytes:
-        self._checked[offset] = size - 4 if used is None else used
+        self._checksummed[offset] = size - 4 if used is None else used
         return super().checked(offset, size, signature, used)
 
     def unused(self, offset: int, data: bytes, _where: str) -> None:
         if data.strip(b"\0"):
             self.spans.append((offset, offset + len(data)))
 
-    def stale(self) -> set[tuple[int, int]]:
-        """Give the structures whose checksum covers such bytes: offset, and how many bytes it covers."""
-        begins = sorted(self._checked)
-        owners = (begins[bisect_right(begins, start) - 1] for start, _ in self.spans)
-        return {(offset, self._checked[offset]) for offset in owners}
+    def stale_checksums(self) -> set[tuple[int, int]]:
+        """Return offset and checksummed size of each structure whose checksum covers nonzero unused bytes."""
+        offsets = sorted(self._checksummed)
+        structures = (offsets[bisect_right(offsets, start) - 1] for start, _ in self.spans)
+        return {(offset, self._checksummed[offset]) for offset in structures}
 
 
 class _Skeleton:
-    """The file but for its arrays, built by HDF5 in memory; the places of the arrays are known before their digests."""
+    """The file without its arrays, built by HDF5 in memory. Offsets of the arrays are known before their digests."""
 
     def __init__(self, datasets: Sequence[layout.Entry], root_attributes: Mapping[str, int | str]) -> None:
-        bytearray(HDF5_MEMORY + HDF5_MEMORY_EACH * len(datasets))  # where that is not to be had, HDF5 would crash
+        bytearray(HDF5_MEMORY + HDF5_MEMORY_EACH * len(datasets))  # raises MemoryError; HDF5 would crash
         self._memory = SparseFile()
-        self._made: set[str] = set()  # paths of the groups
+        self._created: set[str] = set()  # paths of all groups, also of closed sessions
         self._open("w")
         creation = placed_early()
         self.offsets: list[int] = []
@@ -187,16 +187,16 @@ class _Skeleton:
                 self._open("r+")
             folder, _, name = entry.path.rpartition("/")
             space = h5s.create_simple(entry.shape) if entry.shape else h5s.create(h5s.SCALAR)
-            made = h5d.create(self._group(folder), name.encode(), _type(entry), space, creation)
-            _attribute(made, layout.DATASET_DIGEST, UNKNOWN)
-            self.offsets.append(made.get_offset())
+            dataset = h5d.create(self._group(folder), name.encode(), _element_type(entry), space, creation)
+            _create_attribute(dataset, layout.DATASET_DIGEST, PLACEHOLDER)
+            self.offsets.append(dataset.get_offset())
         for name, value in root_attributes.items():
-            _attribute(self._file.id, name, value)
+            _create_attribute(self._file.id, name, value)
         if _has_history(datasets):
             for name, text in layout.HISTORY_ATTRIBUTES.items():
-                _attribute(self._group(layout.HISTORY), name, text)
+                _create_attribute(self._group(layout.HISTORY), name, text)
         if any(offset is None or offset % ALIGNMENT for offset in self.offsets):
-            msg = "HDF5 placed a dataset off its alignment"
+            msg = "HDF5 did not align a dataset"
             raise CheckpointError(msg)
 
     def _open(self, mode: str) -> None:
@@ -205,26 +205,26 @@ class _Skeleton:
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
 
     def _group(self, path: str) -> h5g.GroupID:
-        """Give the group at `path`, made with its parents where they are not there yet; without times of day."""
+        """Return the group at `path`; create it and its parents, without timestamps, if they are missing."""
         if path not in self._groups:
             folder, _, name = path.rpartition("/")
             parent = self._group(folder)
-            if path in self._made:
+            if path in self._created:
                 self._groups[path] = h5g.open(parent, name.encode())
             else:
                 creation = h5p.create(h5p.GROUP_CREATE)
                 creation.set_obj_track_times(False)
                 self._groups[path] = h5g.create(parent, name.encode(), gcpl=creation)
-                self._made.add(path)
+                self._created.add(path)
         return self._groups[path]
 
-    def pages(self, datasets: Sequence[layout.Entry], found: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
-        """Put in the digests, and yield what is left to be written: offset, bytes. Data of LARGE arrays have been."""
+    def pages(self, datasets: Sequence[layout.Entry], digests: Mapping[str, str]) -> Iterator[tuple[int, memoryview]]:
+        """Set the digests, and yield (offset, bytes) of everything but the data of LARGE arrays (already written)."""
         for entry in datasets:
             folder, _, name = entry.path.rpartition("/")
-            made = h5d.open(self._group(folder), name.encode())
-            _set_text(h5a.open(made, layout.DATASET_DIGEST.encode()), found[entry.path])
-        rows = ((entry.path, entry.dtype, entry.shape, found[entry.path]) for entry in datasets)
+            dataset = h5d.open(self._group(folder), name.encode())
+            _set_text(h5a.open(dataset, layout.DATASET_DIGEST.encode()), digests[entry.path])
+        rows = ((entry.path, entry.dtype, entry.shape, digests[entry.path]) for entry in datasets)
         _set_text(h5a.open(self._file.id, b"content_sha256"), layout.content_digest(rows))
         self.close()
         memory = self._memory
@@ -236,25 +236,25 @@ class _Skeleton:
             yield offset, memoryview(page)[: memory.end - offset]
 
     def _clear_gaps(self) -> None:
-        """Zero what belongs to nothing: HDF5 leaves the bytes of what it moved between two sessions."""
+        """Zero all bytes outside structures: HDF5 leaves the old bytes of structures that it moves between sessions."""
         memory = self._memory
-        cleaner = _Cleaner(memory, "the file in memory", memory.end)
-        walk_structure(cleaner)
-        for start, stop in [*cleaner.gaps(), *cleaner.spans]:
+        finder = _UnusedByteFinder(memory, "the file in memory", memory.end)
+        walk_structure(finder)
+        for start, stop in [*finder.gaps(), *finder.spans]:
             memory.clear(start, stop)
-        for offset, used in cleaner.stale():
-            memory.put(offset + used, memoryview(lookup3(cleaner.peek(offset, used)).to_bytes(4, "little")))
+        for offset, used in finder.stale_checksums():
+            memory.put(offset + used, memoryview(lookup3(finder.peek(offset, used)).to_bytes(4, "little")))
 
     def close(self) -> None:
-        """Let go of HDF5's file; nothing is kept of it but the pages in memory."""
+        """Close HDF5's file; only its pages in memory are kept."""
         self._file.close()
 
 
-def _type(entry: layout.Entry) -> h5t.TypeID:
+def _element_type(entry: layout.Entry) -> h5t.TypeID:
     return text_type(len(entry.value)) if isinstance(entry.value, bytes) else h5t.py_create(entry.value.dtype)
 
 
-def _attribute(owner: Any, name: str, value: int | str) -> None:
+def _create_attribute(owner: Any, name: str, value: int | str) -> None:
     scalar = h5s.create(h5s.SCALAR)
     if isinstance(value, int):
         h5a.create(owner, name.encode(), h5t.STD_I64LE, scalar).write(np.array(value, "<i8"))

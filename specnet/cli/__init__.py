@@ -1,6 +1,6 @@
-"""The command line: a thin shell over the package. typer and rich are imported here and nowhere else.
+"""The command line, a thin layer over the package. Only this package imports typer and rich.
 
-Imports everything. `main` is the entry point; `app` has the table of subcommands.
+May import every other package. `main` is the entry point; `app` contains the table of subcommands.
 """
 
 import gc
@@ -13,20 +13,20 @@ from specnet.mpi.launcher import is_launched, share_cores
 
 
 def main() -> None:
-    """Run the `specnet` command; interrupted, it exits with 130 at any time, also while it imports what it needs.
+    """Run the `specnet` command. On SIGINT it exits with 130, even during its imports.
 
-    Under an MPI launcher it is killed until MPI has begun: the launcher then ends the others, which would wait for it.
+    Under an MPI launcher, SIGINT kills the process until MPI is initialized: the launcher then ends the other
+    processes, which would otherwise wait for this one.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL if is_launched() else _interrupted)
+    signal.signal(signal.SIGINT, signal.SIG_DFL if is_launched() else _exit_on_interrupt)
     share_cores()
-    gc.set_threshold(
-        100_000
-    )  # imports make 200,000 objects that all stay: looking through them takes a tenth of a start
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # Pydantic would look for them in all installed packages
+    # Imports create 200,000 lasting objects; scanning them takes a tenth of the start-up time.
+    gc.set_threshold(100_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # Pydantic would search all installed packages for them
     from specnet.cli.app import run
 
     run()
 
 
-def _interrupted(_signal: int, _frame: object) -> NoReturn:
+def _exit_on_interrupt(_signal: int, _frame: object) -> NoReturn:
     sys.exit(130)

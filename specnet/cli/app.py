@@ -1,4 +1,4 @@
-"""The `specnet` command: its subcommands, and what becomes of an error."""
+"""The `specnet` command: the table of subcommands, and error handling."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COMMANDS = {
     "export": ("convert", "export"),
     "schema": ("documents", "schema"),
 }
-"""Subcommand -> (module, function). A module is imported when its command runs, and imports what it needs then."""
+"""Subcommand -> (module, function). Each module is imported only when its command runs, which keeps start-up short."""
 
 
 _OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 def command_of(name: str) -> Any:
-    """Import a subcommand and return it, ready to be called with its arguments."""
+    """Import a subcommand and return it as a callable command."""
     module, function = COMMANDS[name]
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(name, context_settings=_OPTIONS)(getattr(import_module(f"specnet.cli.{module}"), function))
@@ -47,21 +47,21 @@ def command_of(name: str) -> Any:
 
 
 class Commands(TyperGroup):
-    """The group of all subcommands, which are imported when they are asked for."""
+    """The group of all subcommands; each is imported on first use."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of all subcommands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        """Return one subcommand, None for an unknown name."""
+        """Return a subcommand, None for an unknown name."""
         return command_of(cmd_name) if cmd_name in COMMANDS else None
 
 
 app = typer.Typer(
     cls=Commands,
     name="specnet",
-    help="Neural networks as two files people can read: a JSON document and an HDF5 checkpoint.",
+    help="Neural networks as two readable files: a JSON document and an HDF5 checkpoint.",
     no_args_is_help=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -73,27 +73,27 @@ _FIRST_STEPS = """\
 specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
 
   specnet init --data F --target T write a model and an experiment document for a data file
-  specnet validate DOC...          check documents; every problem with line and column
-  specnet summary DOC|CKPT         list the layers, their shapes and parameters
-  specnet train EXPERIMENT         train as the document says, write checkpoints
-  specnet sweep EXPERIMENT         train every combination of --set PATH=A,B, rank them
-  specnet replay A B               train from one checkpoint to another, compare every bit
-  specnet predict CKPT --data FILE predict for the rows of a file
+  specnet validate DOC...          check documents; report every problem with line and column
+  specnet summary DOC|CKPT         list the layers with shapes and parameter counts
+  specnet train EXPERIMENT         train as the document describes, write checkpoints
+  specnet sweep EXPERIMENT         train all combinations of --set PATH=A,B and rank them
+  specnet replay A B               repeat training from A to B, compare every bit
+  specnet predict CKPT --data FILE predict for the rows of a data file
   specnet inspect CKPT             show statistics of every parameter, and warnings
   specnet diff A B                 compare two documents or checkpoints
-  specnet trace DOC|CKPT --input X run one forward and backward, show every array
-  specnet report CKPT|DIR... -o F  write a page with curves, histograms, pictures
-  specnet gradcheck DOC            compare every gradient with a numerical one
-  specnet import FILE --out CKPT   read .keras, .h5, .onnx, .safetensors, .npz, Caffe's snapshots
-  specnet export CKPT --out FILE   write .onnx, .keras, .safetensors or .npz, read it back, compare
-  specnet schema model             print the JSON Schema, for editors
+  specnet trace DOC|CKPT --input X run one forward and backward pass, show every array
+  specnet report CKPT|DIR... -o F  write an HTML page with curves, histograms, images
+  specnet gradcheck DOC            compare every gradient with a numerical gradient
+  specnet import FILE --out CKPT   read .keras, .h5, .onnx, .safetensors, .npz, Caffe snapshots
+  specnet export CKPT --out FILE   write .onnx, .keras, .safetensors or .npz, and verify it
+  specnet schema model             print the JSON Schema for editors
 
-`specnet COMMAND --help` says more.\
+Run `specnet COMMAND --help` for details.\
 """
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         from specnet.kernels import backend
 
         typer.echo(f"specnet {__version__} ({backend()} kernels)")
@@ -112,10 +112,10 @@ def _root(
 
 
 def run() -> None:
-    """Run the command; exit with 0 done, 1 wrong input, 2 wrong usage."""
+    """Run the command. Exit codes: 0 success, 1 invalid input, 2 wrong usage."""
     try:
         try:
-            if sys.argv[1:] and sys.argv[1] in COMMANDS:  # without the group, whose options take typer 0.1 s to check
+            if sys.argv[1:] and sys.argv[1] in COMMANDS:  # bypass the group, which costs 0.1 s
                 command_of(sys.argv[1])(sys.argv[2:], prog_name=f"specnet {sys.argv[1]}")
             app()
         finally:
@@ -125,14 +125,14 @@ def run() -> None:
         from specnet.cli.processes import GRACE
 
         if error.collective and not is_first():
-            time.sleep(GRACE)  # some launchers end all processes when one ends: the first one must report before
+            time.sleep(GRACE)  # some launchers kill all processes when one ends; let rank 0 report first
         else:
             report_errors(error)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe has gone; nobody is left to report to
+    except BrokenPipeError:  # the reader closed the pipe; there is nowhere to report
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # of standard output: files have errors of their own
+    except OSError as error:  # from standard output; file errors are SpecnetErrors
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"specnet: cannot print: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""import, export."""
+"""The commands import and export."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def import_(
     out: Annotated[str, typer.Option("--out", "-o", help="The checkpoint to write.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="DOC", help="The document, where the file holds weights alone."),
+        typer.Option("--model", "-m", metavar="DOC", help="The model document, if the file contains only weights."),
     ] = None,
     map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help="Which of its layers is which; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="THEIRS=OURS", help="Map a layer name of the file to one of the document; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Read a file of another program, and write it as a checkpoint. No pickle is opened, no code of a file is run.
+    """Convert a model file of another program to a checkpoint. No pickle is opened, and no code in a file is run.
 
     Example: specnet import network.keras --out network.h5
     """
@@ -37,25 +40,26 @@ def import_(
     from specnet.interop.importing import import_model
 
     if is_same_file(out, path) or (model is not None and is_same_file(out, model)):
-        msg = f"{out}: would be written over; choose another file for the checkpoint"
+        msg = f"{out}: would be overwritten; choose another file for the checkpoint"
         raise SpecnetError(msg)
-    names = dict(_pair(text) for text in map_ or ())
+    names = dict(_parse_mapping(mapping) for mapping in map_ or ())
     if len(set(names.values())) != len(names):
-        msg = "two of the file's layers are mapped to one"
+        msg = "two layers of the file are mapped to one layer of the document"
         raise typer.BadParameter(msg, param_hint="--map")
-    found = import_model(path, None if model is None else spec_of(model), names)
-    save(out, found.model)
-    note(f"{out}: {found.model.parameter_count:,} parameters in {len(found.model.spec.layers)} layers")
-    for told in found.notes:
-        note(f"  {told}")
-    if found.optimizer is not None:
-        note("  the optimizer's state is not in it: a checkpoint keeps one with its experiment; in Python it is there")
+    imported = import_model(path, None if model is None else spec_of(model), names)
+    save(out, imported.model)
+    note(f"{out}: {imported.model.parameter_count:,} parameters in {len(imported.model.spec.layers)} layers")
+    for text in imported.notes:
+        note(f"  {text}")
+    if imported.optimizer is not None:
+        reason = "a checkpoint stores it only with an experiment; in Python, import_model returns it"
+        note(f"  the optimizer's state is not saved: {reason}")
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_mapping(text: str) -> tuple[str, str]:
     theirs, equals, ours = text.rpartition("=")
     if not (theirs and equals and ours):
-        msg = f"expected THEIRS=OURS, as encoder.fc1=hidden, got {text!r}"
+        msg = f"expected THEIRS=OURS, for example encoder.fc1=hidden, got {text!r}"
         raise typer.BadParameter(msg, param_hint="--map")
     return theirs, ours
 
@@ -63,14 +67,14 @@ def _pair(text: str) -> tuple[str, str]:
 def export(
     path: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
     out: Annotated[
-        str, typer.Option("--out", "-o", help="The file to write: .onnx, .keras, .safetensors, .npz; .h5 is Keras's.")
+        str, typer.Option("--out", "-o", help="The file to write: .onnx, .keras, .safetensors, .npz, or .h5 (Keras).")
     ],
     to: Annotated[
         Literal["onnx", "keras", "safetensors", "npz"] | None,
-        typer.Option("--to", help="The kind, if the name does not say."),
+        typer.Option("--to", help="The format, if the suffix of the file does not imply it."),
     ] = None,
 ) -> None:
-    """Write a model for other programs. What was written is read back, and has to predict the same.
+    """Convert a checkpoint for other programs. The file is read back and must give the same predictions.
 
     Example: specnet export runs/digits/best.h5 --to onnx --out digits.onnx
     """
@@ -83,5 +87,6 @@ def export(
     if is_same_file(out, path):
         msg = f"{out}: is the checkpoint itself; choose another file"
         raise SpecnetError(msg)
-    found = write(out, load(path), to)
-    note(f"{out}: {found.size:,} bytes of {found.kind}; read back, it predicts the same to {found.difference:.2g}")
+    exported = write(out, load(path), to)
+    kind, difference = exported.kind, exported.difference
+    note(f"{out}: {exported.size:,} bytes of {kind}; read back, its predictions differ by at most {difference:.2g}")

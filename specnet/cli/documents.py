@@ -1,4 +1,4 @@
-"""validate, summary, gradcheck, schema."""
+"""The commands validate, summary, gradcheck and schema."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def validate(
     ],
     json: Json = False,
     form: Annotated[
-        Literal["text", "github"], typer.Option("--format", help="github: annotations on the lines of a pull request.")
+        Literal["text", "github"], typer.Option("--format", help="github: annotations for the lines of a pull request.")
     ] = "text",
     print_: Annotated[bool, typer.Option("--print", help="Print the normalized documents.")] = False,
 ) -> None:
-    """Check documents; every fault is told with line and column. Check checkpoints, dataset by dataset.
+    """Check documents, and report every problem with line and column. Check every dataset of checkpoints.
 
     Example: specnet validate digits.model.json digits.experiment.json
     """
@@ -40,22 +40,22 @@ def validate(
     results: list[dict[str, Any]] = []
     for path in documents:
         problems: tuple[Problem, ...] = ()
-        more: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         try:
             if is_hdf5(path):
-                text = _check_file(path, more, show=not json)
+                text = _check_checkpoint(path, details, show=not json)
             else:
                 spec = _read(path, check_data=True)
-                more = {"document": spec.model_dump(mode="json")} if print_ else {}
-                text = spec.to_json() if print_ else f"{path}: {_what_it_is(spec, path)}\n"
+                details = {"document": spec.model_dump(mode="json")} if print_ else {}
+                text = spec.to_json() if print_ else f"{path}: {_description(spec, path)}\n"
         except SpecnetError as error:
             errors.append(error)
             problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), "unreadable"),)
         else:
             if not json:
                 typer.echo(text, nl=False)
-        said = {"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]}
-        results.append(said | more)
+        result = {"file": path, "valid": not problems, "problems": [dataclasses.asdict(p) for p in problems]}
+        results.append(result | details)
     if json:
         print_json(results)
     elif form == "github":
@@ -66,20 +66,20 @@ def validate(
         raise typer.Exit(1)
 
 
-def _check_file(path: str, more: dict[str, Any], *, show: bool) -> str:
-    """Check a checkpoint; show a line for each dataset, and put the same into `more` for programs."""
+def _check_checkpoint(path: str, details: dict[str, Any], *, show: bool) -> str:
+    """Check a checkpoint, print a line for each dataset if `show`, and add the same results to `details` for JSON."""
     from specnet.checkpoint import check
 
     checks = check(path)
-    more["datasets"] = [found._asdict() for found in checks]
-    for found in checks if show else ():
-        state = "ok" if found.intact else "DAMAGED"
-        typer.echo(f"{state:8}{found.path}  {found.dtype} {found.shape}  sha256 {found.sha256}")
-    damaged = [found.path for found in checks if not found.intact]
+    details["datasets"] = [dataset._asdict() for dataset in checks]
+    for dataset in checks if show else ():
+        state = "ok" if dataset.intact else "DAMAGED"
+        typer.echo(f"{state:8}{dataset.path}  {dataset.dtype} {dataset.shape}  sha256 {dataset.sha256}")
+    damaged = [dataset.path for dataset in checks if not dataset.intact]
     if damaged:
         msg = f"{path}: the bytes of {', '.join(damaged)} do not match their sha256; the file is damaged"
         raise CheckpointCorruptError(msg)
-    return f"{path}: a whole checkpoint of {len(checks)} datasets\n"
+    return f"{path}: an undamaged checkpoint with {len(checks)} datasets\n"
 
 
 def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:
@@ -92,20 +92,20 @@ def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:
     return load_spec(path)
 
 
-def _what_it_is(spec: ModelSpec | ExperimentSpec, path: str) -> str:
+def _description(spec: ModelSpec | ExperimentSpec, path: str) -> str:
     from specnet.spec import ModelSpec
 
     if not isinstance(spec, ModelSpec):
         from specnet.training.loading import missing_files
 
         missing = missing_files(spec, user_path(path).parent)
-        data = f"not checked, as they are not there: {', '.join(missing)}" if missing else "its data fit"
+        data = f"data not checked, missing files: {', '.join(missing)}" if missing else "its data fit the model"
         return f"a valid experiment with {_model_text(spec.built_model)}; {data}"
     return f"a valid model, {_model_text(spec)}"
 
 
 def _model_of(spec: ModelSpec | ExperimentSpec) -> ModelSpec:
-    """Return the model's document."""
+    """Return the model document of a model or experiment."""
     from specnet.spec import ModelSpec
 
     return spec if isinstance(spec, ModelSpec) else spec.built_model
@@ -129,11 +129,11 @@ def _model_text(spec: ModelSpec) -> str:
 def summary(
     path: Annotated[str, typer.Argument(metavar="DOC|CKPT", help="A document or a checkpoint.")],
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Draw the network: net.svg, net.png, or net.mmd for Mermaid.")
+        str | None, typer.Option("--out", "-o", help="Draw the network to a .svg, .png or .mmd (Mermaid) file.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print a model's layers with their output shapes and numbers of parameters, or draw them.
+    """Print the layers of a model with output shapes and parameter counts, or draw a diagram.
 
     Example: specnet summary runs/digits/best.h5
     """
@@ -145,39 +145,39 @@ def summary(
         from specnet.inspection import save_diagram
 
         if is_same_file(out, path):
-            msg = f"{out}: is the model itself; draw it into another file"
+            msg = f"{out}: is the model itself; choose another file for the diagram"
             raise SpecnetError(msg)
         save_diagram(spec, out)
         note(f"{out}: {sum(1 for _ in spec.walk())} layers")
         return
     layers = layer_rows(spec.walk())
-    item = 4 if spec.dtype == "float32" else 8
-    totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item, "dtype": spec.dtype}
+    item_bytes = 4 if spec.dtype == "float32" else 8
+    totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item_bytes, "dtype": spec.dtype}
     if json:
         model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
-        told = [
-            {"layer": row.name, "type": row.type, "output_shape": row.output_shape, "parameters": _own(row)}
+        layer_entries = [
+            {"layer": row.name, "type": row.type, "output_shape": row.output_shape, "parameters": _parameters(row)}
             for row in layers
         ]
-        print_json({**model, "layers": told, **totals})
+        print_json({**model, "layers": layer_entries, **totals})
         return
     table = [["(input)", "", batch_of(spec.input_shape), ""]]
     for row in layers:
-        own = _own(row)
-        count = "" if own is None else f"{own:,}"
+        parameters = _parameters(row)
+        count = "" if parameters is None else f"{parameters:,}"
         table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), count])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
     typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
-def _own(row: LayerRow) -> int | None:
-    """Give a layer's parameters; None for a composite, whose layers follow with theirs."""
+def _parameters(row: LayerRow) -> int | None:
+    """Return the parameter count of a layer; None for a composite, whose layers are listed separately."""
     return None if row.is_composite else row.parameters
 
 
 def spec_of(path: str) -> ModelSpec:
-    """Read the model of a document, an experiment or a checkpoint. Raises SpecError, CheckpointError."""
+    """Read the model document from a document, an experiment or a checkpoint. Raises SpecError, CheckpointError."""
     if is_hdf5(path):
         from specnet.checkpoint import load
 
@@ -186,7 +186,7 @@ def spec_of(path: str) -> ModelSpec:
 
 
 def is_hdf5(path: str) -> bool:
-    """Tell by the name and by the first bytes."""
+    """Return whether the suffix or the first bytes are those of an HDF5 file."""
     if Path(path).suffix.lower() in (".h5", ".hdf5"):
         return True
     try:
@@ -198,12 +198,12 @@ def is_hdf5(path: str) -> bool:
 
 def gradcheck(
     path: Annotated[str, typer.Argument(metavar="DOC", help="A model or experiment document.")],
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows of the random input.")] = 4,
-    at_most: Annotated[int, typer.Option("--at-most", min=1, help="Elements checked of each array.")] = 50,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Number of rows of the random input.")] = 4,
+    at_most: Annotated[int, typer.Option("--at-most", min=1, help="Number of elements to check in each array.")] = 50,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Largest relative error that passes.")] = 1e-5,
     json: Json = False,
 ) -> None:
-    """Hold every gradient that backward gives against a numerical one, in float64, on random inputs.
+    """Compare every gradient of the backward pass with a numerical gradient, in float64, on random inputs.
 
     Example: specnet gradcheck digits.model.json
     """
@@ -215,16 +215,16 @@ def gradcheck(
     model = build_sample(type(spec).model_validate({**spec.model_dump(mode="json"), "dtype": "float64"}))
     x = sample_inputs(model, batch, seed=1)
     dy = np.random.default_rng(2).normal(size=(batch, *model.output_shape))
-    plain, training = (
+    predicting, training = (
         check_gradients(model, x, dy, training=mode, at_most=at_most, tolerance=tolerance) for mode in (False, True)
     )
     rows = []
-    for found, trained in zip(plain, training, strict=True):
-        passed = max(found.error, trained.error) <= tolerance
-        rows.append({**found._asdict(), "error_in_training": trained.error, "passed": passed})
-    wrong = [str(row["name"]) for row in rows if not row["passed"]]
+    for check, training_check in zip(predicting, training, strict=True):
+        passed = max(check.error, training_check.error) <= tolerance
+        rows.append({**check._asdict(), "error_in_training": training_check.error, "passed": passed})
+    failed = [str(row["name"]) for row in rows if not row["passed"]]
     if json:
-        print_json({"gradients": rows, "passed": not wrong})
+        print_json({"gradients": rows, "passed": not failed})
     else:
         columns = ["Gradient of", "Shape", "Checked", "Error", "Error in training", ""]
         table = [
@@ -233,16 +233,17 @@ def gradcheck(
             for r in rows
         ]  # fmt: skip
         print_table(columns, table, numbers=[2, 3, 4])
-        typer.echo(f"\n{len(rows) - len(wrong)} of {len(rows)} gradients are right to {tolerance:g} of their size")
-    if wrong:
-        msg = f"{path}: wrong gradients, off by more than {tolerance:g} of their size: {', '.join(wrong)}"
+        correct = len(rows) - len(failed)
+        typer.echo(f"\n{correct} of {len(rows)} gradients have a relative error of at most {tolerance:g}")
+    if failed:
+        msg = f"{path}: wrong gradients, with a relative error above {tolerance:g}: {', '.join(failed)}"
         raise SpecnetError(msg)
 
 
 def schema(
-    kind: Annotated[Literal["model", "experiment"], typer.Argument(help="Which document.")],
+    kind: Annotated[Literal["model", "experiment"], typer.Argument(help="The kind of document.")],
     with_plugins: Annotated[
-        bool, typer.Option("--with-plugins", help="With the layers that installed packages offer.")
+        bool, typer.Option("--with-plugins", help="Include the layers of installed plugins.")
     ] = False,
 ) -> None:
     """Print the JSON Schema of a document, for editors and other programs.
@@ -253,5 +254,5 @@ def schema(
     from specnet.spec.registry import load_plugins
 
     for failure in load_plugins() if with_plugins else ():
-        note(f"left out: {failure}")
+        note(f"skipped: {failure}")
     typer.echo(schema_text(kind), nl=False)

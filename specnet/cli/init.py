@@ -1,4 +1,4 @@
-"""init."""
+"""The command init."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from specnet.cli.options import Json
 
 def init(
     data: Annotated[str, typer.Option("--data", "-d", help="A data file: .csv, .parquet, .npz or .h5.")],
-    target: Annotated[str, typer.Option("--target", help="The column, or array, that is to be predicted.")],
+    target: Annotated[str, typer.Option("--target", help="The column or array to predict.")],
     inputs: Annotated[
-        str | None, typer.Option("--inputs", help="Columns to predict from, a,b,c. [default: all that are numbers]")
+        str | None, typer.Option("--inputs", help="Input columns, a,b,c. [default: all numeric columns]")
     ] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="The documents' folder.")] = ".",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite documents that are there.")] = False,
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the documents.")] = ".",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing documents.")] = False,
     json: Json = False,
 ) -> None:
-    """Look at a data file and write a model and an experiment document for it, ready for `specnet train`.
+    """Write a model and an experiment document for a data file, ready for `specnet train`.
 
     Example: specnet init --data iris.csv --target species
     """
@@ -28,13 +28,13 @@ def init(
     from specnet.training.runs.scaffold import scaffold
 
     names = inputs.split(",") if inputs and "," in inputs else inputs
-    made = scaffold(data, target, inputs=names, out=out, force=force)
+    documents = scaffold(data, target, inputs=names, out=out, force=force)
     if json:
-        files = {"model": str(made.model_path), "experiment": str(made.experiment_path)}
-        print_json({**files, "notes": made.notes})
+        files = {"model": str(documents.model_path), "experiment": str(documents.experiment_path)}
+        print_json({**files, "notes": documents.notes})
         return
-    for told in made.notes:
-        note(told)
-    typer.echo(f"{made.model_path}")
-    typer.echo(f"{made.experiment_path}")
-    note(f"Train it: {shlex.join(['specnet', 'train', str(made.experiment_path)])}")
+    for text in documents.notes:
+        note(text)
+    typer.echo(f"{documents.model_path}")
+    typer.echo(f"{documents.experiment_path}")
+    note(f"Train it: {shlex.join(['specnet', 'train', str(documents.experiment_path)])}")

@@ -9,13 +9,13 @@ import typer
 if TYPE_CHECKING:
     from specnet.data.raw import Columns
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Mpi = Annotated[
     bool | None,
-    typer.Option("--mpi/--no-mpi", help="Use MPI, or have each process work alone. [default: as it was launched]"),
+    typer.Option("--mpi/--no-mpi", help="Use MPI, or let each process work alone. [default: MPI under a launcher]"),
 ]
 
 
 def column_names(names: str | None) -> Columns:
-    """Return the names in "a,b,c", or the one name of an array or a column."""
+    """Split "a,b,c" into names; return a single name, of an array or a column, and None unchanged."""
     return tuple(names.split(",")) if names is not None and "," in names else names

@@ -1,4 +1,4 @@
-"""predict."""
+"""The command predict."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def predict(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
     data: Annotated[str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5 or IDX.")],
     inputs: Annotated[
-        str | None, typer.Option("--inputs", help='Name of the inputs\' array (default "x") or columns, a,b,c.')
+        str | None, typer.Option("--inputs", help='Name of the input array (default "x"), or columns, a,b,c.')
     ] = None,
     targets: Annotated[
-        str | None, typer.Option("--targets", help="Name of the targets' array or columns; prints metrics.")
+        str | None, typer.Option("--targets", help="Name of the target array or columns; prints metrics.")
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Write to a .csv, .npy, .npz or .h5 file.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Raw outputs instead of probabilities.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Predict raw outputs instead of probabilities.")] = False,
     json: Json = False,
     mpi: Mpi = None,
 ) -> None:
-    """Predict for the rows of a data file: probabilities and class for a classifier, outputs for others.
+    """Predict for the rows of a data file: probabilities and classes for a classifier, outputs for other models.
 
     Example: specnet predict runs/digits/best.h5 --data digits.npz --targets y --out predictions.csv
 
-    Rows of .npy and .h5 files go into .npy and .h5 files of any size; under an MPI launcher all processes share them.
+    From .npy or .h5 to .npy or .h5, files of any size are streamed; under an MPI launcher the processes share the rows.
     """
     from specnet.checkpoint import load
     from specnet.data.raw import TABLES, kind_of
@@ -46,8 +46,8 @@ def predict(
     from specnet.prediction.streaming import can_stream, predict_stream
     from specnet.prediction.writers import write_prediction
 
-    with joined(mpi, "stopped; no predictions are written") as (world, _):
-        world.collectively(lambda: _keep_apart(checkpoint, data, out))
+    with joined(mpi, "stopped; no predictions were written") as (world, _):
+        world.collectively(lambda: _reject_overwriting(checkpoint, data, out))
         if out is not None and targets is None and can_stream(data, out, alone=world.size == 1):
             model = world.collectively(lambda: load(checkpoint))
             streamed = predict_stream(model, data, out, inputs, logits=logits, world=world)
@@ -55,20 +55,20 @@ def predict(
                 _show_streamed(streamed, data, out, json=json)
             return
         if world.size > 1:
-            msg = "under MPI, predict reads a .npy or .h5 file and writes one (--out), without --targets"
+            msg = "under MPI, predict needs a .npy or .h5 file for both --data and --out, and no --targets"
             raise world.mark_collective(DataError(msg))
     model = load(checkpoint)
-    table = kind_of(Path(data)) in TABLES
-    columns, wanted = (column_names(names) if table else names for names in (inputs, targets))
-    prediction = predict_file(model, data, columns, wanted, logits=logits)
-    for told in prediction.notes:
-        note(f"{data}: {told}")
+    is_table = kind_of(Path(data)) in TABLES
+    input_names, target_names = (column_names(names) if is_table else names for names in (inputs, targets))
+    prediction = predict_file(model, data, input_names, target_names, logits=logits)
+    for text in prediction.notes:
+        note(f"{data}: {text}")
     if out is not None:
         write_prediction(prediction, out)
         note(f"{out}: {len(prediction.outputs)} rows")
     if json:
-        said = {"rows": len(prediction.outputs), "metrics": prediction.metrics}
-        print_json(said if out is not None else {**said, "predictions": _rows(prediction)})
+        result = {"rows": len(prediction.outputs), "metrics": prediction.metrics}
+        print_json(result if out is not None else {**result, "predictions": _rows(prediction)})
         return
     if out is None:
         _show(prediction)
@@ -76,26 +76,26 @@ def predict(
         typer.echo(metrics_text(prediction.metrics))
 
 
-def _keep_apart(checkpoint: str, data: str, out: str | None) -> None:
-    for what, source in (("checkpoint", checkpoint), ("data", data)):
+def _reject_overwriting(checkpoint: str, data: str, out: str | None) -> None:
+    for kind, source in (("checkpoint", checkpoint), ("data", data)):
         if out is not None and is_same_file(out, source):
-            msg = f"{out}: is the {what} itself; write the predictions to another file"
+            msg = f"{out}: is the {kind} itself; write the predictions to another file"
             raise DataError(msg)
 
 
 def _show_streamed(streamed: StreamedPrediction, data: str, out: str, *, json: bool) -> None:
-    for told in streamed.notes:
-        note(f"{data}: {told}")
+    for text in streamed.notes:
+        note(f"{data}: {text}")
     note(f"{out}: {streamed.rows} rows")
     if json:
         print_json({"rows": streamed.rows, "metrics": {}})
 
 
 def _rows(prediction: Prediction) -> list[dict[str, object]]:
-    """List outputs and class of every row, for programs."""
+    """Return the outputs and the class of every row for JSON."""
     classes = [None] * len(prediction.outputs) if prediction.classes is None else prediction.classes.tolist()
     rows = zip(prediction.outputs.tolist(), classes, strict=True)
-    return [{"outputs": outputs} | ({} if kind is None else {"class": kind}) for outputs, kind in rows]
+    return [{"outputs": outputs} | ({} if label is None else {"class": label}) for outputs, label in rows]
 
 
 def _show(prediction: Prediction) -> None:
@@ -106,4 +106,4 @@ def _show(prediction: Prediction) -> None:
     columns = ["row", *prediction.names, *(["class"] if prediction.classes is not None else [])]
     print_table(columns, rows, numbers=range(len(prediction.names) + 1))
     if len(prediction.outputs) > SHOWN_ROWS:
-        typer.echo(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all")
+        typer.echo(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all rows")

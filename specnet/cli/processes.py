@@ -1,4 +1,4 @@
-"""Commands under an MPI launcher: which process speaks, and how one that cannot go on ends all."""
+"""Commands under an MPI launcher: which process reports, and how a failed process ends all others."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from specnet.mpi.world import World
     from specnet.training.loop import Event, Run
 
-RESUMABLE = "stopped; what was written is whole, and --resume goes on from it"
+RESUMABLE = "stopped; all files are complete, and --resume continues from them"
 GRACE = 2.0
-"""Seconds that the others leave the first process to say why all end."""
-_HEARD = 0.5
-"""Seconds that the launcher has to pass a message on, before it ends everything."""
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+"""Seconds that the other processes wait, so that the first process can report the reason."""
+_FORWARDING_SECONDS = 0.5
+"""Seconds for the launcher to forward a message before it ends all processes."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """A listener that counts a run's steps, and ends it after the one during which `signal` was set."""
+    """A listener that counts the steps of a run, and ends the run after the step in which `signal` was set."""
 
     signal = 0
     steps = 0
     run: Run | None = None
 
     def is_ending(self) -> bool:
-        """Tell whether the last step is taken, also where processes had to agree on it: what is left is to save."""
+        """Return whether the run took its last step, on which all processes agreed, so that only saving remains."""
         return self.run is not None and self.run.stopping
 
     def __call__(self, event: Event) -> None:
@@ -48,57 +48,57 @@ class Stop:
 
 
 class Ending:
-    """Ends all processes where this one hears a signal, at once or after some time to do it by itself.
+    """Ends all processes when this one receives a signal, immediately or after a grace period (see `patient`).
 
-    A thread hears of signals through a pipe: Python's handlers wait for the main thread, which may wait inside MPI for
-    a process that does not answer any more. `told` is what is said.
+    A thread reads signals from a pipe, because Python runs signal handlers only in the main thread, which may be
+    blocked inside MPI by a process that no longer responds. `message` is printed at the end.
     """
 
-    def __init__(self, world: World, told: str) -> None:
+    def __init__(self, world: World, message: str) -> None:
         self._world = world
-        self._told = told
-        self._seconds = 0.0
+        self._message = message
+        self._grace_seconds = 0.0
         self._busy: Callable[[], bool] = lambda: False
-        self._over = False
+        self._is_over = False
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        for number in _NUMBERS:
+        for number in _SIGNALS:
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
 
     def _watch(self, reader: int) -> None:
         number = 0
-        while number not in _NUMBERS:
+        while number not in _SIGNALS:
             number = os.read(reader, 1)[0]
-        time.sleep(self._seconds)
+        time.sleep(self._grace_seconds)
         while self._busy():
             time.sleep(0.05)
         time.sleep(GRACE if self._world.rank else 0.0)
-        if not self._over:
-            _end(self._world, self._told, 128 + number)
+        if not self._is_over:
+            _end(self._world, self._message, 128 + number)
 
     @contextmanager
     def patient(self, busy: Callable[[], bool], *, seconds: float = 6.0) -> Iterator[None]:
-        """Leave the main thread some seconds to end by itself, and as long as it is `busy` with that.
+        """After a signal, give the main thread some seconds to end by itself, and longer while `busy` returns True.
 
-        Signals that come later are not heeded: what follows is the end.
+        Signals that arrive after this context are ignored, because the process is about to end.
         """
-        self._seconds, self._busy = seconds, busy
+        self._grace_seconds, self._busy = seconds, busy
         try:
             yield
         finally:
-            self._over = True
-            for number in _NUMBERS:  # launchers pass on what a terminal has sent already
+            self._is_over = True
+            for number in _SIGNALS:  # launchers forward signals that the terminal has sent already
                 signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, Ending | None]]:
-    """Give the processes that the launcher started; whatever one of them raises alone ends all, with one message.
+    """Yield the processes that the launcher started, and their `Ending` (None for a single process).
 
-    `stopped` is what is said where a signal ends them. What all raise is told by the first; the others end without a
-    word.
+    An exception in one process ends all of them, with one message. An error that all processes raise is reported by the
+    first process only. `stopped` is the message if a signal ends them.
     """
     from specnet.mpi import launched_world
 
@@ -117,7 +117,7 @@ def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, 
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
-    except Exception:  # noqa: BLE001 - a bug, of which the others know nothing
+    except Exception:  # noqa: BLE001 - a bug in this process only
         _end(world, traceback.format_exc(), 1)
 
 
@@ -125,6 +125,6 @@ def _end(world: World, message: str, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
     sys.stderr.flush()
-    time.sleep(_HEARD)
+    time.sleep(_FORWARDING_SECONDS)
     world.abort(code)
-    os._exit(code)  # where the launcher takes its time
+    os._exit(code)  # in case abort returns before the launcher ends this process

@@ -1,4 +1,4 @@
-"""Listeners that show how a run goes: a bar on a terminal, a line an epoch elsewhere, JSON for programs."""
+"""Listeners that show the progress of a run: a bar on a terminal, otherwise a line per epoch, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from specnet.cli.output import metrics_text, note
 from specnet.training.loop import Event
 
 SHOWN_EVERY = 0.1
-"""Seconds between two looks at the running metrics; a step may take microseconds."""
+"""Seconds between two updates of the bar; steps may take only microseconds."""
 
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show on a terminal how much of something is done; gives what is told the part and the whole."""
+def counting(task_name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal; yield the function that updates it, called with the done and the total amount."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _done, _total: None
         return
     with Progress(transient=True, console=console) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(task_name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def epoch_text(event: Event) -> str:
-    """Write a finished epoch on a line."""
+    """Return a line about a finished epoch."""
     return f"epoch {event.run.epoch}/{event.run.training.epochs} · {metrics_text(event.metrics)}"
 
 
 class LineProgress:
-    """A listener that prints one line an epoch; for what is no terminal."""
+    """A listener that prints one line per epoch, for output other than a terminal."""
 
     def __call__(self, event: Event) -> None:
         """Print the metrics of a finished epoch."""
@@ -46,7 +46,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """A listener that draws a bar with the running metrics, and a line for each finished epoch; for a terminal."""
+    """A listener for a terminal: a bar with the running metrics, and a line for each finished epoch."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.completed}/{task.total}"),
@@ -55,11 +55,11 @@ class BarProgress:
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
-        self._began = self._looked = 0.0
-        self._began_at = 0
+        self._start_time = self._updated = 0.0
+        self._first_batch = 0
 
     def __call__(self, event: Event) -> None:
-        """Move the bar; a finished epoch takes it away."""
+        """Update the bar; remove it at the end of an epoch and print the epoch's line."""
         run = event.run
         if event.kind == "step":
             self._step(event)
@@ -69,38 +69,38 @@ class BarProgress:
             if self._task is not None:
                 self._progress.remove_task(self._task)
                 self._task = None
-            seconds = max(time.monotonic() - self._began, 1e-9)
-            rate = (run.batches - self._began_at) * run.training.step_rows / seconds
+            seconds = max(time.monotonic() - self._start_time, 1e-9)
+            rate = (run.batches - self._first_batch) * run.training.step_rows / seconds
             self._console.print(f"{epoch_text(event)} · {rate:,.0f} rows/s", soft_wrap=True)
-            self._began = 0.0
+            self._start_time = 0.0
         elif event.kind in ("end", "failed"):
             self._progress.stop()
 
     def _step(self, event: Event) -> None:
         run, now = event.run, time.monotonic()
-        if not self._began:
-            self._began, self._began_at = now, run.batch - 1
-        if now - self._looked < SHOWN_EVERY:
+        if not self._start_time:
+            self._start_time, self._first_batch = now, run.batch - 1
+        if now - self._updated < SHOWN_EVERY:
             return
-        self._looked = now
+        self._updated = now
         if self._task is None:
             name = f"epoch {run.epoch + 1}/{run.training.epochs}"
             self._task = self._progress.add_task(name, total=run.batches, rate="", metrics="")
-        rate = (run.batch - self._began_at) * run.training.step_rows / max(now - self._began, 1e-9)
-        shown = {"rate": f"{rate:,.0f} rows/s", "metrics": metrics_text(run.epoch_metrics.values())}
-        self._progress.update(self._task, completed=run.batch, **shown)  # type: ignore[arg-type]
+        rate = (run.batch - self._first_batch) * run.training.step_rows / max(now - self._start_time, 1e-9)
+        fields = {"rate": f"{rate:,.0f} rows/s", "metrics": metrics_text(run.epoch_metrics.values())}
+        self._progress.update(self._task, completed=run.batch, **fields)  # type: ignore[arg-type]
 
 
 class JsonProgress:
-    """A listener that prints each event but the steps as a line of JSON to standard output."""
+    """A listener that prints each event except steps as a line of JSON to standard output."""
 
     def __call__(self, event: Event) -> None:
-        """Print the event; what is not finite becomes null."""
+        """Print the event; NaN and infinities become null."""
         run = event.run
         if event.kind == "step":
             return
-        told: dict[str, Any] = {"event": event.kind, "epoch": run.epoch, "step": run.step}
+        fields: dict[str, Any] = {"event": event.kind, "epoch": run.epoch, "step": run.step}
         if event.kind == "start":
-            told |= {"epochs": run.training.epochs, "steps_per_epoch": run.batches, "rows": len(run.data)}
-        told |= {name: value if math.isfinite(value) else None for name, value in event.metrics.items()}
-        print(json.dumps(told), flush=True)
+            fields |= {"epochs": run.training.epochs, "steps_per_epoch": run.batches, "rows": len(run.data)}
+        fields |= {name: value if math.isfinite(value) else None for name, value in event.metrics.items()}
+        print(json.dumps(fields), flush=True)

@@ -20,58 +20,59 @@ if TYPE_CHECKING:
 
 def trace(
     path: Annotated[
-        str, typer.Argument(metavar="DOC|CKPT", help="A document, whose weights are drawn, or a checkpoint.")
+        str, typer.Argument(metavar="DOC|CKPT", help="A document (its weights are initialized), or a checkpoint.")
     ],
     input_: Annotated[
-        str, typer.Option("--input", "-i", metavar="JSON|FILE", help="Rows as JSON, '[[1, 2]]', or a data file.")
+        str, typer.Option("--input", "-i", metavar="JSON|FILE", help="Input rows as JSON, '[[1, 2]]', or a data file.")
     ],
     dy: Annotated[
-        str | None, typer.Option("--dy", metavar="JSON", help="Gradient of the outputs as JSON; runs a backward.")
+        str | None, typer.Option("--dy", metavar="JSON", help="Upstream gradient as JSON; runs a backward pass.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", metavar="JSON", help="Targets as JSON, '[3]'; runs loss and backward.")
+        str | None,
+        typer.Option("--target", metavar="JSON", help="Targets as JSON, '[3]'; computes loss and gradients."),
     ] = None,
-    loss: Annotated[str | None, typer.Option("--loss", help="The loss, where no run in the file tells it.")] = None,
-    inputs: Annotated[str | None, typer.Option("--inputs", help="Array or columns of a data file, a,b,c.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that are taken from a data file.")] = 8,
+    loss: Annotated[str | None, typer.Option("--loss", help="The loss, if the file contains no run.")] = None,
+    inputs: Annotated[str | None, typer.Option("--inputs", help="Array or columns of the data file, a,b,c.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Number of rows to read from the data file.")] = 8,
     save: Annotated[
         str | None, typer.Option("--save", metavar="FILE", help="Write every array to an HDF5 file.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Formulas, with these very numbers filled in.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print formulas with the numbers of this input.")] = False,
     as_: Annotated[
-        Literal["text", "markdown"] | None, typer.Option("--as", help="Form of --explain; text by default.")
+        Literal["text", "markdown"] | None, typer.Option("--as", help="Format of --explain. [default: text]")
     ] = None,
 ) -> None:
-    """Run one forward, and a backward where --target or --dy is given; print every array on the way.
+    """Run a forward pass, and a backward pass if --target or --dy is given; print every array.
 
     Example: specnet trace two_layer.model.json --input '[[1, 2]]' --dy '[[1, 1]]' --explain
     """
     from specnet.checkpoint import load
     from specnet.inspection import explain as explained
     from specnet.inspection import save_trace
-    from specnet.inspection import trace as run
+    from specnet.inspection import trace as run_trace
     from specnet.model import build
     from specnet.prediction.predict import file_rows
     from specnet.training.runs.run_folder import checkpoint_of
 
     if target is not None and dy is not None:
-        msg = "--target makes the gradient of the outputs, --dy gives it; choose one"
+        msg = "--target and --dy both set the upstream gradient; choose one"
         raise typer.BadParameter(msg)
-    _require("--loss", loss, "--target", target)
-    _require("--as", as_, "--explain", explain or None)
+    _require_option("--loss", loss, "--target", target)
+    _require_option("--as", as_, "--explain", explain or None)
     if save is not None and any(is_same_file(save, source) for source in (path, input_)):
-        msg = f"{save}: would be written over; save the trace to another file"
+        msg = f"{save}: would be overwritten; save the trace to another file"
         raise DataError(msg)
     path = str(checkpoint_of(path))
     model = load(path) if is_hdf5(path) else build(spec_of(path))
     is_json = input_.lstrip().startswith("[")
     x = _json_array("--input", input_) if is_json else file_rows(model, input_, column_names(inputs)).inputs[:rows]
-    chosen = _loss_of(model, path, loss) if target is not None else None
-    targets, given = (
+    loss_function = _loss_of(model, path, loss) if target is not None else None
+    targets, upstream = (
         None if text is None else _json_array(name, text) for name, text in (("--target", target), ("--dy", dy))
     )
-    _require_fitting(model, "--input", x)
-    traced = run(model, x, dy=given, targets=targets, loss=chosen)
+    _reject_overflow(model, "--input", x)
+    traced = run_trace(model, x, dy=upstream, targets=targets, loss=loss_function)
     if save is not None:
         save_trace(save, traced)
     typer.echo(explained(traced, markdown=as_ == "markdown") if explain else _plain_text(traced), nl=False)
@@ -81,36 +82,36 @@ def trace(
         note(f"{save}: the arrays of {len(traced.layers)} layers")
 
 
-def _require(option: str, given: object, needed: str, there: object) -> None:
-    """Refuse an option that says nothing without another one."""
-    if given is not None and there is None:
-        msg = f"{option} is for {needed}"
+def _require_option(option: str, value: object, needed: str, needed_value: object) -> None:
+    """Reject an option that has no effect without another one."""
+    if value is not None and needed_value is None:
+        msg = f"{option} needs {needed}"
         raise typer.BadParameter(msg)
 
 
 def _json_array(option: str, text: str) -> Any:
     from specnet.document.json_text import parse_json
 
-    found = parse_json(text, option)
-    if found.findings:
-        raise found.error()
-    if not isinstance(found.value, list):
+    parsed = parse_json(text, option)
+    if parsed.findings:
+        raise parsed.error()
+    if not isinstance(parsed.value, list):
         msg = f"{option}: expected a JSON array, got {text!r:.40}"
         raise DataError(msg)
-    return found.value
+    return parsed.value
 
 
-def _require_fitting(model: Model, option: str, values: Any) -> None:
-    """Refuse numbers that the model's dtype cannot hold."""
+def _reject_overflow(model: Model, option: str, values: Any) -> None:
+    """Reject numbers that overflow the model's dtype."""
     import numpy as np
 
     if model.dtype == np.float32:
         try:
-            most = float(np.abs(np.asarray(values, np.float64)).max(initial=0))
-        except (ValueError, TypeError):  # told by the model, with the shape that it expects
+            largest = float(np.abs(np.asarray(values, np.float64)).max(initial=0))
+        except (ValueError, TypeError):  # the model reports this error, with the expected shape
             return
-        if most > float(np.finfo(np.float32).max):
-            msg = f"{option}: expected numbers that float32 holds, got one of size {most:g}"
+        if largest > float(np.finfo(np.float32).max):
+            msg = f"{option}: expected numbers within the range of float32, got one of size {largest:g}"
             raise DataError(msg)
 
 
@@ -124,22 +125,22 @@ def _loss_of(model: Model, path: str, name: str | None) -> Loss:
     if name is None and experiment is not None:
         return experiment.training.loss.build()
     if name is None:
-        msg = f"{path}: holds no run that tells the loss; name one: --loss {', '.join(LOSSES)}"
+        msg = f"{path}: contains no run, so the loss is unknown; choose one with --loss: {', '.join(LOSSES)}"
         raise SpecnetError(msg)
     try:
         built: Loss = TypeAdapter(LossChoice).validate_python(name).build()
     except ValidationError:
-        msg = f"--loss: unknown loss {name!r:.40}; there are {', '.join(LOSSES)}"
+        msg = f"--loss: unknown loss {name!r:.40}; expected one of {', '.join(LOSSES)}"
         raise SpecnetError(msg) from None
     last = model.spec.layers[-1]
     if last.type in built.doubled_by:
-        msg = f"{built.name} does what the last layer, {last.name}, does already; name another loss"
+        msg = f"--loss: {built.name} takes logits, but the model ends in {last.name} ({last.type}); choose another loss"
         raise SpecnetError(msg)
     return built
 
 
 def _plain_text(traced: Trace) -> str:
-    """Print arrays as numpy does, small ones whole, large ones with their corners."""
+    """Return a trace as text, with arrays as numpy prints them: large ones with their corners only."""
     import numpy as np
 
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""train, replay."""
+"""The commands train and replay."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 def train(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment document.")],
     out: Annotated[str | None, typer.Option("--out", "-o", help="The run's folder. [default: runs/<name>]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the existing run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the existing run.")] = False,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume although document or data have changed.")
+        bool, typer.Option("--allow-changes", help="Resume although the document or the data changed.")
     ] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, training.epochs=3 say.")
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, e.g. training.epochs=3.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Check all, try one batch, tell what is needed; write nothing.")
+        bool, typer.Option("--dry-run", "-n", help="Check all, try one batch, report sizes and memory; write nothing.")
     ] = False,
     check_finite: Annotated[
-        bool, typer.Option("--check-finite", help="Look at every array of every layer in each step.")
+        bool, typer.Option("--check-finite", help="Check every array of every layer for NaN and infinity in each step.")
     ] = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print each event as a line of JSON, for programs.")
+        bool, typer.Option("--json-lines", help="Print each event as a line of JSON for programs.")
     ] = False,
     json: Json = False,
     mpi: Mpi = None,
 ) -> None:
-    """Train as an experiment document says; writes experiment.json, last.h5, best.h5 and history.csv.
+    """Train as an experiment document describes; write experiment.json, last.h5, best.h5 and history.csv.
 
     Example: specnet train digits.experiment.json --out runs/digits
 
@@ -57,16 +57,16 @@ def train(
     from specnet.training.runs.train import train as run_training
 
     if resume and force:
-        msg = "--resume goes on with a run, --force overwrites it; choose one"
+        msg = "--resume continues a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
-    overrides = _overrides(set_ or [])
+    overrides = _parse_overrides(set_ or [])
     with joined(mpi) as (world, ending):
         if dry_run:
             if world.rank == 0:
                 _show_dry_run(experiment, overrides, json=json)
             return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
-        with _told_as_json(json_lines and world.rank == 0), _stops_on_signals(ending) as stop:
+        with _errors_as_json(json_lines and world.rank == 0), _stop_on_signals(ending) as stop:
             result = run_training(
                 experiment,
                 out=out,
@@ -82,17 +82,17 @@ def train(
     if world.rank:
         return
     if result.transfer is not None:
-        note(_taken_over(result.transfer))
+        note(_transfer_text(result.transfer))
     for change in result.changes:
-        note(f"changed since the run began: {change}")
+        note(f"changed since the run started: {change}")
     if stopped_by and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
-        again = _again([experiment, *options], set_ or [])
-        note(f"stopped after a whole step; {result.checkpoint_path} is written. Go on with: {again}")
+        command = _resume_command([experiment, *options], set_ or [])
+        note(f"stopped after a complete step; {result.checkpoint_path} is written. Resume with: {command}")
         raise typer.Exit(128 + stopped_by)
     if resume and not stop.steps:
-        way = "training.early_stopping.patience" if result.stopped_early else "training.epochs"
-        note(f"{result.checkpoint_path}: the run was finished already; --set {way}=N makes it longer")
+        setting = "training.early_stopping.patience" if result.stopped_early else "training.epochs"
+        note(f"{result.checkpoint_path}: the run is finished already; extend it with --set {setting}=N")
     _show_result(result, json=json, json_lines=json_lines)
 
 
@@ -106,21 +106,22 @@ def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
     return [BarProgress() if sys.stderr.isatty() else LineProgress()]
 
 
-def _again(arguments: list[str], settings: list[str]) -> str:
-    """Give the command that goes on with a run."""
-    set_again = [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["specnet", "train", *arguments, *set_again, "--resume"])
+def _resume_command(arguments: list[str], settings: list[str]) -> str:
+    """Return the command that resumes a run."""
+    set_options = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["specnet", "train", *arguments, *set_options, "--resume"])
 
 
-def _taken_over(transfer: Transfer) -> str:
-    """Say what a run took over from another checkpoint, and what not."""
-    left = {**transfer.skipped, **dict.fromkeys(transfer.missing, "is not in the file")}
-    told = "".join(f"; {name} {why}" for name, why in list(left.items())[:8])
-    return f"taken over: {', '.join(transfer.taken[:8])}{', …' if len(transfer.taken) > 8 else ''}{told}"
+def _transfer_text(transfer: Transfer) -> str:
+    """Return a line about the arrays that a run loaded from another checkpoint, and those it did not load."""
+    not_loaded = {**transfer.skipped, **dict.fromkeys(transfer.missing, "is not in the file")}
+    reasons = "".join(f"; {name} {reason}" for name, reason in list(not_loaded.items())[:8])
+    names = ", ".join(transfer.taken[:8]) + (", …" if len(transfer.taken) > 8 else "")
+    return f"initialized from a checkpoint: {names}{reasons}"
 
 
 def _show_result(result: TrainingResult, *, json: bool, json_lines: bool) -> None:
-    """Tell what a finished run has come to."""
+    """Print the result of a finished run."""
     last = {name: values[-1] for name, values in result.history.items()}
     best = str(result.best_path) if result.best_path else None
     files = {"checkpoint": str(result.checkpoint_path), "best": best, "stopped_early": result.stopped_early}
@@ -131,17 +132,17 @@ def _show_result(result: TrainingResult, *, json: bool, json_lines: bool) -> Non
         print_json({"metrics": last, **files})
         return
     if sys.stdout.isatty():
-        _table(result.history)
+        _print_metrics(result.history)
     else:
         typer.echo(f"epoch {int(last['epoch'])} · {metrics_text({k: v for k, v in last.items() if k != 'epoch'})}")
     if result.stopped_early:
-        typer.echo(f"stopped after epoch {int(last['epoch'])}, as it did not get better any more")
-    typer.echo(f"{result.checkpoint_path} holds the model after the last epoch")
+        typer.echo(f"early stopping after epoch {int(last['epoch'])}: no further improvement")
+    typer.echo(f"{result.checkpoint_path} contains the model after the last epoch")
     if result.best_path:
-        typer.echo(f"{result.best_path} holds the best one")
+        typer.echo(f"{result.best_path} contains the best model")
 
 
-def _table(history: dict[str, list[float]]) -> None:
+def _print_metrics(history: dict[str, list[float]]) -> None:
     """Print the last and the best value of each metric."""
     from specnet.training.metrics import greater_is_better
 
@@ -155,52 +156,54 @@ def _table(history: dict[str, list[float]]) -> None:
 
 
 def _show_dry_run(experiment: str, overrides: dict[str, str], *, json: bool) -> None:
-    """Print what a run would be."""
+    """Print the sizes, the first loss and the memory of a dry run."""
     from specnet.training.runs.dry_run import dry_run
 
-    found = dry_run(experiment, overrides)
+    sizes = dry_run(experiment, overrides)
     if json:
-        print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(sizes))
         return
-    held_out = f", {found.validation_rows:,} to validate on" if found.validation_rows else ""
-    typer.echo(f"{found.rows:,} rows to train on{held_out}")
-    steps = found.steps_per_epoch * found.epochs
-    typer.echo(f"{found.steps_per_epoch:,} steps an epoch, {found.epochs:,} epochs: {steps:,} steps")
-    moving = "" if found.trained == found.parameters else f", of which {found.trained:,} move"
-    typer.echo(f"{found.parameters:,} parameters{moving}; the loss of the first batch is {found.first_loss:.4g}")
-    if found.taken_over:
-        typer.echo(f"{len(found.taken_over)} arrays are taken over: {', '.join(found.taken_over[:8])}")
-    parts = ", ".join(f"{what} {size / 2**20:,.1f}" for what, size in found.memory.items())
-    typer.echo(f"{sum(found.memory.values()) / 2**20:,.1f} MiB of memory beside Python's own: {parts}")
+    validation = f", {sizes.validation_rows:,} to validate on" if sizes.validation_rows else ""
+    typer.echo(f"{sizes.rows:,} rows to train on{validation}")
+    steps = sizes.steps_per_epoch * sizes.epochs
+    typer.echo(f"{sizes.steps_per_epoch:,} steps per epoch, {sizes.epochs:,} epochs: {steps:,} steps")
+    trained = "" if sizes.trained == sizes.parameters else f", of which {sizes.trained:,} are trained"
+    typer.echo(f"{sizes.parameters:,} parameters{trained}; the loss of the first batch is {sizes.first_loss:.4g}")
+    if sizes.taken_over:
+        names = ", ".join(sizes.taken_over[:8])
+        typer.echo(f"{len(sizes.taken_over)} arrays are initialized from a checkpoint: {names}")
+    parts = ", ".join(f"{part} {size / 2**20:,.1f}" for part, size in sizes.memory.items())
+    typer.echo(f"{sum(sizes.memory.values()) / 2**20:,.1f} MiB of memory, without Python itself: {parts}")
 
 
-def _overrides(settings: list[str]) -> dict[str, str]:
+def _parse_overrides(settings: list[str]) -> dict[str, str]:
     pairs = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
-            msg = f"--set {setting}: expected PATH=VALUE, training.epochs=3 say"
+            msg = f"--set {setting}: expected PATH=VALUE, for example training.epochs=3"
             raise typer.BadParameter(msg)
         pairs[path.strip()] = value.strip()
     return pairs
 
 
 @contextmanager
-def _told_as_json(wanted: bool) -> Iterator[None]:
-    """Tell programs too why a run failed, or did not begin."""
+def _errors_as_json(enabled: bool) -> Iterator[None]:
+    """Also print an error that ends the run as a line of JSON for programs."""
     try:
         yield
     except SpecnetError as error:
-        if wanted:
+        if enabled:
             print(dumps({"event": "error", "message": str(error)}), flush=True)
         raise
 
 
 @contextmanager
-def _stops_on_signals(ending: Ending | None) -> Iterator[Stop]:
-    """Let SIGINT and SIGTERM finish the step; a second one leaves at once, the last checkpoint being whole.
+def _stop_on_signals(ending: Ending | None) -> Iterator[Stop]:
+    """Let the run finish its step on SIGINT or SIGTERM; a second signal exits immediately.
 
-    Processes that share a run have an `ending`: they agree on the step, and are ended where that takes too long.
+    The last checkpoint stays complete in both cases. Processes that share a run have an `ending`: they agree on the
+    last step, and are ended if that takes too long.
     """
     stop = Stop()
 
@@ -209,44 +212,43 @@ def _stops_on_signals(ending: Ending | None) -> Iterator[Stop]:
             sys.exit(128 + number)
         stop.signal = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with nullcontext() if ending is None else ending.patient(stop.is_ending):
             yield stop
     finally:
         if ending is None:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
 def replay(
     begin: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of a run.")],
-    end: Annotated[str, typer.Argument(metavar="B", help="A later one of the same run.")],
+    end: Annotated[str, typer.Argument(metavar="B", help="A later checkpoint of the same run.")],
     experiment: Annotated[
-        str | None, typer.Option("--experiment", help="The document. [default: experiment.json beside A]")
+        str | None, typer.Option("--experiment", help="The document. [default: experiment.json in the folder of A]")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove that a run can be repeated: train from A to B's step and compare every bit. Writes nothing.
+    """Verify that a run is reproducible: train from A to the step of B and compare every bit. Writes nothing.
 
-    Exits with 0 where all is the same, 1 where not, 2 where machine or library differ from those that made B.
+    Exit codes: 0 identical, 1 different, 2 different, but B was written with another machine or library version.
 
     Example: specnet replay runs/digits/best.h5 runs/digits/last.h5
     """
-    from specnet.training.runs.replay import replay as repeat
+    from specnet.training.runs.replay import replay as run_replay
 
-    found = repeat(begin, end, experiment)
+    comparison = run_replay(begin, end, experiment)
     if json:
-        print_json({**dataclasses.asdict(found), "same": found.same})
+        print_json({**dataclasses.asdict(comparison), "same": comparison.same})
     else:
-        steps = (
-            f"steps {found.first_step + 1} to {found.last_step}" if found.last_step > found.first_step else "no step"
-        )
-        told = f"{len(found.different)} differ" if found.different else "all are the same, bit for bit"
-        typer.echo(f"{steps} trained again, {len(found.compared)} arrays compared: {told}")
-        for name in found.different:
+        first, last = comparison.first_step + 1, comparison.last_step
+        steps = f"steps {first} to {last}" if last >= first else "no step"
+        result = f"{len(comparison.different)} differ" if comparison.different else "all are identical, bit for bit"
+        typer.echo(f"{steps} trained again, {len(comparison.compared)} arrays compared: {result}")
+        for name in comparison.different:
             typer.echo(f"  {name}")
-    for difference in found.machine:
+    for difference in comparison.machine:
         note(f"not comparable: {difference}")
-    if found.different:
-        raise typer.Exit(2 if found.machine else 1)
+    if comparison.different:
+        raise typer.Exit(2 if comparison.machine else 1)

@@ -1,4 +1,4 @@
-"""Rows in memory, and how raw arrays are fitted to a model and its loss."""
+"""Rows in memory, ready for a model and its loss."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from specnet.data.raw import RawArray
 from specnet.mpi.batch_shares import BatchShare
 
 PART_BYTES = 2**24
-"""Bytes of inputs that are looked at or evaluated at once, at most."""
+"""Most bytes of inputs that are read or evaluated at once."""
 
 
 BLOCK_BYTES = 2**17
-"""Bytes of inputs that are gathered at once: a call of numpy costs as much as copying some 50 rows of 64 numbers."""
+"""Bytes of inputs that are gathered at once: a numpy call costs as much as copying about 50 rows of 64 numbers."""
 
 
 class Order(NamedTuple):
-    """What decides the order of an epoch's rows."""
+    """Seed and epoch, which determine the order of the rows in an epoch."""
 
     seed: int
     epoch: int
 
 
 class Features(NamedTuple):
-    """The range of each input over the training rows, by which predictions are judged: arrays of the input's shape."""
+    """Range of each input over the training rows, to warn of inputs far outside it; arrays of the input's shape."""
 
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
@@ -38,28 +38,28 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, a weight a row or none.
+    """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, weights per row or None.
 
-    `names` are those of the inputs' columns, where they come from a table. `of` is the number of rows that these are
-    one process's part of; 0 where they are all.
+    `names` are the names of the input columns, if the rows come from a table. `block_rows` is the number of rows in
+    the whole block if these are only the part of one process; otherwise 0.
     """
 
     inputs: RawArray
     targets: RawArray
     weights: RawArray | None = None
     names: tuple[str, ...] = ()
-    of: int = 0
+    block_rows: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def rows(self, indices: RawArray | slice) -> Dataset:
-        """Take some rows: copied for indices, views for a slice."""
+        """Return some rows: copies for indices, views for a slice."""
         weights = None if self.weights is None else self.weights[indices]
         return Dataset(self.inputs[indices], self.targets[indices], weights, self.names)
 
     def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
-        """Yield the rows from `first` to before `stop`, so many at a time at most; fewer where a row is large."""
+        """Yield rows [first, stop) in order, at most `rows` at a time; fewer if a row is large."""
         rows = min(rows, max(PART_BYTES // max(self.inputs[:1].nbytes, 1), 1))
         stop = len(self) if stop is None else stop
         for start in range(first, stop, rows):
@@ -70,7 +70,7 @@ class Dataset:
     ) -> Iterator[Dataset]:
         """Yield the rows of an epoch from row `first` on, in blocks of whole batches of `size` rows.
 
-        With `share`, a process's part of each. A block may be written over when the next one is asked for.
+        With `share`, yield only this process's part of each block. The next block may overwrite the memory of this one.
         """
         if share is not None:
             yield from self._shared_blocks(size, order, first, share)
@@ -83,15 +83,15 @@ class Dataset:
                 yield self.rows(slice(start, start + step))
             return
         indices = permutation(order.seed, "shuffle", order.epoch, count)
-        place = np.empty((min(step, count), *self.inputs.shape[1:]), self.inputs.dtype)
+        buffer = np.empty((min(step, count), *self.inputs.shape[1:]), self.inputs.dtype)
         for start in range(first, count, step):
             rows = indices[start : start + step]
-            inputs = self.inputs.take(rows, 0, place[: len(rows)], "clip")
+            inputs = self.inputs.take(rows, 0, buffer[: len(rows)], "clip")
             weights = None if self.weights is None else self.weights[rows]
             yield Dataset(inputs, self.targets[rows], weights)
 
     def _shared_blocks(self, size: int, order: Order | None, first: int, share: BatchShare) -> Iterator[Dataset]:
-        """Yield a process's part of the blocks; no other row is looked at."""
+        """Yield this process's part of the blocks, without reading any other row."""
         count = len(self)
         step = size * max(BLOCK_BYTES // (size * max(self.inputs[:1].nbytes, 1)), 1) * share.world.size
         indices = None if order is None else permutation(order.seed, "shuffle", order.epoch, count)
@@ -99,19 +99,19 @@ class Dataset:
             rows = min(step, count - start)
             places = share.places(0, rows, size) + start
             part = self.rows(places if indices is None else indices[places])
-            yield replace(part, of=rows)
+            yield replace(part, block_rows=rows)
 
     def fingerprint(self) -> str:
-        """Give the SHA-256, in hex, of all values: tells whether a run goes on with the data it began with."""
+        """Return the SHA-256, in hex, of all values. A run can only resume with the data that it began with."""
         return rows_digest(np.ascontiguousarray(self.inputs).data, self.targets, self.weights)
 
     def features(self) -> Features:
-        """Give the range of each input."""
+        """Return the range of each input."""
         return Features(self.inputs.min(axis=0).astype(np.float64), self.inputs.max(axis=0).astype(np.float64))
 
 
 def rows_digest(inputs: bytes | memoryview, targets: RawArray, weights: RawArray | None) -> str:
-    """Give the SHA-256, in hex, of what stands for the inputs, then of targets and weights."""
+    """Return the SHA-256, in hex, of inputs (or of their digest), targets and weights, in this order."""
     hasher = hashlib.sha256(inputs)
     hasher.update(np.ascontiguousarray(targets).data)
     if weights is not None:

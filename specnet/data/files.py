@@ -25,11 +25,11 @@ def read_rows(
     beside: Sequence[str] = (),
     fill: Fill = None,
 ) -> RawRows:
-    """Read the arrays or columns of these names from one file; None for targets and weights that are not wanted.
+    """Read arrays or columns by name from one file. With None for targets or weights, these are not read.
 
-    Formats by suffix: .npz and .h5 (names of arrays), .csv and .parquet (names of columns; inputs None: all that are
-    neither targets nor weights nor named in `beside`; `fill` stands for missing values), .npy and IDX (the one array
-    of the file). Raises DataError.
+    Formats by suffix: .npz and .h5 (names of arrays), .csv and .parquet (names of columns; with None for inputs, all
+    columns except targets, weights and those in `beside`; `fill` replaces missing values), .npy and IDX (the one
+    array of the file). Raises DataError.
     """
     kind = kind_of(path)
     if kind in TABLES:
@@ -38,7 +38,7 @@ def read_rows(
         return read_table(path, inputs, targets, weights, beside=beside, fill=fill)
     if kind in ("npy", "idx"):
         if targets is not None or weights is not None:
-            msg = f"{path}: a .{kind} file holds one array; give the targets a file of their own"
+            msg = f"{path}: a .{kind} file holds one array; put targets and weights in separate files"
             raise DataError(msg)
         return RawRows(read_array(path))
     names = [array_name(path, name) for name in ("x" if inputs is None else inputs, targets, weights) if name]
@@ -48,7 +48,7 @@ def read_rows(
 
 
 def array_name(path: Path, name: Columns) -> str:
-    """Hold that inputs, targets or weights are one array. Raises DataError."""
+    """Check that `name` is the name of one array, and return it. Raises DataError."""
     if not isinstance(name, str):
         msg = f"{path}: expected the name of one array, got a list; only tables (.csv, .parquet) have columns"
         raise DataError(msg)
@@ -59,7 +59,7 @@ def read_array(path: Path) -> RawArray:
     """Read the one array of a .npy or IDX file. Raises DataError."""
     kind = kind_of(path)
     if kind not in ("npy", "idx"):
-        msg = f"{path}: expected a .npy or IDX file; for other files write their name under path"
+        msg = f"{path}: expected a .npy or IDX file; name files of other formats under path"
         raise DataError(msg)
     array: RawArray = guarded(path, lambda: _read_npy(path) if kind == "npy" else _read_idx(path))
     return array
@@ -76,43 +76,43 @@ def _read_npy(path: Path) -> RawArray:
 
 
 def open_hdf5(path: Path) -> Any:
-    """Open an HDF5 file for reading, on network file systems too."""
-    import h5py  # noqa: PLC0415 - heavy, and needed for this format only
+    """Open an HDF5 file for reading, without a lock, so that it also opens on network file systems."""
+    import h5py  # noqa: PLC0415 - slow to import, and needed only for this format
 
     return h5py.File(path, "r", locking=False)
 
 
 def pick_dataset(path: Path, file: Any, name: str) -> Any:
-    """Find a dataset by its path. Raises DataError, with the nearest one."""
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if hasattr(item, "dtype") else None)
-    return file[pick(path, name.strip("/"), found, "dataset")]
+    """Return a dataset by its path. Raises DataError, which suggests the most similar path."""
+    paths: list[str] = []
+    file.visititems(lambda name, item: paths.append(name) if hasattr(item, "dtype") else None)
+    return file[pick(path, name.strip("/"), paths, "dataset")]
 
 
 def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
     arrays = []
     with open_hdf5(path) as file:
         for name in names:
-            stored = pick_dataset(path, file, name)
-            text = stored.dtype.kind == "O"
-            arrays.append(np.asarray(stored.asstr()[()] if text else stored[()]))
+            dataset = pick_dataset(path, file, name)
+            text = dataset.dtype.kind == "O"
+            arrays.append(np.asarray(dataset.asstr()[()] if text else dataset[()]))
     return [array.astype(str) if array.dtype.kind == "O" else array for array in arrays]
 
 
 def _read_idx(path: Path) -> RawArray:
-    """Read the format of the MNIST files: two zero bytes, type, rank, sizes (big-endian), data."""
+    """Read an IDX file, the format of MNIST: two zero bytes, type, rank, sizes (big-endian), data."""
     with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-        head = file.read(4)
-        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
-            msg = f"{path}: is no IDX file: its first bytes are {head.hex(' ') or 'missing'}"
+        header = file.read(4)
+        if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in _IDX_TYPES:
+            msg = f"{path}: is not an IDX file: its first bytes are {header.hex(' ') or 'missing'}"
             raise DataError(msg)
-        dtype, rank = np.dtype(_IDX_TYPES[head[2]]), head[3]
+        dtype, rank = np.dtype(_IDX_TYPES[header[2]]), header[3]
         sizes = file.read(4 * rank)
         shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
         size = dtype.itemsize * math.prod(shape)
         data = file.read(size + 1) if len(sizes) == 4 * rank and size < 2**40 else b""
     if len(sizes) != 4 * rank or len(data) != size:
-        msg = f"{path}: is not whole: its head promises shape {shape}, {size} bytes; {len(data)} are there"
+        msg = f"{path}: does not match its header: expected {size} bytes for shape {shape}, got {len(data)}"
         raise DataError(msg)
     array = np.frombuffer(data, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))

@@ -11,39 +11,39 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, each made by a second thread while the one before it is in use.
+    """Yield the same items; a second thread produces each one while the item before it is in use.
 
-    The thread ends with the iteration, also with one that is given up.
+    The thread ends with the iteration, also if the iteration is abandoned.
     """
-    done = threading.Event()
-    waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
+    stopped = threading.Event()
+    results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
 
     def put(entry: tuple[T | None, BaseException | None]) -> None:
-        while not done.is_set():
+        while not stopped.is_set():
             try:
-                waiting.put(entry, timeout=0.1)
+                results.put(entry, timeout=0.1)
             except queue.Full:
                 continue
             return
 
-    def work() -> None:
+    def produce() -> None:
         try:
             for item in items:
                 put((item, None))
-                if done.is_set():
+                if stopped.is_set():
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
+        except BaseException as error:  # noqa: BLE001 - the consuming thread raises it
             put((None, error))
 
     try:
-        threading.Thread(target=work, name="specnet: reading ahead", daemon=True).start()
+        threading.Thread(target=produce, name="specnet: reading ahead", daemon=True).start()
         while True:
-            item, error = waiting.get()
+            item, error = results.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
             yield item  # type: ignore[misc]
     finally:
-        done.set()
+        stopped.set()

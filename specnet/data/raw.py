@@ -1,4 +1,4 @@
-"""What every reader of data files shares: types, formats by suffix, errors."""
+"""Types, file formats by suffix, and error handling that all readers of data files share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _UNREADABLE = (
 
 
 class RawRows(NamedTuple):
-    """What a file holds, before it is fitted to a model: arrays, and the names of the inputs' columns in a table."""
+    """Contents of a file before conversion for a model: arrays, and the names of the input columns of a table."""
 
     inputs: RawArray
     targets: RawArray | None = None
@@ -52,7 +52,7 @@ class RawRows(NamedTuple):
 
 
 def kind_of(path: Path) -> str:
-    """Tell the kind of a data file by its name. Raises DataError."""
+    """Return the format of a data file, from its name. Raises DataError."""
     name = path.name.lower()
     for suffix, kind in _SUFFIXES.items():
         if name.endswith(suffix):
@@ -66,7 +66,7 @@ def kind_of(path: Path) -> str:
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """Call `read`; whatever is wrong with the file becomes a DataError that names it."""
+    """Call `read` and return its result; raise every error of the file as a DataError that names it."""
     try:
         return read()
     except DataError:
@@ -84,7 +84,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
-    """Hold that a name is there. Raises DataError, with the nearest one."""
+    """Check that `name` is in `names`, and return it. Raises DataError, which suggests the most similar name."""
     names = list(names)
     if name not in names:
         msg = f'{path}: there is no {what} "{name}"{suggestion(name, names)}'

@@ -1,4 +1,4 @@
-"""The part of an experiment document that says where the rows come from."""
+"""The part of an experiment document that defines the data files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from specnet.fields import Flag, Text, expecting
 from specnet.spec.model_spec import ModelSpec
 
 
-def _columns(value: Any) -> Any:
+def _parse_columns(value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
-        twice = [name for name in value if value.count(name) > 1]
-        if twice:
-            raise problem(f'"{twice[0]}" stands here twice', "duplicate_name")
+        duplicates = [name for name in value if value.count(name) > 1]
+        if duplicates:
+            raise problem(f'"{duplicates[0]}" appears twice', "duplicate_name")
         return value
     if isinstance(value, str):
         return value
@@ -44,7 +44,7 @@ def _columns(value: Any) -> Any:
 
 Columns = Annotated[
     str | tuple[str, ...],
-    BeforeValidator(_columns),
+    BeforeValidator(_parse_columns),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 
@@ -52,7 +52,7 @@ Columns = Annotated[
 _NUMBER = {"type": "number"}
 
 
-def _fill(value: Any) -> Any:
+def _parse_fill(value: Any) -> Any:
     if value is None:
         return None
     numbers = value.values() if isinstance(value, Mapping) else [value]
@@ -63,7 +63,7 @@ def _fill(value: Any) -> Any:
 
 
 class DataEntry(Document):
-    """One set of rows: a file and the names of its arrays or columns, or one file each for inputs and targets."""
+    """A set of rows: one file and the names of its arrays or columns, or separate files for inputs and targets."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -76,22 +76,22 @@ class DataEntry(Document):
     )
 
     path: Text = ""
-    """The file (.npz, .csv, .parquet, .h5), relative to the document. Left out where inputs and targets are files."""
+    """The file (.npz, .csv, .parquet, .h5), relative to the document. Omit it if inputs and targets are files."""
     inputs: Columns | None = None
-    """Name of the inputs' array or columns, or, without path, their own file (.npy, IDX). Default: "x"; in a table all
-    columns but targets and weights."""
+    """Name of the input array or columns, or, without path, a separate file (.npy, IDX). Default: "x"; in a table, all
+    columns except targets and weights."""
     targets: Columns | None = None
-    """Name of the targets' array or column, or, without path, their own file. Default: "y"."""
+    """Name of the target array or column, or, without path, a separate file. Default: "y"."""
     weights: Text | None = None
-    """Name of an array or column that says how much each row counts, or, without path, its own file."""
+    """Name of the array or column with the weight of each row, or, without path, a separate file."""
     fill: Annotated[
         float | dict[str, float] | None,
-        BeforeValidator(_fill),
+        BeforeValidator(_parse_fill),
         WithJsonSchema({"anyOf": [_NUMBER, {"type": "object", "additionalProperties": _NUMBER}, {"type": "null"}]}),
     ] = None
-    """In a table, what to take for missing inputs: a number, or an object with one for each column."""
+    """Replacement for missing inputs in a table: a number, or an object with a number for each column."""
     in_memory: Flag | None = None
-    """Whether the inputs are read whole. Default: unless they are a .npy or .h5 file of 1 GiB or more."""
+    """Whether to read all inputs into memory. Default: true, except for .npy and .h5 files of 1 GiB or more."""
 
     @model_validator(mode="after")
     def _has_files(self) -> Self:
@@ -101,44 +101,44 @@ class DataEntry(Document):
         return self
 
     def files(self) -> list[str]:
-        """List the paths of the files, as they are written."""
+        """Return the paths of the files, as the document states them."""
         if self.path:
             return [self.path]
         return [str(name) for name in (self.inputs, self.targets, self.weights) if name is not None]
 
     def relocated(self, move: Callable[[str], str]) -> dict[str, Any]:
-        """Write the entry with its paths changed."""
-        written = self.model_dump(mode="json")
+        """Return the entry as JSON values, with `move` applied to its paths."""
+        values = self.model_dump(mode="json")
         for key in ("path",) if self.path else ("inputs", "targets", "weights"):
-            written[key] = written[key] and move(written[key])
-        return written
+            values[key] = values[key] and move(values[key])
+        return values
 
     def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
-        """Take over from the training entry what this one leaves out: the columns of a table, the arrays of a file.
+        """Return the entry, with columns, arrays and `fill` that it leaves out taken from `other`, the training entry.
 
-        `names` are the columns that training has taken. Raises DataError for other columns.
+        `names` are the input columns used in training. Raises DataError if this entry has different ones.
         """
         if not self.path or not other.path or kind_of(Path(self.path)) != kind_of(Path(other.path)):
             return self
-        asked = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
-        if names and asked is not None and asked != names:
-            told = f"the training's columns {', '.join(names)}, got {', '.join(asked)}"
-            msg = f"{self.path}: expected {told}; leave inputs out"
+        columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
+        if names and columns is not None and columns != names:
+            detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
+            msg = f"{self.path}: expected {detail}; leave inputs out"
             raise DataError(msg)
-        mine = {"inputs": names or other.inputs, "targets": other.targets, "fill": other.fill}
-        return self.model_copy(update={key: value for key, value in mine.items() if getattr(self, key) is None})
+        defaults = {"inputs": names or other.inputs, "targets": other.targets, "fill": other.fill}
+        return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
     def read(self, folder: Path) -> RawEntry:
-        """Read what the files hold; large inputs are only opened. Raises DataError."""
+        """Read the files; large inputs are only opened. Raises DataError."""
         if self.path:
             path = folder / self.path
             if kind_of(path) in ("npy", "idx"):
-                msg = f"{path}: holds one array; give inputs and targets a file each, without path"
+                msg = f"{path}: holds one array; without path, name one file each under inputs and targets"
                 raise DataError(msg)
             large = open_large(path, self.inputs, in_memory=self.in_memory)
             if large is None:
-                named = self.inputs, self.targets or "y", self.weights
-                return RawEntry(read_rows(path, *named, fill=self.fill), None, self.path, self.path)
+                names = self.inputs, self.targets or "y", self.weights
+                return RawEntry(read_rows(path, *names, fill=self.fill), None, self.path, self.path)
             rest = read_rows(path, self.targets or "y", None, self.weights)
             return RawEntry(rest._replace(inputs=rest.inputs[:0], targets=rest.inputs), large, self.path, self.path)
         inputs, targets = str(self.inputs), str(self.targets)
@@ -149,7 +149,7 @@ class DataEntry(Document):
 
 
 class RawEntry(NamedTuple):
-    """What the files of an entry hold, and how to call them in messages; `large` are inputs that stay in the file."""
+    """Contents of the files of an entry, and their names for messages. `large`: inputs that stay in their file."""
 
     rows: RawRows
     large: LargeArray | None
@@ -157,11 +157,11 @@ class RawEntry(NamedTuple):
     target_source: str
 
     def labels(self, spec: ModelSpec, loss: TargetRules) -> tuple[str, ...]:
-        """Give the names of the classes: the model document's, or those that text targets name. Raises DataError."""
+        """Return the class names: those of the model document, or those in text targets. Raises DataError."""
         return labels_of(self.rows.targets, spec, loss, self.target_source)
 
     def fit(self, spec: ModelSpec, loss: TargetRules) -> AnyDataset:
-        """Fit the rows to a model and its loss. Raises DataError."""
+        """Convert the rows for a model and its loss. Raises DataError."""
         raw, large = self.rows, self.large
         assert raw.targets is not None
         count = large.shape[0] if large is not None and large.shape else 0
@@ -178,15 +178,15 @@ class RawEntry(NamedTuple):
 
 
 class Fraction(Document):
-    """A share of the training rows, drawn by the training's seed and held out."""
+    """A random fraction of the training rows to hold out, drawn with the seed of the training."""
 
     fraction: Annotated[float, Field(gt=0, lt=1), expecting("a number between 0 and 1")]
-    """Share of the rows, between 0 and 1."""
+    """Fraction of the rows, between 0 and 1."""
     stratify: Flag = True
-    """Whether each class is held out in proportion, where targets are classes."""
+    """Whether to hold out the same fraction of each class, if targets are classes."""
 
 
-def _validation(value: Any) -> Any:
+def _parse_validation(value: Any) -> Any:
     if isinstance(value, (Fraction, DataEntry)) or value is None:
         return value
     if not isinstance(value, Mapping):
@@ -195,18 +195,18 @@ def _validation(value: Any) -> Any:
 
 
 class DataSpec(Document):
-    """The rows to train on, and those to validate on."""
+    """The training rows and the validation rows."""
 
     train: DataEntry
     """The training rows."""
-    validation: Annotated[Fraction | DataEntry | None, BeforeValidator(_validation)] = None
-    """A fraction of the training rows, or rows of their own: columns and fill are the training's unless given."""
+    validation: Annotated[Fraction | DataEntry | None, BeforeValidator(_parse_validation)] = None
+    """A fraction of the training rows, or separate rows: columns and fill default to those of the training rows."""
 
     def entries(self) -> dict[str, DataEntry]:
-        """Map "train" and "validation" to their entries, as far as they name files."""
-        both = {"train": self.train, "validation": self.validation}
-        return {key: entry for key, entry in both.items() if isinstance(entry, DataEntry)}
+        """Map "train" and "validation" to their entries, if these name files."""
+        entries = {"train": self.train, "validation": self.validation}
+        return {key: entry for key, entry in entries.items() if isinstance(entry, DataEntry)}
 
     def files(self) -> list[str]:
-        """List the paths of all files, as they are written."""
+        """Return the paths of all files, as the document states them."""
         return [path for entry in self.entries().values() for path in entry.files()]

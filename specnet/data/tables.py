@@ -1,4 +1,4 @@
-"""Tables with named columns, .csv and .parquet, read by polars (the extra `data`)."""
+"""Read tables with named columns, .csv and .parquet, with polars (the extra `data`)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "NA", "NaN", "nan")
-"""What a .csv file writes where there is no value."""
+"""Values of a .csv file that mean a missing value."""
 
 
 _REMEDIES = {
-    "more fields": "; a row has more fields than the header: text with a comma in it stands in quotes",
+    "more fields": "; a row has more fields than the header: put text that contains a comma in quotes",
     "utf-8": "; save it as UTF-8",
 }
 
 
 def polars() -> Any:
-    """Import polars. Raises SpecnetError that says how to install it."""
+    """Import polars and return it. Raises SpecnetError with the command that installs it."""
     try:
         import polars as pl  # noqa: PLC0415 - an extra
     except ImportError:
@@ -53,16 +53,16 @@ def read_frame(path: Path) -> pl.DataFrame:
         frame = guarded(path, read)
     except pl.exceptions.PolarsError as error:
         lines = str(error).strip().splitlines()
-        told = lines[0] if lines else type(error).__name__
-        remedy = next((remedy for words, remedy in _REMEDIES.items() if words in told), "")
-        msg = f"{path}: cannot be read as a table: {told}{remedy}"
+        detail = lines[0] if lines else type(error).__name__
+        remedy = next((remedy for words, remedy in _REMEDIES.items() if words in detail), "")
+        msg = f"{path}: cannot be read as a table: {detail}{remedy}"
         raise DataError(msg) from None
-    twice = [name for name in frame.columns if "_duplicated_" in name]
-    if twice:
-        name = twice[0].partition("_duplicated_")[0]
-        msg = f'{path}: the column "{name}" stands in the header twice'
+    duplicates = [name for name in frame.columns if "_duplicated_" in name]
+    if duplicates:
+        name = duplicates[0].partition("_duplicated_")[0]
+        msg = f'{path}: the column "{name}" appears twice in the header'
         raise DataError(msg)
-    if len(frame.columns) > 1:  # blank lines
+    if len(frame.columns) > 1:  # a blank line is read as a row of missing values
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if not len(frame):
         msg = f"{path}: there are no rows below the header"
@@ -79,48 +79,48 @@ def read_table(
     beside: Sequence[str] = (),
     fill: Fill = None,
 ) -> RawRows:
-    """Read columns by name; `inputs` None: all that are neither targets nor weights nor `beside`. Raises DataError.
+    """Read columns by name; with `inputs` None, all columns except targets, weights and `beside`. Raises DataError.
 
-    One target column may be text (names of classes); all else has to be numbers. A value that is missing is refused
-    by row and column, unless `fill` says what to take for it: a number, or one for each column.
+    A single target column may be text (class names); all other columns must be numbers. A missing value is an error
+    that names row and column, unless `fill` replaces it: a number, or a number for each column.
     """
     frame = read_frame(path)
-    target_names = _names(targets)
-    taken = (*target_names, *_names(weights), *beside)
-    input_names = _names(inputs) or tuple(name for name in frame.columns if name not in taken)
-    for name in (*target_names, *_names(weights), *input_names, *(fill if isinstance(fill, Mapping) else ())):
+    target_names = _column_names(targets)
+    excluded = (*target_names, *_column_names(weights), *beside)
+    input_names = _column_names(inputs) or tuple(name for name in frame.columns if name not in excluded)
+    for name in (*target_names, *_column_names(weights), *input_names, *(fill if isinstance(fill, Mapping) else ())):
         pick(path, name, frame.columns, "column")
-    both = [name for name in input_names if name in (*target_names, *_names(weights))]
-    if both:
-        msg = f'{path}: the column "{both[0]}" is a target or weight, and among the inputs too; leave it out of those'
+    shared = [name for name in input_names if name in (*target_names, *_column_names(weights))]
+    if shared:
+        msg = f'{path}: the column "{shared[0]}" is both an input and a target or weight; remove it from the inputs'
         raise DataError(msg)
     if not input_names:
-        msg = f"{path}: there are no columns for the inputs beside {', '.join(taken)}"
+        msg = f"{path}: there are no columns for the inputs besides {', '.join(excluded)}"
         raise DataError(msg)
-    x = _matrix(path, frame, input_names, fill)
+    x = _read_matrix(path, frame, input_names, fill)
     y = None
     if len(target_names) == 1:
-        y = _target(path, frame[target_names[0]])
+        y = _read_target(path, frame[target_names[0]])
     elif target_names:
-        y = np.stack([_numbers(path, frame[name], None, "the target") for name in target_names], axis=1)
-    w = None if weights is None else _numbers(path, frame[weights], None)
+        y = np.stack([_read_numbers(path, frame[name], None, "the target") for name in target_names], axis=1)
+    w = None if weights is None else _read_numbers(path, frame[weights], None)
     return RawRows(x, y, w, input_names)
 
 
-def _names(columns: Columns) -> tuple[str, ...]:
+def _column_names(columns: Columns) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns or ())
 
 
-def _matrix(path: Path, frame: pl.DataFrame, names: Sequence[str], fill: Fill) -> RawArray:
+def _read_matrix(path: Path, frame: pl.DataFrame, names: Sequence[str], fill: Fill) -> RawArray:
     values = np.empty((len(frame), len(names)))
-    for place, name in enumerate(names):
-        filling = fill.get(name) if isinstance(fill, Mapping) else fill
-        values[:, place] = _numbers(path, frame[name], filling)
+    for index, name in enumerate(names):
+        replacement = fill.get(name) if isinstance(fill, Mapping) else fill
+        values[:, index] = _read_numbers(path, frame[name], replacement)
     return values
 
 
-def _target(path: Path, column: pl.Series) -> RawArray:
-    """Give one column as numbers, or as text where it is text."""
+def _read_target(path: Path, column: pl.Series) -> RawArray:
+    """Return a target column as numbers, or as text if it is text."""
     pl = polars()
     if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
         column = column.cast(pl.String)
@@ -131,10 +131,10 @@ def _target(path: Path, column: pl.Series) -> RawArray:
         column = column.cast(pl.Int64)
     if column.dtype.is_integer() and not column.null_count():
         return np.asarray(column.to_numpy())
-    return _numbers(path, column, None, "the target")
+    return _read_numbers(path, column, None, "the target")
 
 
-def _numbers(path: Path, column: pl.Series, fill: float | None, what: str = "an input") -> RawArray:
+def _read_numbers(path: Path, column: pl.Series, fill: float | None, what: str = "an input") -> RawArray:
     pl = polars()
     if column.dtype.is_temporal() or column.dtype.is_nested():
         msg = f'{path}: column "{column.name}": expected numbers, got {column.dtype}; it cannot be {what}'
@@ -142,18 +142,18 @@ def _numbers(path: Path, column: pl.Series, fill: float | None, what: str = "an 
     if fill is None:
         _refuse_missing(path, column, what)
     numbers = column.cast(pl.Float64, strict=False)
-    wrong = numbers.is_null() & column.is_not_null()
-    if wrong.any():
-        row = int(wrong.arg_max() or 0)
+    unparsed = numbers.is_null() & column.is_not_null()
+    if unparsed.any():
+        row = int(unparsed.arg_max() or 0)
         where = f'row {row + 1}, column "{column.name}"'
         msg = f"{path}: {where}: expected a number, got {describe(column[row])}; text cannot be {what}"
         raise DataError(msg)
     if fill is not None:
         numbers = numbers.fill_null(fill).fill_nan(fill)
     values = np.asarray(numbers.to_numpy())
-    odd = ~np.isfinite(values)
-    if odd.any():
-        row = int(np.argmax(odd))
+    not_finite = ~np.isfinite(values)
+    if not_finite.any():
+        row = int(np.argmax(not_finite))
         msg = f'{path}: row {row + 1}, column "{column.name}": expected a finite number, got {values[row]}'
         raise DataError(msg)
     return values
@@ -165,7 +165,7 @@ def _refuse_missing(path: Path, column: pl.Series, what: str) -> None:
         row = int(missing.arg_max() or 0)
         remedy = "leave the row out"
         if what == "an input":
-            remedy = "write one, or declare in the experiment's data entry, under fill, what to take for it"
+            remedy = "add it, or set a replacement under fill in the experiment's data entry"
         msg = (
             f'{path}: row {row + 1}, column "{column.name}": a value is missing '
             f"({column.null_count()} in the column); {remedy}"

@@ -1,4 +1,4 @@
-"""JSON documents: strict JSON text with line and column, the Document base class, error messages, migrations.
+"""JSON documents: a strict JSON parser with line and column, the Document base class, error messages, migrations.
 
-Imports `errors` and `files`. `json_text`, `canonical` and `diff` do without Pydantic, which the others need.
+Imports `errors` and `files`. `json_text`, `canonical` and `diff` do not import Pydantic; the other modules do.
 """

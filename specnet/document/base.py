@@ -1,7 +1,7 @@
-"""The base of everything that JSON can say. Pydantic validates; its errors are reworded in JSON's terms.
+"""The base class of JSON documents. Pydantic validates them, and its errors are translated into JSON's terms.
 
-A `Document` is a frozen, strict Pydantic model whose errors say what was expected, what was found and what to do.
-Raised inside another validation they nest under the outer path; at the boundary they become one SpecError.
+A `Document` is a frozen, strict Pydantic model. Its errors state what was expected, what was found and the remedy.
+An error raised inside another validation gets that validation's path as a prefix. Public methods raise one SpecError.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ JsonSchema = dict[str, Any]
 
 
 MAX_HINTS = 100
-"""Unknown keys of one object that get a suggestion; looking for near names takes time."""
+"""Number of unknown keys per object that get a suggestion; the search for similar names is slow."""
 
 
-_TOO_DEEP = Problem("", "is nested too deeply to be looked at from so deep in a program's calls", "too_deep")
+_TOO_DEEP = Problem("", "is nested too deeply for the space left on the call stack", "too_deep")
 
 
 class Document(BaseModel):
-    """Base of everything that JSON can say: frozen, strict, no unknown keys, faults in words."""
+    """Base class of JSON documents: frozen and strict, rejects unknown keys, raises SpecError."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -56,21 +56,22 @@ class Document(BaseModel):
         except RecursionError:
             raise SpecError([_TOO_DEEP]) from None
 
-    # Pydantic asks this before it decides whether nested validation has to go through __init__: it need not.
+    # Pydantic reads this flag: nested validation may skip __init__.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_words(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
+    def _translate_errors(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
         try:
             return handler(data)
         except ValidationError as error:
-            told = [_told(cls, e, hint=index < MAX_HINTS) for index, e in enumerate(error.errors(include_url=False))]
-            raise ValidationError.from_exception_data(cls.__name__, told) from None
+            errors = error.errors(include_url=False)
+            translated = [_translate(cls, e, hint=index < MAX_HINTS) for index, e in enumerate(errors)]
+            raise ValidationError.from_exception_data(cls.__name__, translated) from None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
-        """Describe the keys by the strings that stand below the fields; read here, as at import it would cost time."""
+        """Return the schema with the docstrings of the fields as descriptions; read only here, to keep imports fast."""
         schema = handler(core)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, text in _field_texts(cls).items():
@@ -81,12 +82,12 @@ class Document(BaseModel):
 
     @classmethod
     def nested(cls, value: Any, context: object = None) -> Self:
-        """Validate `value` inside another validation: raises Pydantic's ValidationError, whose paths nest."""
+        """Validate `value` inside another validation. Raises Pydantic's ValidationError, so that paths nest."""
         return super().model_validate(value, context=context)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Validate a Python value; raises SpecError."""
+        """Validate a Python value. Raises SpecError."""
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -96,32 +97,32 @@ class Document(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Self:
-        """Validate JSON text, read strictly; raises SpecError with line and column."""
+        """Validate JSON text, which is read strictly. Raises SpecError with line and column."""
         return cls.from_text(json_data if isinstance(json_data, str) else bytes(json_data))
 
     @classmethod
     def from_text(cls, text: str | bytes, source: str | None = None) -> Self:
-        """Validate JSON text; `source` is the name that errors begin with. Raises SpecError."""
+        """Validate JSON text. `source` is the file name at the start of errors. Raises SpecError."""
         document = parse_json(text, source)
         document.require_text()
         try:
-            made = cls.nested(document.value)
+            validated = cls.nested(document.value)
         except ValidationError as error:
             raise document.error(findings(error)) from None
         except RecursionError:
             raise SpecError([_TOO_DEEP], source) from None
         if document.findings:
             raise document.error()
-        return made
+        return validated
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Validate the document in a file. Raises SpecError, also when the file cannot be read."""
+        """Read a file and validate its document. Raises SpecError, also if the file cannot be read."""
         return cls.from_text(read_document(path), os.fspath(path))
 
 
 def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
-    """Give the string below each field in the source of the class and its bases, where there is source."""
+    """Return the docstring of each field, from the source of the class and its bases; none if there is no source."""
     texts: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if not issubclass(owner, Document) or owner is Document:
@@ -131,17 +132,17 @@ def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue
         body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
-        for field, below in pairwise(body):
-            match field, below:
+        for statement, following in pairwise(body):
+            match statement, following:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     texts[name] = inspect.cleandoc(text)
     return {name: text for name, text in texts.items() if name in cls.model_fields}
 
 
 def read_document(path: str | os.PathLike[str]) -> bytes:
-    """Read a document's bytes; a file that cannot be read is a SpecError that says why."""
+    """Return the bytes of a document file. Raises SpecError with the reason if it cannot be read."""
     if not isinstance(path, (str, os.PathLike)):
-        msg = f"expected the path of a document, got {describe(path)}; ModelSpec(...) takes a document itself"
+        msg = f"expected the path of a document, got {describe(path)}; pass a document itself to ModelSpec(...)"
         raise SpecnetError(msg)
     try:
         data = _read_regular(user_path(path))
@@ -149,23 +150,23 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"
         raise SpecError([Problem("", message, "unreadable")], os.fspath(path)) from None
-    for signature, what in ((b"\x89HDF", "an HDF5 file, a checkpoint perhaps"), (b"PK\3\4", "a zip or .npz file")):
+    for signature, what in ((b"\x89HDF", "an HDF5 file, possibly a checkpoint"), (b"PK\3\4", "a zip or .npz file")):
         if data.startswith(signature):
-            raise SpecError([Problem("", f"expected a JSON document, this is {what}", "not_json")], os.fspath(path))
+            raise SpecError([Problem("", f"expected a JSON document, got {what}", "not_json")], os.fspath(path))
     return data
 
 
 def _read_regular(path: Path) -> bytes:
-    # Not blocking: a FIFO would wait for a writer for ever.
+    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(22, "Is a directory" if path.is_dir() else "It is not a regular file")
+            raise OSError(22, "Is a directory" if path.is_dir() else "Not a regular file")
         return file.read(MAX_BYTES + 1)
 
 
 def findings(error: ValidationError) -> list[Finding]:
-    """Give Pydantic's errors, already in our words, as findings."""
+    """Return Pydantic's errors, which are already translated, as findings."""
     return [
         Finding(tuple(e["loc"]), str(e["msg"]), e["type"], bool(e.get("ctx", {}).get("at_key")))
         for e in error.errors(include_url=False)
@@ -173,35 +174,35 @@ def findings(error: ValidationError) -> list[Finding]:
 
 
 def without_places(found: Iterable[Finding], value: Any) -> SpecError:
-    """Make one SpecError about a value given in Python, its problems in the value's own order."""
-    some = list(islice(found, 10 * MAX_PROBLEMS))  # ranking takes time
-    ordered = sorted(some, key=lambda finding: _rank(finding.path, value))
+    """Return one SpecError for a Python value, without line and column; its problems in the order of the value."""
+    limited = list(islice(found, 10 * MAX_PROBLEMS))  # sorting is slow
+    ordered = sorted(limited, key=lambda finding: _sort_key(finding.path, value))
     return SpecError([Problem(path_text(f.path), f.message, f.code) for f in ordered[:MAX_PROBLEMS]])
 
 
-def _rank(path: KeyPath, value: Any) -> list[int]:
-    """Say where in a value a path stands: the positions of its keys, what is missing last."""
-    rank = []
+def _sort_key(path: KeyPath, value: Any) -> list[int]:
+    """Return the positions of a path's keys in a value; missing keys come last."""
+    positions = []
     for key in path:
         if isinstance(value, Mapping):
-            rank.append(list(value).index(key) if key in value else len(value))
+            positions.append(list(value).index(key) if key in value else len(value))
             value = value.get(key)
         else:
-            rank.append(key if isinstance(key, int) else 0)
+            positions.append(key if isinstance(key, int) else 0)
             value = (
                 value[key] if isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value) else None
             )
-    return rank
+    return positions
 
 
-def _told(cls: type[BaseModel], error: Any, *, hint: bool) -> InitErrorDetails:
-    """Say one of Pydantic's errors in our words; those said already pass unchanged."""
+def _translate(cls: type[BaseModel], error: Any, *, hint: bool) -> InitErrorDetails:
+    """Translate one of Pydantic's errors into JSON's terms; an already translated one is unchanged."""
     context = error.get("ctx", {})
     if "message" in context:
-        told = PydanticCustomError(error["type"], "{message}", context)
+        translated = PydanticCustomError(error["type"], "{message}", context)
     else:
-        told = _translate(cls, error, context, hint=hint)
-    return InitErrorDetails(type=told, loc=error["loc"], input=error["input"])
+        translated = _translated_message(cls, error, context, hint=hint)
+    return InitErrorDetails(type=translated, loc=error["loc"], input=error["input"])
 
 
 _PHRASES = {
@@ -219,7 +220,9 @@ _PHRASES = {
 }
 
 
-def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, hint: bool) -> PydanticCustomError:
+def _translated_message(
+    cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, hint: bool
+) -> PydanticCustomError:
     kind, value = error["type"], error["input"]
     last = error["loc"][-1] if error["loc"] else ""
     if kind == "extra_forbidden":
@@ -229,10 +232,10 @@ def _translate(cls: type[BaseModel], error: Any, context: Mapping[str, Any], *, 
         return problem("expected this key, it is missing; add it", "missing")
     if kind == "literal_error":
         names = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        listed = " or ".join(f'"{name}"' for name in names)
-        near = suggestion(value, names) if isinstance(value, str) else ""
-        near = near if near.startswith("; did") else ""
-        return problem(f"expected {listed}, got {describe(value)}{near}", "wrong_value")
+        expected = " or ".join(f'"{name}"' for name in names)
+        remedy = suggestion(value, names) if isinstance(value, str) else ""
+        remedy = remedy if remedy.startswith("; did") else ""
+        return problem(f"expected {expected}, got {describe(value)}{remedy}", "wrong_value")
     if kind == "string_pattern_mismatch":
         return problem(f"expected a name of the form {context['pattern']}, got {describe(value)}", "wrong_value")
     if kind in _PHRASES:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """Write `value` in the canonical form of RFC 8785: keys sorted by UTF-16, ECMAScript numbers, no spaces.
+    """Return `value` in the canonical form of RFC 8785: keys sorted by UTF-16, ECMAScript numbers, no spaces.
 
     Takes dict, list, tuple, str, bool, None, int within ±(2^53 - 1) and finite float.
     """
@@ -31,15 +31,15 @@ def _canonical(value: Any) -> str:
 
 
 def _ecmascript_number(value: float) -> str:
-    """Number::toString of ECMA-262: Python's shortest digits, laid out by the position of the decimal point."""
+    """Format a number like ECMA-262 Number::toString: Python's shortest digits, placed by the decimal point."""
     if not math.isfinite(value):
         msg = f"{value} has no canonical form"
         raise ValueError(msg)
     if value == 0:
         return "0"
     mantissa, _, exponent = repr(abs(value)).partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    significant = (whole + fraction).lstrip("0")
+    integer, _, fraction = mantissa.partition(".")
+    significant = (integer + fraction).lstrip("0")
     point = len(significant) - len(fraction) + int(exponent or 0)
     digits = significant.rstrip("0")
     count = len(digits)
@@ -51,10 +51,10 @@ def _ecmascript_number(value: float) -> str:
     if -6 < point <= 0:
         return f"{sign}0.{'0' * -point}{digits}"
     power = point - 1
-    rest = f".{digits[1:]}" if count > 1 else ""
-    return f"{sign}{digits[0]}{rest}e{'+' if power > 0 else '-'}{abs(power)}"
+    decimals = f".{digits[1:]}" if count > 1 else ""
+    return f"{sign}{digits[0]}{decimals}e{'+' if power > 0 else '-'}{abs(power)}"
 
 
 def sha256_of(value: Any) -> str:
-    """Give the SHA-256, in hex, of the canonical form of `value`."""
+    """Return the SHA-256 of the canonical form of `value`, in hexadecimal."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

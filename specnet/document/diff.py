@@ -1,4 +1,4 @@
-"""In words, what two documents of one kind say differently."""
+"""A readable list of the differences between two documents of one kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specnet.errors import KeyPath, path_text
 def differences(
     old: Any, new: Any, ignored: Collection[KeyPath] = (), path: KeyPath = ()
 ) -> Iterator[tuple[KeyPath, str]]:
-    """Yield where two JSON values differ, in the new one's order: the path, and `path was 32, is 64`."""
+    """Yield each difference of two JSON values as (path, "path was 32, is 64"), in the order of the new value."""
     if path in ignored or (old == new and type(old) is type(new)):
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
@@ -21,10 +21,10 @@ def differences(
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from differences(before, after, ignored, (*path, index))
     else:
-        yield path, f"{path_text(path) or 'the document'} was {_brief(old)}, is {_brief(new)}"
+        yield path, f"{path_text(path) or 'the document'} was {_short(old)}, is {_short(new)}"
 
 
-def _brief(value: Any) -> str:
+def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"an array of {len(value)}"
     if isinstance(value, Mapping):

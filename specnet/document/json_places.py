@@ -1,4 +1,4 @@
-"""Line and column of every path in a JSON text, and the faults that only its tokens show."""
+"""Line and column of every path in a JSON text, and the errors that are visible only in its tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Finding(NamedTuple):
-    """A fault at a path, before its line and column are known. `at_key`: the place is the key, not the value."""
+    """An error at a path, before its line and column are known. `at_key` places it at the key, not the value."""
 
     path: KeyPath
     message: str
@@ -32,15 +32,15 @@ class Finding(NamedTuple):
 
 class _Node(NamedTuple):
     path: KeyPath
-    value_at: int
-    key_at: int
+    value_at: int  # offset of the value
+    key_at: int  # offset of the key
     token: str  # the scalar's text, or "{" or "["
-    siblings: dict[str, int]  # of the object around: its keys so far and their offsets
+    siblings: dict[str, int]  # keys of the enclosing object so far, and the offset of each
 
 
 def _walk(text: str) -> Iterator[_Node]:
-    """Yield every key and value of a text that is known to be well formed, in document order."""
-    stack: list[list[Any]] = []  # [is_object, the current key or index, offset of the key, keys so far]
+    """Yield every key and value of a well-formed text, in document order."""
+    stack: list[list[Any]] = []  # [is_object, current key or index, offset of the key, keys so far]
     expect_key = False
     for match in _TOKEN.finditer(text):
         token, at = match.group().lstrip(" \t\n\r"), match.end() - len(match.group().lstrip(" \t\n\r"))
@@ -65,7 +65,7 @@ def _walk(text: str) -> Iterator[_Node]:
 
 
 def lexical_findings(text: str) -> Iterator[Finding]:
-    """Yield duplicate keys, numbers out of range and lone surrogates, in the order of the text."""
+    """Yield duplicate keys, out-of-range numbers and lone surrogates, in text order."""
     lines = Lines(text)
     for node in _walk(text):
         if node.path and isinstance(node.path[-1], str):
@@ -76,23 +76,28 @@ def lexical_findings(text: str) -> Iterator[Finding]:
                 message = "expected text, got half a surrogate pair (\\ud800 to \\udfff); write the character itself"
                 yield Finding(node.path, message, "surrogate", offset=node.value_at)
         elif first in "-0123456789NI":
-            wrong = _number_fault(node.token)
-            if wrong:
-                yield Finding(node.path, wrong, "number_range", offset=node.value_at)
+            number_error = _number_error(node.token)
+            if number_error:
+                yield Finding(node.path, number_error, "number_range", offset=node.value_at)
 
 
 def _key_findings(lines: Lines, node: _Node) -> Iterator[Finding]:
     key = str(node.path[-1])
     if SURROGATE.search(key):
-        yield Finding(node.path, "the key holds half a surrogate pair", "surrogate", offset=node.key_at)
+        yield Finding(
+            node.path,
+            "expected text as the key, got half a surrogate pair (\\ud800 to \\udfff)",
+            "surrogate",
+            offset=node.key_at,
+        )
     first_at = node.siblings.setdefault(key, node.key_at)
     if first_at != node.key_at:
         line, column = lines.place(first_at)
-        message = f"the key stands here a second time, first at {line}:{column}; remove one of them"
+        message = f"this key appears a second time, first at {line}:{column}; remove one of them"
         yield Finding(node.path, message, "duplicate_key", offset=node.key_at)
 
 
-def _number_fault(token: str) -> str | None:
+def _number_error(token: str) -> str | None:
     shown = token if len(token) <= 24 else f"{token[:12]}… ({len(token)} characters)"
     if token.lstrip("-") in ("NaN", "Infinity"):
         return f"expected a number, got {token}; JSON has no such value"
@@ -105,32 +110,32 @@ def _number_fault(token: str) -> str | None:
 
 
 def locate(text: str, wanted: set[KeyPath]) -> dict[KeyPath, tuple[int, int]]:
-    """Map each wanted path to the offsets of its value and key; a path that is not there to its nearest parent's."""
-    found: dict[KeyPath, tuple[int, int]] = {}
+    """Map each wanted path to the offsets of its value and key; for a missing path, both are its nearest parent's."""
+    offsets: dict[KeyPath, tuple[int, int]] = {}
     needed = {path[:length] for path in wanted for length in range(len(path) + 1)}
     for node in _walk(text):
         if node.path in needed:
-            found[node.path] = (node.value_at, node.key_at)
+            offsets[node.path] = (node.value_at, node.key_at)
     for path in wanted:
         parent = path
-        while parent and parent not in found:
+        while parent and parent not in offsets:
             parent = parent[:-1]
-        found.setdefault(path, (found[parent][0], found[parent][0]) if parent in found else (0, 0))
-    return found
+        offsets.setdefault(path, (offsets[parent][0], offsets[parent][0]) if parent in offsets else (0, 0))
+    return offsets
 
 
 class Lines:
-    """Where the lines of a text begin."""
+    """The offsets at which the lines of a text begin."""
 
     def __init__(self, text: str) -> None:
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Give line and column, both from 1."""
+        """Return line and column of an offset, both counted from 1."""
         line = bisect_right(self.starts, offset)
         return line, offset - self.starts[line - 1] + 1
 
     def problem(self, offset: int, finding: Finding) -> Problem:
-        """Say where a finding stands."""
+        """Return a finding as a problem with line and column."""
         line, column = self.place(offset)
         return Problem(path_text(finding.path), finding.message, finding.code, line, column)

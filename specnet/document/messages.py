@@ -1,4 +1,4 @@
-"""How values and faults are told: in JSON's words, with what was expected, what was there and what to do."""
+"""Error messages about documents, in JSON's terms: what was expected, what was found and the remedy."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3
 
 
 def describe(value: object) -> str:
-    """Name a value in JSON's words, shortened: `the string "32"`, `an array of 3`, `null`."""
+    """Describe a value in JSON's terms, shortened: `the string "32"`, `an array of 3`, `null`."""
     match value:
         case None:
             return "null"
         case bool():
             return "true" if value else "false"
         case str():
-            shown = json.dumps(value, ensure_ascii=not value.isprintable())
-            return f"the string {shown}" if len(shown) <= 42 else f'the string {shown[:40]}…"'
+            quoted = json.dumps(value, ensure_ascii=not value.isprintable())
+            return f"the string {quoted}" if len(quoted) <= 42 else f'the string {quoted[:40]}…"'
         case int():
             digits = str(value) if value.bit_length() < 128 else "a huge value"
             return f"the integer {digits}"
@@ -42,19 +42,19 @@ def describe(value: object) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Give `; did you mean "relu"?` for a near miss, else the list of valid names."""
+    """Return `; did you mean "relu"?` if a valid name is similar, otherwise the list of valid names."""
     names = list(names)
     containing = [name for name in names if len(word) > 2 and word.lower() in name]
     if containing:
         return "; did you mean " + " or ".join(f'"{name}"' for name in containing[:3]) + "?"
-    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
-    if close:
-        return f'; did you mean "{close[0]}"?'
+    similar = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    if similar:
+        return f'; did you mean "{similar[0]}"?'
     return "; valid: " + ", ".join(names) if names else ""
 
 
 def problem(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
-    """Make an error that a validator raises and that keeps its words on the way out."""
+    """Return the error for a validator to raise; its message reaches the user unchanged."""
     return PydanticCustomError(code, "{message}", {"message": message, "at_key": at_key})
 
 
@@ -75,25 +75,25 @@ def _remedy(phrase: str, value: object) -> str:
 
 
 def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticCustomError:
-    """Make the error `expected <phrase>, got <value>; <remedy>`."""
+    """Return the error `expected <phrase>, got <value>; <remedy>`."""
     return problem(f"expected {phrase}, got {describe(value)}{_remedy(phrase, value)}", code)
 
 
 def encodable(value: str) -> str:
-    """Refuse text that UTF-8 cannot hold."""
+    """Return the text; reject text that UTF-8 cannot encode."""
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise problem("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
     return value
 
 
 def reraised(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetails]:
-    """Yield the faults of an error, which are in our words already, below an outer path."""
+    """Yield the errors of a ValidationError, which are already translated, below an outer path."""
     for e in error.errors(include_url=False):
-        again = PydanticCustomError(e["type"], "{message}", e["ctx"])
-        yield InitErrorDetails(type=again, loc=(*outer, *e["loc"]), input=e["input"])
+        custom_error = PydanticCustomError(e["type"], "{message}", e["ctx"])
+        yield InitErrorDetails(type=custom_error, loc=(*outer, *e["loc"]), input=e["input"])
 
 
 def details(faults: Iterable[tuple[KeyPath, PydanticCustomError]], outer: KeyPath = ()) -> Iterator[InitErrorDetails]:
-    """Yield faults in the form that a ValidationError takes, below an outer path."""
+    """Yield errors in the form that a ValidationError takes, below an outer path."""
     for path, error in faults:
         yield InitErrorDetails(type=error, loc=(*outer, *path), input=None)

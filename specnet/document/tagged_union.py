@@ -1,4 +1,4 @@
-"""Fields whose JSON is an object with a `type` that chooses its class, or a name alone."""
+"""Fields whose JSON is an object with a `type` that selects its class, or only a name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from specnet.errors import SpecnetError
 
 
 class Tagged:
-    """Annotate a field whose JSON is an object with a `type` that chooses its class, or (shorthand) a name alone.
+    """Annotation of a field whose JSON is an object with a `type` that selects its class.
 
-    `choices` is asked anew at each validation, so that late registrations count. With `names_only`, these names
-    stand for themselves and stay strings.
+    With `shorthand`, a name alone is also accepted. The names in `names_only` are accepted as strings and remain
+    strings. `choices` is called at each validation, so that types registered later are valid too; `find` returns the
+    class of one type, by default from `choices`. `what` names the kind of value in messages.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Tagged:
         return self.json_schema()
 
     def validate(self, value: Any) -> Any:
-        """Return what a name, an object or a ready document stands for."""
+        """Return the document (or the name, if it is in `names_only`) for a name, an object or a document."""
         if isinstance(value, str):
             if value in self.names_only:
                 return value
@@ -52,9 +53,9 @@ class Tagged:
         return value if isinstance(value, Document) else kind.nested(dict(value))
 
     def resolve(self, value: Any) -> type[Document]:
-        """Return the class of an object or a ready document. Raises PydanticCustomError or ValidationError."""
+        """Return the class for an object or a document. Raises PydanticCustomError or ValidationError."""
         if isinstance(value, str):
-            raise self._no_object(value)
+            raise self._name_error(value)
         if isinstance(value, Document):
             if self.find(getattr(value, "type", "")) is type(value):
                 return type(value)
@@ -73,13 +74,13 @@ class Tagged:
             raise self._unknown_type(name)
         return kind
 
-    def _no_object(self, name: str) -> PydanticCustomError:
-        """Make the error of a name that does not stand for itself."""
+    def _name_error(self, name: str) -> PydanticCustomError:
+        """Return the error for a string that is not accepted in place of an object."""
         if name in self.choices():
             if not self.names_only:
                 message = f'expected an object, got the string "{name}"; write {{"type": "{name}"}}'
             else:
-                message = f'"{name}" needs its values; write an object: {{"type": "{name}", …}}'
+                message = f'"{name}" needs more keys; write an object: {{"type": "{name}", …}}'
             return problem(message, "wrong_type")
         known = [*self.names_only, *self.choices()]
         message = f"unknown {self.what} {describe(name)[11:]}{suggestion(name, known)}"
@@ -88,21 +89,22 @@ class Tagged:
     def _unknown_type(self, name: object) -> ValidationError:
         if isinstance(name, str):
             if name in self.names_only:
-                told = problem(f'this {self.what} is written as a name alone: "{name}"', "wrong_type")
+                message = f'expected this {self.what} as a name alone, got an object; write "{name}"'
+                error = problem(message, "wrong_type")
             else:
                 hint = suggestion(name, self.choices())
-                told = problem(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
+                error = problem(f"unknown {self.what} type {describe(name)[11:]}{hint}", f"unknown_{self.what}")
         else:
-            told = mismatch("a string", name, "wrong_type")
-        detail = InitErrorDetails(type=told, loc=("type",), input=name)
+            error = mismatch("a string", name, "wrong_type")
+        detail = InitErrorDetails(type=error, loc=("type",), input=name)
         return ValidationError.from_exception_data(self.what, [detail])
 
     def json_schema(self) -> JsonSchema:
-        """Describe the choice so that an editor lists the types and checks the keys of the chosen one."""
+        """Return a schema that lets an editor list the types and check the keys of the selected type."""
         branches: list[JsonSchema] = []
         for name, cls in self.choices().items():
             then = cls.model_json_schema()
-            then["properties"].get("name", {}).pop("default", None)  # it is made from the type
+            then["properties"].get("name", {}).pop("default", None)  # the real default depends on the type
             then["properties"]["type"] = {"const": name, "description": summary_line(cls)}
             branches.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
         entry: JsonSchema = {
@@ -116,5 +118,5 @@ class Tagged:
 
 
 def summary_line(cls: type) -> str:
-    """Give the first line of a class's docstring."""
+    """Return the first line of a class's docstring."""
     return (cls.__doc__ or "").strip().split("\n")[0]

@@ -1,4 +1,4 @@
-"""Files on disk: paths, atomic durable replacement, sparse files, HDF5 pages written without touching the disk.
+"""Files: paths, atomic and durable replacement, sparse in-memory files, HDF5 creation settings.
 
-Imports `errors` alone.
+Imports only `errors`.
 """

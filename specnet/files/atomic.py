@@ -1,4 +1,4 @@
-"""Replacing a file so that at every instant the path holds the old one or the new one, whole."""
+"""Atomic file replacement: at every instant, the path holds either the complete old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specnet.files.paths import user_path
 
 try:
     import fcntl
-except ImportError:  # Windows has no advisory locks; leftovers of the dead stay there
+except ImportError:  # Windows has no advisory locks, so temporary files of killed processes stay there
     fcntl = None  # type: ignore[assignment]
 
 
@@ -24,13 +24,13 @@ _TEMPORARY = re.compile(r"\.specnet-[0-9a-f]{16}\.tmp")
 
 
 class NotDurableError(OSError):
-    """The file is in its place, but its folder could not be synced: a power cut may bring back the old one."""
+    """The new file is in place, but its folder could not be synced: a power failure may bring back the old file."""
 
 
 def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, make it durable, and rename it over `path`.
+    """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it over `path`.
 
-    Raises what `replacing` raises.
+    Raises the errors of `replacement`.
     """
     with replacement(path) as (_, descriptor):
         write(descriptor)
@@ -38,30 +38,30 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[int], None]) -> 
 
 @contextlib.contextmanager
 def replacement(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
-    """Give a temporary file beside `path`, open, to be filled; then make it durable and rename it over `path`.
+    """Yield the path and descriptor of a temporary file beside `path` to fill; then sync it and rename it over `path`.
 
-    A symbolic link stays and its target is replaced; permissions follow the replaced file or the umask. Raises
-    OSError; then the path is as it was and no temporary is left. (NotDurableError: then it is the new one.)
+    A symbolic link stays and its target is replaced. The permissions are those of the replaced file, or follow the
+    umask. After an OSError the path is unchanged and no temporary is left; after a NotDurableError it is replaced.
     """
     target = Path(os.path.realpath(user_path(path)))
     if target.is_dir():
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
     if target.exists() and not target.is_file():
         raise OSError(22, "It is not a regular file", os.fspath(path))
-    _clear_leftovers(target.parent)
+    _remove_leftovers(target.parent)
     temporary, descriptor = _open_temporary(target.parent)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
         yield temporary, descriptor
         sync(descriptor)
-        os.replace(temporary, target)  # noqa: PTH105 - the sibling of the calls around it
+        os.replace(temporary, target)  # noqa: PTH105 - like the os calls around it
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     finally:
-        with contextlib.suppress(OSError):  # all is synced, or given up
+        with contextlib.suppress(OSError):  # the file is already synced, or the write has failed
             os.close(descriptor)
     try:
         _sync_folder(target.parent)
@@ -70,7 +70,7 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
 
 
 def write_file(path: str | os.PathLike[str], data: bytes, error: type[SpecnetError]) -> None:
-    """Replace a small file by `data`, atomically. Raises `error`, which names the path; then it is as it was."""
+    """Replace a small file by `data` atomically. Raises `error` with the path; the file is then unchanged."""
     try:
         replace_file(path, lambda descriptor: write_at(descriptor, 0, data))
     except OSError as failure:
@@ -79,7 +79,7 @@ def write_file(path: str | os.PathLike[str], data: bytes, error: type[SpecnetErr
 
 
 def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
-    """Write all of `data` at `offset`; a write may stop short, so go on until nothing is left."""
+    """Write all of `data` at `offset`; repeat after a short write."""
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -87,9 +87,9 @@ def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Have the file system set aside the place, which makes writing faster and a full disk known at once.
+    """Reserve disk space, which makes writing faster and detects a full disk at once.
 
-    Raises OSError where there is no such place; does nothing where the file system does not know how.
+    Raises OSError if there is not enough space; does nothing if the file system does not support it.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -101,9 +101,9 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def start_writeback(descriptor: int, offset: int, size: int) -> None:
-    """Have the system begin to bring a span to the disk now, and not only when the file is synced.
+    """Ask the system to start writing a span to the disk now instead of when the file is synced.
 
-    A hint: `sync` alone says whether the bytes are there.
+    This is a hint: only `sync` guarantees that the bytes are on the disk.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
@@ -111,12 +111,12 @@ def start_writeback(descriptor: int, offset: int, size: int) -> None:
 
 
 def _open_temporary(folder: Path) -> tuple[Path, int]:
-    """Make a temporary and hold its lock, which tells others that its writer lives."""
+    """Create a temporary file and lock it; the lock shows other processes that its writer is alive."""
     while True:
         path = folder / f".specnet-{secrets.token_hex(8)}.tmp"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            if _is_ours(path, descriptor):
+            if _lock_temporary(path, descriptor):
                 return path, descriptor
         except BaseException:
             with contextlib.suppress(OSError):
@@ -126,11 +126,11 @@ def _open_temporary(folder: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _is_ours(path: Path, descriptor: int) -> bool:
-    """Take the lock; tell whether another process took the file for a leftover between opening and locking."""
+def _lock_temporary(path: Path, descriptor: int) -> bool:
+    """Lock the file; return False if another process removed it as a leftover between opening and locking."""
     if fcntl is None:
         return True
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # the file system may have no locks
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -138,11 +138,11 @@ def _is_ours(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _clear_leftovers(folder: Path) -> None:
-    """Remove temporaries whose writer is dead: their lock can be taken."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of dead writers: those whose lock can be taken."""
     if fcntl is None:
         return
-    for path in _leftovers(folder):
+    for path in _find_temporaries(folder):
         try:
             descriptor = os.open(path, os.O_RDWR)
         except OSError:
@@ -155,9 +155,9 @@ def _clear_leftovers(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _leftovers(folder: Path) -> Iterator[Path]:
+def _find_temporaries(folder: Path) -> Iterator[Path]:
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - a scan that stops at an unreadable folder
+        names = os.listdir(folder)  # noqa: PTH208 - raises here if the folder is unreadable, not in the loop
     except OSError:
         return
     for name in names:
@@ -166,10 +166,10 @@ def _leftovers(folder: Path) -> Iterator[Path]:
 
 
 def sync(descriptor: int) -> None:
-    """Bring what was written to the disk itself. Raises OSError; then the file cannot be trusted any more."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves data in the drive's cache
-    if full is not None:
-        fcntl.fcntl(descriptor, full)
+    """Flush written data to the disk itself. Raises OSError; the contents of the file are then unreliable."""
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves data in the drive's cache
+    if full_sync is not None:
+        fcntl.fcntl(descriptor, full_sync)
     else:
         os.fsync(descriptor)
 

@@ -1,4 +1,4 @@
-"""How specnet writes HDF5: datasets allocated early and never filled, text of fixed length."""
+"""HDF5 creation settings: datasets that are allocated early and never filled, and fixed-length strings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from h5py import h5d, h5p, h5t
 
 
 def placed_early() -> h5p.PropDCID:
-    """Give the settings of a dataset whose place in the file is known at once, and not written to."""
+    """Return creation settings for a dataset that gets its place in the file at once; HDF5 writes nothing to it."""
     creation = h5p.create(h5p.DATASET_CREATE)
     creation.set_layout(h5d.CONTIGUOUS)
     creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -16,9 +16,9 @@ def placed_early() -> h5p.PropDCID:
 
 
 def text_type(length: int) -> h5t.TypeID:
-    """Give the type of UTF-8 text of at most so many bytes."""
-    made = h5t.C_S1.copy()
-    made.set_size(length)
-    made.set_strpad(h5t.STR_NULLPAD)
-    made.set_cset(h5t.CSET_UTF8)
-    return made
+    """Return the HDF5 type of UTF-8 strings of at most `length` bytes."""
+    string_type = h5t.C_S1.copy()
+    string_type.set_size(length)
+    string_type.set_strpad(h5t.STR_NULLPAD)
+    string_type.set_cset(h5t.CSET_UTF8)
+    return string_type

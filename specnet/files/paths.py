@@ -1,4 +1,4 @@
-"""Paths as people give them."""
+"""Paths given by users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """Expand a leading ~; one that names no user stays, so that the file is simply not found."""
+    """Expand a leading ~; keep it if it names no user, so that opening the file reports it as not found."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -15,7 +15,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def is_same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Tell whether two paths lead to one file that is there."""
+    """Return whether two paths lead to the same existing file."""
     try:
         return user_path(path).samefile(user_path(other))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A file in memory that keeps the pages which were written to, and no others."""
+"""An in-memory file that stores only the pages that were written to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = 4096
 
 
 class SparseFile(io.RawIOBase):
-    """What HDF5 takes for the file: keeps the pages that it writes to. Data are never written, so they are few."""
+    """The file that HDF5 writes to. It stores few pages, because HDF5 never writes array data."""
 
     def __init__(self) -> None:
         self.pages: dict[int, bytearray] = {}
@@ -32,44 +32,44 @@ class SparseFile(io.RawIOBase):
         return len(written)
 
     def put(self, offset: int, data: memoryview) -> None:
-        """Lay data over the pages."""
+        """Write data at `offset`, in whole or partial pages."""
         self._position = offset
-        for page, start, at, length in self._spans(len(data)):
-            self.pages.setdefault(page, bytearray(PAGE))[start : start + length] = data[at : at + length]
+        for page, start, index, length in self._split_at_pages(len(data)):
+            self.pages.setdefault(page, bytearray(PAGE))[start : start + length] = data[index : index + length]
 
     def clear(self, start: int, stop: int) -> None:
-        """Zero a span."""
+        """Set the bytes from `start` to `stop` to zero."""
         for page in range(start - start % PAGE, stop, PAGE):
             if page in self.pages:
-                a, b = max(start - page, 0), min(stop - page, PAGE)
-                self.pages[page][a:b] = bytes(b - a)
+                first, last = max(start - page, 0), min(stop - page, PAGE)
+                self.pages[page][first:last] = bytes(last - first)
 
     def put_ends(self, offset: int, data: memoryview) -> None:
-        """Lay the ends of data that are written already over the pages that the library has written to."""
+        """Write the partial pages at both ends of data, if HDF5 uses those pages; the data are on the disk already."""
         head, tail = -offset % PAGE, (offset + len(data)) % PAGE
-        for at, part in ((offset, data[:head]), (offset + len(data) - tail, data[len(data) - tail :])):
-            if at - at % PAGE in self.pages:
-                self.put(at, part)
+        for position, part in ((offset, data[:head]), (offset + len(data) - tail, data[len(data) - tail :])):
+            if position - position % PAGE in self.pages:
+                self.put(position, part)
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        for page, start, at, length in self._spans(len(view)):
-            view[at : at + length] = self.pages.get(page, bytes(PAGE))[start : start + length]
+        for page, start, index, length in self._split_at_pages(len(view)):
+            view[index : index + length] = self.pages.get(page, bytes(PAGE))[start : start + length]
         self._position += len(view)
         return len(view)
 
-    def _spans(self, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """Cut the next `length` bytes at page borders: (page, start in it, start in the data, length)."""
-        at = 0
-        while at < length:
-            start = (self._position + at) % PAGE
-            step = min(PAGE - start, length - at)
-            yield self._position + at - start, start, at, step
-            at += step
+    def _split_at_pages(self, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Split the next `length` bytes at page borders: yield (page, start in the page, start in the data, length)."""
+        index = 0
+        while index < length:
+            start = (self._position + index) % PAGE
+            step = min(PAGE - start, length - index)
+            yield self._position + index - start, start, index, step
+            index += step
 
     def truncate(self, size: int | None = None) -> int:
         self.end = self._position if size is None else size
         return self.end
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: writes are not buffered."""

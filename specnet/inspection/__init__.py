@@ -1,4 +1,4 @@
-"""Seeing what a network did: plain data classes; the commands inspect, diff, trace, report and summary print them."""
+"""Inspect models: the data classes that the commands inspect, diff, trace, report and summary print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts, drawn by matplotlib as SVG: in a page their colours follow its style, so that they suit light and dark."""
+"""Charts as SVG, drawn by matplotlib. In a page, colours are CSS variables, so they follow the light or dark theme."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """Make a figure of so many inches with one pair of axes. Raises SpecnetError where matplotlib is missing."""
+    """Return a figure of this size in inches, and its axes. Raises SpecnetError if matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - of an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        msg = "pictures are drawn by matplotlib, which is not installed; pip install 'specnet-nn[report]'"
+        msg = "drawing needs matplotlib, which is not installed; pip install 'specnet-nn[report]'"
         raise SpecnetError(msg) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
@@ -38,8 +38,8 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def svg_of(figure: Any, label: str = "", *, standalone: bool = False) -> str:
-    """Write a figure as SVG text; for a page without XML's head, with the page's colours and `label` for the blind."""
-    import matplotlib as mpl  # noqa: PLC0415 - of an extra
+    """Return a figure as SVG; unless `standalone`, without XML header, with CSS colours, and `label` as aria-label."""
+    import matplotlib as mpl  # noqa: PLC0415 - an optional dependency
 
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "specnet", "font.family": "sans-serif"}):
@@ -52,20 +52,20 @@ def svg_of(figure: Any, label: str = "", *, standalone: bool = False) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for color, name in _NAMES.items():
         text = text.replace(color, f"var(--{name})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(label)}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_escape_attribute(label)}" ', 1)
 
 
 def with_ids(svg: str, prefix: str) -> str:
-    """Put a prefix before a picture's marks, so that on one page they are not taken for another picture's."""
+    """Prefix the ids of an SVG and the references to them, because ids must be unique within a page."""
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
-def _attribute(text: str) -> str:
+def _escape_attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 class Line(NamedTuple):
-    """A line of a chart: its points, and the numbers of its colour and its dashes."""
+    """A line of a chart: its points, its index into SERIES and its index into _DASHES."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -74,15 +74,15 @@ class Line(NamedTuple):
 
 
 def curves(title: str, lines: Mapping[str, Line]) -> str:
-    """Draw named lines."""
+    """Draw named lines over epochs as SVG, with a logarithmic y axis if the values span a factor above 30."""
     figure, axes = new_figure(5.6, 3.0)
     for name, (x, y, color, dashes) in lines.items():
         marker = "o" if len(x) == 1 else None
         width = 1.6 if color < len(SERIES) else 3.2
         style = {"color": SERIES[color % len(SERIES)], "linestyle": _DASHES[dashes], "marker": marker}
-        axes.plot(x, y, linewidth=width, label=_label(name), **style)
-    positive = [v for line in lines.values() for v in line.y if np.isfinite(v)]
-    if positive and min(positive) > 0 and max(positive) > 30 * min(positive):
+        axes.plot(x, y, linewidth=width, label=_legend_text(name), **style)
+    finite = [v for line in lines.values() for v in line.y if np.isfinite(v)]
+    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
         axes.set_yscale("log")
     axes.set_xlabel("epoch", color=MUTED, fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -95,7 +95,7 @@ def curves(title: str, lines: Mapping[str, Line]) -> str:
 
 
 def flow(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """Draw what sizes arrays have over depth, on a logarithmic scale."""
+    """Draw array sizes over depth as SVG, on a logarithmic scale; a size of 0 leaves a gap."""
     figure, axes = new_figure(5.6, 3.0)
     for index, (name, values) in enumerate(series.items()):
         shown = [value if value > 0 else np.nan for value in values]
@@ -103,20 +103,20 @@ def flow(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
         axes.plot(range(len(names)), shown, marker="o" if len(names) < 60 else None, markersize=4, label=name, **style)
     axes.set_yscale("log")
     if len(names) <= 12:
-        axes.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), [_matplotlib_text(name) for name in names], rotation=30, ha="right")
     else:
-        axes.set_xlabel("weight, from the input on", color=MUTED, fontsize=8)
+        axes.set_xlabel("weight, counted from the input", color=MUTED, fontsize=8)
     axes.grid(visible=True, color=SURFACE, linewidth=1)
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
-    first = "; ".join(f"{name} {values[0]:.2g} to {values[-1]:.2g}" for name, values in series.items() if values)
-    return svg_of(figure, f"Sizes over depth, first to last weight: {first}")
+    ends = "; ".join(f"{name} {values[0]:.2g} to {values[-1]:.2g}" for name, values in series.items() if values)
+    return svg_of(figure, f"Sizes over depth, first to last weight: {ends}")
 
 
 def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Draw how often rows of a class (down) were said to be another (across)."""
+    """Draw a confusion matrix as SVG: true classes down, predicted classes across."""
     size = min(7.0, 1.6 + 0.42 * len(labels))
     figure, axes = new_figure(size, size)
-    from matplotlib.colors import LinearSegmentedColormap, to_rgba  # noqa: PLC0415 - of an extra
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba  # noqa: PLC0415 - an optional dependency
 
     shades = LinearSegmentedColormap.from_list("shades", [to_rgba(SERIES[0], 0.03), to_rgba(SERIES[0], 1)])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -125,30 +125,30 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
-        ticks = [_plain(label if len(label) <= 12 else f"{label[:11]}…") for label in labels]
+        ticks = [_matplotlib_text(label if len(label) <= 12 else f"{label[:11]}…") for label in labels]
         axes.set_xticks(range(len(labels)), ticks, rotation=0 if max(map(len, ticks)) < 3 else 40, ha="center")
         axes.set_yticks(range(len(labels)), ticks)
     axes.set_xlabel("predicted", color=MUTED, fontsize=9)
     axes.set_ylabel("true", color=MUTED, fontsize=9)
-    right = int(np.trace(counts))
-    return svg_of(figure, f"Confusion matrix of {len(labels)} classes: {right} of {int(counts.sum())} rows are right")
+    correct, rows = int(np.trace(counts)), int(counts.sum())
+    return svg_of(figure, f"Confusion matrix of {len(labels)} classes: {correct} of {rows} rows are correct")
 
 
-def bars(found: Histogram, label: str) -> str:
-    """Draw a histogram small enough for the cell of a table."""
-    top = max(found.counts) or 1
+def bars(values: Histogram, label: str) -> str:
+    """Draw a histogram as SVG, small enough for a table cell."""
+    top = max(values.counts) or 1
     path, height = "M0 24", 24
-    for count in found.counts:
+    for count in values.counts:
         level = 24 - (max(1, round(23 * count / top)) if count else 0)
         path += (f"v{level - height}" if level != height else "") + "h3"
         height = level
-    told = _attribute(f"Histogram of {label}, from {found.low:.3g} to {found.high:.3g}")
-    width = 3 * len(found.counts)
-    return f'<svg class="bars" role="img" aria-label="{told}" viewBox="0 0 {width} 24"><path d="{path}V24z"/></svg>'
+    text = _escape_attribute(f"Histogram of {label}, from {values.low:.3g} to {values.high:.3g}")
+    width = 3 * len(values.counts)
+    return f'<svg class="bars" role="img" aria-label="{text}" viewBox="0 0 {width} 24"><path d="{path}V24z"/></svg>'
 
 
 def picture(values: npt.NDArray[Any]) -> str:
-    """Write a square of grey numbers as an SVG picture, dark where they are high."""
+    """Draw a square matrix as an SVG greyscale image, dark for high values."""
     low, high = float(values.min()), float(values.max())
     grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
     side = len(values)
@@ -160,11 +160,11 @@ def picture(values: npt.NDArray[Any]) -> str:
     )
 
 
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading dollars as mathematics; no control characters."""
+def _matplotlib_text(text: str) -> str:
+    """Escape dollar signs, which matplotlib reads as mathematics, and control characters."""
     return printable(text).replace("$", r"\$")
 
 
-def _label(text: str) -> str:
-    """Do the same for a legend, which leaves out what begins with _."""
-    return f"\u200b{_plain(text)}" if text.startswith("_") else _plain(text)
+def _legend_text(text: str) -> str:
+    """Escape a text for a legend, and hide a leading _, since matplotlib omits those entries."""
+    return f"\u200b{_matplotlib_text(text)}" if text.startswith("_") else _matplotlib_text(text)

@@ -1,4 +1,4 @@
-"""How a classifier does on labelled rows: its confusion matrix, and the rows it is most wrong about."""
+"""Evaluate a classifier on labelled rows: accuracy, confusion matrix, and the worst misclassified rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from specnet.model import Model
 from specnet.prediction.predict import file_rows
 from specnet.training.epoch_metrics import evaluation_rows
 
-WORST = 12
-
-
+WORST = 12  # misclassified rows that are listed
 MOST_CLASSES = 512
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of the file, counted from 1: its class, the one predicted, both probabilities, and the inputs."""
+    """A row of the file (counted from 1): true class, predicted class, the probabilities of both, and the inputs."""
 
     row: int
     label: str
@@ -36,10 +34,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Classified:
-    """How many of `rows` are right, which are the worst, and how often a class was taken for another.
+    """The accuracy on `rows` rows, the confusion matrix, and the misclassified rows with the lowest true probability.
 
-    counts: (classes, classes), rows of a class (first axis) that were said to be another (second axis); None above 512
-    classes.
+    counts: (classes, classes), the number of rows by true class (first axis) and predicted class (second axis); None
+    for more than 512 classes.
     """
 
     path: str
@@ -53,7 +51,7 @@ class Classified:
 def classify(
     model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None
 ) -> Classified | None:
-    """Predict the classes of a file's rows; None for a model that tells no classes. Raises DataError."""
+    """Predict the classes of a file's rows; return None if the model is no classifier. Raises DataError."""
     if targets is None:
         experiment = experiment_of(model)
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
@@ -66,24 +64,29 @@ def classify(
         if p.shape[1:] != (1,):
             return None
         p, truth = np.hstack([1 - p, p]), (truth.reshape(-1) > 0.5).astype(np.int64)
-    elif truth.ndim == 2:  # distributions
+    elif truth.ndim == 2:  # targets are distributions over the classes
         truth = truth.argmax(axis=1)
     if not len(p):
-        msg = f"{os.fspath(path)}: holds no rows"
+        msg = f"{os.fspath(path)}: expected at least one row, got none"
         raise DataError(msg)
     classes = p.shape[1]
     labels = model.spec.labels or tuple(map(str, range(classes)))
-    said = p.argmax(axis=1)
+    predicted = p.argmax(axis=1)
     counts = None
     if classes <= MOST_CLASSES:
-        counts = np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, classes)
-    own = p[np.arange(len(p)), truth]
-    wrong = np.flatnonzero(said != truth)
-    order = wrong[np.argsort(own[wrong], kind="stable")][:WORST]
+        counts = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    true_probability = p[np.arange(len(p)), truth]
+    misclassified = np.flatnonzero(predicted != truth)
+    order = misclassified[np.argsort(true_probability[misclassified], kind="stable")][:WORST]
     worst = tuple(
         Sample(
-            int(i) + 1, labels[truth[i]], labels[said[i]], float(own[i]), float(p[i, said[i]]), rows.inputs[i].copy()
+            int(i) + 1,
+            labels[truth[i]],
+            labels[predicted[i]],
+            float(true_probability[i]),
+            float(p[i, predicted[i]]),
+            rows.inputs[i].copy(),
         )
         for i in order
     )
-    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(said == truth)), counts, worst)
+    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(predicted == truth)), counts, worst)

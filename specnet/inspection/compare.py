@@ -1,4 +1,4 @@
-"""How two models differ: their documents first, then their arrays, then the runs that saved them."""
+"""Compare two models: their documents, their arrays, and the runs that saved them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from specnet.spec.model_spec import ModelSpec
 
 @dataclass(frozen=True)
 class ArrayChange:
-    """How an array of two models differs.
+    """The difference between two arrays of the same name and shape.
 
-    `largest` is the largest difference of two elements, `relative` the same over the largest size of an element in
-    either; both are infinite where a value is not finite on one side only, or another one that is not. `differing` is
-    the number of elements that are not the same.
+    `differing` is the number of unequal elements; NaN equals NaN. `largest` is the largest absolute difference of two
+    elements. `relative` is `largest` divided by the largest finite magnitude in either array. Both are infinite if
+    unequal elements include a NaN or an infinity.
     """
 
     name: str
@@ -36,10 +36,11 @@ class ArrayChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs, in words and numbers.
+    """The differences between two models.
 
-    `structure`: lines on documents. `arrays`: parameters and buffers of the same name and shape whose relative change
-    is above the tolerance; `compared` counts all that were compared. `training`: lines on step, epoch and metrics.
+    `structure`: one line for each difference of the documents and of array shapes. `arrays`: the parameters and buffers
+    of the same name and shape whose relative change exceeds the tolerance. `compared`: the number of compared arrays.
+    `training`: one line for each difference of step, epoch, metrics and experiment.
     """
 
     structure: tuple[str, ...]
@@ -54,9 +55,9 @@ class Comparison:
 
 
 def compare(old: Model | ModelSpec, new: Model | ModelSpec, tolerance: float = 0.0) -> Comparison:
-    """Compare two models, two documents, or one of each, whose documents alone are compared then.
+    """Compare two models. If one or both are documents, compare only the documents.
 
-    Arrays are the same where their relative change is at most `tolerance`: with 0, where every element is equal.
+    Arrays count as equal if their relative change is at most `tolerance`; with 0, every element must be equal.
     """
     documents = [side if isinstance(side, ModelSpec) else side.spec for side in (old, new)]
     structure = tuple(_structure(*documents))
@@ -70,7 +71,7 @@ def compare(old: Model | ModelSpec, new: Model | ModelSpec, tolerance: float = 0
 
 
 def _structure(old: ModelSpec, new: ModelSpec) -> Iterator[str]:
-    """Align layers by their full names; what stands beside the layers is compared key by key."""
+    """Compare the layers with the same full name, then the other keys of the documents."""
     before, after = (_layers(spec) for spec in (old, new))
     for name, entry in before.items():
         if name not in after:
@@ -83,30 +84,30 @@ def _structure(old: ModelSpec, new: ModelSpec) -> Iterator[str]:
         else:
             for path, _ in differences(before[name], entry):
                 key = ".".join(map(str, path))
-                yield f"layer {name}: {key} was {_at(before[name], path)}, is {_at(entry, path)}"
+                yield f"layer {name}: {key} was {_value_text(before[name], path)}, is {_value_text(entry, path)}"
     common = [name for name in before if name in after]
     if common != [name for name in after if name in before]:
-        yield "the layers stand in another order"
-    rest = [{k: v for k, v in spec.model_dump(mode="json").items() if k != "layers"} for spec in (old, new)]
-    for key in dict.fromkeys([*rest[1], *rest[0]]):
-        if rest[0].get(key) != rest[1].get(key):
-            yield f"{key} was {_at(rest[0], (key,))}, is {_at(rest[1], (key,))}"
+        yield "the order of the layers differs"
+    other_keys = [{k: v for k, v in spec.model_dump(mode="json").items() if k != "layers"} for spec in (old, new)]
+    for key in dict.fromkeys([*other_keys[1], *other_keys[0]]):
+        if other_keys[0].get(key) != other_keys[1].get(key):
+            yield f"{key} was {_value_text(other_keys[0], (key,))}, is {_value_text(other_keys[1], (key,))}"
 
 
 def _layers(spec: ModelSpec) -> dict[str, dict[str, Any]]:
-    """Map full names to what the document says of each layer, and in which list of its composite it stands."""
-    found: dict[str, dict[str, Any]] = {}
-    place: dict[str, str] = {}
+    """Map the full name of each layer to its fields, with the composite's list that holds it under "list"."""
+    fields: dict[str, dict[str, Any]] = {}
+    list_of: dict[str, str] = {}
     for name, layer, _ in spec.walk():
         lists = layer.lists() if isinstance(layer, CompositeSpec) else []
-        place |= {f"{name}.{child.name}": ".".join(map(str, path)) for path, layers in lists for child in layers}
-        left_out = {"name", *(path[0] for path, _ in lists)}
-        said = {key: value for key, value in layer.model_dump(mode="json").items() if key not in left_out}
-        found[name] = said | ({"list": place[name]} if name in place else {})
-    return found
+        list_of |= {f"{name}.{child.name}": ".".join(map(str, path)) for path, layers in lists for child in layers}
+        omitted = {"name", *(path[0] for path, _ in lists)}
+        own_fields = {key: value for key, value in layer.model_dump(mode="json").items() if key not in omitted}
+        fields[name] = own_fields | ({"list": list_of[name]} if name in list_of else {})
+    return fields
 
 
-def _at(value: Any, path: tuple[Any, ...]) -> str:
+def _value_text(value: Any, path: tuple[Any, ...]) -> str:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else value[key]
     text = json.dumps(value, ensure_ascii=False)
@@ -129,17 +130,17 @@ def _pairs(old: Model, new: Model) -> Iterator[tuple[str, npt.NDArray[Any], npt.
 
 def _change(name: str, old: npt.NDArray[Any], new: npt.NDArray[Any]) -> ArrayChange:
     a, b = old.reshape(-1), new.reshape(-1)
-    differing, largest, size = 0, 0.0, 0.0
+    differing, largest, magnitude = 0, 0.0, 0.0
     for start in range(0, a.size, PIECE):
         x, y = (array[start : start + PIECE].astype(np.float64) for array in (a, b))
         same = (x == y) | (np.isnan(x) & np.isnan(y))
-        size = max(size, *(float(np.abs(v[np.isfinite(v)]).max(initial=0)) for v in (x, y)))
+        magnitude = max(magnitude, *(float(np.abs(v[np.isfinite(v)]).max(initial=0)) for v in (x, y)))
         if not same.all():
             differing += int(same.size - same.sum())
             with np.errstate(invalid="ignore"):
                 gap = np.abs(x - y)[~same]
             largest = max(largest, float(np.where(np.isnan(gap), np.inf, gap).max()))
-    return ArrayChange(name, old.shape, differing, largest, largest / size if size else largest)
+    return ArrayChange(name, old.shape, differing, largest, largest / magnitude if magnitude else largest)
 
 
 def _training(old: Model, new: Model) -> Iterator[str]:
@@ -147,24 +148,23 @@ def _training(old: Model, new: Model) -> Iterator[str]:
     for key in ("step", "epoch"):
         before, after = (state.get(key) for state in states)
         if before != after:
-            yield f"{key} was {_at(before, ())}, is {_at(after, ())}"
+            yield f"{key} was {_value_text(before, ())}, is {_value_text(after, ())}"
     before, after = (last_metrics(model) for model in (old, new))
     for name in dict.fromkeys([*after, *before]):
-        if "." not in name and not _same(before.get(name), after.get(name)):
+        if "." not in name and not _is_same_metric(before.get(name), after.get(name)):
             yield f"{name} was {_number(before.get(name))}, is {_number(after.get(name))}"
-    experiments = [state.get("experiment") for state in states]
-    read = [_json(text) for text in experiments]
-    if None not in read:
-        for _, told in differences(read[0], read[1], [("model",)]):
-            yield f"experiment: {told}"
+    experiments = [_parse_json(state.get("experiment")) for state in states]
+    if None not in experiments:
+        for _, text in differences(experiments[0], experiments[1], [("model",)]):
+            yield f"experiment: {text}"
 
 
-def _same(old: float | None, new: float | None) -> bool:
+def _is_same_metric(old: float | None, new: float | None) -> bool:
     return old == new or (old is not None and new is not None and old != old and new != new)  # noqa: PLR0124 - NaN
 
 
-def _json(text: object) -> Any:
-    """Read a run's experiment, which nobody has checked; None where it makes no sense."""
+def _parse_json(text: object) -> Any:
+    """Parse the experiment of a run, which loading does not check; return None if it is not valid JSON."""
     try:
         return json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A network as a picture: Mermaid text for READMEs, SVG or PNG drawn by matplotlib."""
+"""Draw a network: as a Mermaid flowchart for READMEs, or as SVG or PNG with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.layer_table import LayerRow, layer_rows
 from specnet.spec.model_spec import ModelSpec
 
-LONGEST = 20
+LONGEST = 20  # characters of a name or a shape in a box
 MOST_BOXES = 40
-"""A longer network is drawn with its first and its last layers, and says how many are between."""
+"""A longer network is drawn with its first and last layers, and the number of layers between them."""
 
 
 def mermaid(spec: ModelSpec) -> str:
-    """Write a network as a Mermaid flowchart, which GitHub, GitLab and many editors draw."""
+    """Return a network as a Mermaid flowchart, which GitHub, GitLab and many editors render."""
     chart = _Flowchart({row.name: row for row in layer_rows(spec.walk())})
     start = chart.node(f"input<br/>{batch_of(spec.input_shape)}", "([{}])")
     chart.chain(spec.layers, start, "")
@@ -32,7 +32,7 @@ def mermaid(spec: ModelSpec) -> str:
 
 @dataclass
 class _Flowchart:
-    known: dict[str, LayerRow]
+    rows: dict[str, LayerRow]
     lines: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -48,35 +48,35 @@ class _Flowchart:
         return end
 
     def chain(self, layers: Sequence[Any], start: str, prefix: str) -> str:
-        """Draw layers one behind the other, after `start`; give the last node."""
+        """Add a sequence of layers after the node `start`, and return the last node."""
         for layer in layers:
             name = f"{prefix}{layer.name}"
             if isinstance(layer, CompositeSpec):
                 start = self.composite(layer, start, name)
             else:
-                row = self.known[name]
+                row = self.rows[name]
                 start = self.edge(
-                    start, self.node(f"{row.name}: {row.type}<br/>{batch_of(row.output_shape)}{_count(row)}")
+                    start, self.node(f"{row.name}: {row.type}<br/>{batch_of(row.output_shape)}{_parameters(row)}")
                 )
         return start
 
     def composite(self, layer: Any, start: str, name: str) -> str:
-        """Draw the ways through a composite, and where they meet again."""
-        ways = getattr(layer, "branches", None) or [layer.layers]
+        """Add the branches of a composite and the node that joins them, and return the last node."""
+        branches = getattr(layer, "branches", None) or [layer.layers]
         if layer.type == "residual":
-            ways = [layer.layers, layer.shortcut]
-        if len(ways) == 1:
-            return self.chain(ways[0], start, f"{name}.")
-        ends = [self.chain(way, start, f"{name}.") for way in ways]
+            branches = [layer.layers, layer.shortcut]
+        if len(branches) == 1:
+            return self.chain(branches[0], start, f"{name}.")
+        ends = [self.chain(branch, start, f"{name}.") for branch in branches]
         sign = "+" if layer.type == "residual" else layer.type
-        meeting = self.node(f"{name}: {sign}<br/>{batch_of(self.known[name].output_shape)}", "(({}))")
+        join = self.node(f"{name}: {sign}<br/>{batch_of(self.rows[name].output_shape)}", "(({}))")
         for end in ends:
-            self.edge(end, meeting)
-        return meeting
+            self.edge(end, join)
+        return join
 
 
 def draw(spec: ModelSpec) -> Any:
-    """Draw a network as a matplotlib figure. Raises SpecnetError where matplotlib is missing."""
+    """Draw a network as a matplotlib figure. Raises SpecnetError without matplotlib."""
     boxes = list(_boxes(spec))
     figure, axes = new_figure(5.2, 0.52 * len(boxes) + 0.15)
     figure.set_layout_engine("none")
@@ -91,7 +91,7 @@ def draw(spec: ModelSpec) -> Any:
             axes.add_patch(_rounded((x, y), 5.0 - 0.25 * depth, 0.66, style))
             axes.text(x + 0.12, y + 0.33, left, va="center", fontsize=9, color=INK, parse_math=False)
         axes.text(4.98, y + 0.33, right, va="center", ha="right", fontsize=8, color=MUTED, parse_math=False)
-        if index < len(boxes) - 1 and boxes[index + 1][0] == 0:  # indentation says what is inside
+        if index < len(boxes) - 1 and boxes[index + 1][0] == 0:  # layers in a composite are indented, no arrows
             axes.annotate(
                 "", (2.6, y - 0.36), (2.6, y), arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.8}
             )
@@ -99,7 +99,7 @@ def draw(spec: ModelSpec) -> Any:
 
 
 def _rounded(corner: tuple[float, float], width: float, height: float, style: dict[str, Any]) -> Any:
-    from matplotlib.patches import FancyBboxPatch  # noqa: PLC0415 - of an extra
+    from matplotlib.patches import FancyBboxPatch  # noqa: PLC0415 - an optional dependency
 
     return FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.08", **style)
 
@@ -113,20 +113,20 @@ def _boxes(spec: ModelSpec) -> Iterator[tuple[int, str, str]]:
             if index == half:
                 yield 0, "", f"{len(all_rows) - 2 * half} more layers"
             continue
-        name = _short(row.name.rpartition(".")[2])
-        yield min(row.depth, 6), f"{name} ({row.type})", _short(batch_of(row.output_shape)) + _count(row)
+        name = _shorten(row.name.rpartition(".")[2])
+        yield min(row.depth, 6), f"{name} ({row.type})", _shorten(batch_of(row.output_shape)) + _parameters(row)
 
 
-def _count(row: LayerRow) -> str:
+def _parameters(row: LayerRow) -> str:
     return f", {row.parameters:,} parameters" if row.parameters else ""
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def save_diagram(spec: ModelSpec, path: str | os.PathLike[str]) -> None:
-    """Write a network's picture to a .svg, .png or .mmd file. Raises SpecnetError for others."""
+    """Write a diagram of a network to a .svg, .png or .mmd (Mermaid) file. Raises SpecnetError for other suffixes."""
     kind = Path(path).suffix.lower()
     if kind == ".mmd":
         data = mermaid(spec).encode()

@@ -1,4 +1,4 @@
-"""A trace in formulas: what each layer did, with the numbers of this very input filled in."""
+"""Explain a trace: the formula of each layer, with the numbers of this input substituted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from specnet.inspection.trace import LayerTrace, Trace
 
 SMALL = 36
-"""Arrays of more elements stand in formulas by their names."""
+"""Formulas show the name of an array with more elements instead of its numbers."""
 
 
 def explain(traced: Trace, *, markdown: bool = False) -> str:
-    """Write a trace for someone who learns how it works: formula, numbers, result, forward and then backward.
+    """Return a trace as text for learners: formula, numbers and result of each layer, forward and then backward.
 
-    A layer that gives no formulas shows its arrays. The text ends in a newline.
+    A layer without formulas shows its arrays. The text ends with a newline.
     """
     parts = [_title("Forward", markdown)]
     parts += [_step(index, layer, _forward(layer), markdown) for index, layer in enumerate(traced.layers, 1)]
@@ -32,7 +32,7 @@ def explain(traced: Trace, *, markdown: bool = False) -> str:
 
 
 def compact(array: npt.NDArray[Any]) -> str:
-    """Write an array on one line, with commas and at most six digits: [[1, 2.5], [3, 4]]; a large one as its shape."""
+    """Return an array on one line with at most six digits, [[1, 2.5], [3, 4]]; a large array as its shape."""
     if array.size > SMALL:
         return f"(an array of shape {array.shape})"
     if array.ndim == 0:
@@ -59,30 +59,32 @@ def _step(index: int, layer: LayerTrace, lines: Iterator[str], markdown: bool) -
 
 
 def _forward(layer: LayerTrace) -> Iterator[str]:
-    known = {"x": layer.x, **layer.parameters, **layer.buffers}
-    yield from _filled("y", layer.formulas.get("y"), known, layer.y)
+    arrays = {"x": layer.x, **layer.parameters, **layer.buffers}
+    yield from _formula_lines("y", layer.formulas.get("y"), arrays, layer.y)
 
 
 def _backward(layer: LayerTrace) -> Iterator[str]:
     if layer.dy is None:
         return
-    known = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
+    arrays = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
     formulas = layer.formulas
     for name, gradient in layer.gradients.items():
-        yield from _filled(f"d{name}", formulas.get(f"d{name}"), known, gradient)
+        yield from _formula_lines(f"d{name}", formulas.get(f"d{name}"), arrays, gradient)
     if layer.dx is not None:
-        yield from _filled("dx", formulas.get("dx"), known, layer.dx)
+        yield from _formula_lines("dx", formulas.get("dx"), arrays, layer.dx)
 
 
-def _filled(name: str, formula: str | None, known: Mapping[str, npt.NDArray[Any]], result: Any) -> Iterator[str]:
-    """Yield `y = x @ weight`, the same with numbers, and the result, one below the other."""
+def _formula_lines(
+    name: str, formula: str | None, arrays: Mapping[str, npt.NDArray[Any]], result: Any
+) -> Iterator[str]:
+    """Yield the lines `y = x @ weight`, the formula with numbers, and the result."""
     margin = " " * len(name)
     if formula is not None:
         yield f"{name} = {formula}"
-        words = "|".join(sorted(known, key=len, reverse=True))
+        names = "|".join(sorted(arrays, key=len, reverse=True))
         numbers = re.sub(
-            rf"(?<![\w.])({words})\b",
-            lambda found: compact(known[found[1]]) if known[found[1]].size <= SMALL else found[1],
+            rf"(?<![\w.])({names})\b",
+            lambda match: compact(arrays[match[1]]) if arrays[match[1]].size <= SMALL else match[1],
             formula,
         )
         if numbers != formula:
@@ -90,5 +92,5 @@ def _filled(name: str, formula: str | None, known: Mapping[str, npt.NDArray[Any]
         yield f"{margin} = {compact(np.asarray(result))}"
     else:
         if name == "y":
-            yield f"x = {compact(known['x'])}"
+            yield f"x = {compact(arrays['x'])}"
         yield f"{name} = {compact(np.asarray(result))}"

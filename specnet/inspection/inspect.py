@@ -1,4 +1,4 @@
-"""What is in a checkpoint: what the file says of itself, a line for each parameter, and what looks wrong in it."""
+"""Inspect a checkpoint: its metadata, statistics of every parameter and gradient, and warnings."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from specnet.training.runs.train import optimizer_of
 from specnet.training.spec.checks import frozen_names
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
-FAR_APART = 1e4
-LARGE_STEP = 0.1
+FAR_APART = 1e4  # ratio of gradient sizes from which on gradients vanish or explode
+LARGE_STEP = 0.1  # norm of an update over the norm of the values
 
 Progress = Callable[[int, int], object]
-"""Called with the elements that are done and all there are."""
+"""Called with the number of processed elements and the number of all elements."""
 
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """One parameter: its values, its cached gradient, None where there is none, and the step it would make.
+    """One parameter: statistics of its values and of its saved gradient (None without one), and its next update.
 
-    `update` is the norm of what the optimizer would add next, for the cached gradient, over the norm of the values:
-    about 0.001 is usual. None without a run's state, or where nothing can be divided by.
+    `update` is the norm of the next optimizer step, computed from the saved gradient, divided by the norm of the
+    values; about 0.001 is usual. It is None without the state of a run, or if the norm of the values is 0.
     """
 
     name: str
@@ -45,9 +45,9 @@ class ParameterReport:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """A checkpoint: what the file says of itself, its run, its arrays, and warnings in words.
+    """A checkpoint: metadata of the file, state of its run, statistics of its arrays, and warnings as text.
 
-    `metrics` are those of the last finished epoch; `step` and `epoch` are None where no run saved the file.
+    `metrics` are those of the last finished epoch. `step` and `epoch` are None if no run saved the file.
     """
 
     path: str
@@ -66,9 +66,9 @@ class CheckpointReport:
 
 
 def inspect(path: str | os.PathLike[str], progress: Progress | None = None) -> CheckpointReport:
-    """Look into a checkpoint. The file is mapped, its structure checked; digests are for `specnet.checkpoint.check`.
+    """Inspect a checkpoint. The file is memory-mapped; digests are not verified (see `specnet.checkpoint.check`).
 
-    Raises CheckpointError.
+    Checks the structure of the file. Raises CheckpointError.
     """
     return look_into(path, progress)[1]
 
@@ -76,7 +76,7 @@ def inspect(path: str | os.PathLike[str], progress: Progress | None = None) -> C
 def look_into(
     path: str | os.PathLike[str], progress: Progress | None = None
 ) -> tuple[Model, CheckpointReport, ExperimentSpec | None]:
-    """Do the same, and give the mapped model and its run's experiment as well."""
+    """Inspect a checkpoint, and return the memory-mapped model, the report, and the experiment of its run."""
     model = load(path, mmap=True)
     experiment = experiment_of(model)
     steps = _next_steps(model, experiment)
@@ -91,7 +91,7 @@ def look_into(
         if progress is not None:
             progress(done, model.parameter_count)
     state = model.run_state or {}
-    found = CheckpointReport(
+    report = CheckpointReport(
         path=os.fspath(path),
         size=user_path(path).stat().st_size,
         origin=origin(path),
@@ -106,11 +106,11 @@ def look_into(
         buffers={name: array_statistics(buffer) for name, buffer in model.buffers.items()},
         warnings=tuple(_warnings(model, experiment, parameters)),
     )
-    return model, found, experiment
+    return model, report, experiment
 
 
 def experiment_of(model: Model) -> ExperimentSpec | None:
-    """Give the experiment whose run saved a model, None where there is none, or none that can be read."""
+    """Return the experiment whose run saved the model, None without one or if it is not valid."""
     try:
         return run_experiment(model)
     except DataError:
@@ -118,7 +118,7 @@ def experiment_of(model: Model) -> ExperimentSpec | None:
 
 
 def history_of(model: Model) -> dict[str, list[float]]:
-    """Give the metrics of each finished epoch of the run that saved a model."""
+    """Return the metrics of every finished epoch of the run that saved the model."""
     history = below(model.run_state or {}, "history/")
     return {
         name: value.tolist() for name, value in history.items() if isinstance(value, np.ndarray) and value.ndim == 1
@@ -126,12 +126,12 @@ def history_of(model: Model) -> dict[str, list[float]]:
 
 
 def last_metrics(model: Model) -> dict[str, float]:
-    """Give the metrics of the last finished epoch."""
+    """Return the metrics of the last finished epoch."""
     return {name: values[-1] for name, values in history_of(model).items() if values and name != "epoch"}
 
 
 def _next_steps(model: Model, experiment: ExperimentSpec | None) -> dict[str, float]:
-    """Give the norm of what the optimizer of the model's run would add next to each parameter, where it is finite."""
+    """Return the norm of the next optimizer step for each parameter for which it is finite; empty if unknown."""
     state = model.run_state or {}
     if experiment is None or not model.has_gradients:
         return {}
@@ -145,20 +145,20 @@ def _next_steps(model: Model, experiment: ExperimentSpec | None) -> dict[str, fl
         optimizer.learning_rate = rate
         with np.errstate(all="ignore"):
             optimizer.step()
-    except (SpecnetError, KeyError, TypeError, ValueError):  # the state of another optimizer, or of none
+    except (SpecnetError, KeyError, TypeError, ValueError):  # the state is missing, or belongs to another optimizer
         return {}
     norms = {}
     for name, value in model.parameters.items():
         np.subtract(value, before[name], value)
-        moved = array_statistics(value)
-        if not moved.not_finite:
-            norms[name] = moved.norm
+        step = array_statistics(value)
+        if not step.not_finite:
+            norms[name] = step.norm
         value[...] = before[name]
     return norms
 
 
 def _next_rate(experiment: ExperimentSpec, state: Mapping[str, Any], full: float) -> float | None:
-    """Give the learning rate of the next step; None where too little is known, before the first epoch has ended."""
+    """Return the learning rate of the next step; None before the end of the first epoch, unless it is constant."""
     schedule, epoch = experiment.training.schedule, state["epoch"]
     if schedule.is_constant:
         return full
@@ -169,39 +169,39 @@ def _next_rate(experiment: ExperimentSpec, state: Mapping[str, Any], full: float
 
 def _warnings(model: Model, experiment: ExperimentSpec | None, parameters: Sequence[ParameterReport]) -> Iterator[str]:
     for parameter in parameters:
-        for what, found in (("", parameter.values), ("the gradient of ", parameter.gradient)):
-            if found is not None and found.not_finite:
-                yield f"{what}{parameter.name}: {found.not_finite:,} of {found.size:,} values are NaN or infinite"
-        is_weight = len(parameter.values.shape) > 1  # a bias begins at 0: its first steps are large
+        for prefix, array in (("", parameter.values), ("the gradient of ", parameter.gradient)):
+            if array is not None and array.not_finite:
+                yield f"{prefix}{parameter.name}: {array.not_finite:,} of {array.size:,} values are NaN or infinite"
+        is_weight = len(parameter.values.shape) > 1  # biases start at 0, so their first steps are relatively large
         if is_weight and parameter.update is not None and parameter.update > LARGE_STEP:
-            share = f"{parameter.update:.2g} of its size"
-            yield f"{parameter.name}: the next step would move it by {share}; a lower learning rate may help"
+            share = f"{parameter.update:.2g} of its norm"
+            yield f"{parameter.name}: the next step would change it by {share}; a lower learning rate may help"
     yield from _depth_warnings(parameters)
-    yield from _still_warnings(model, experiment, parameters)
+    yield from _unchanged_warnings(model, experiment, parameters)
 
 
 def _depth_warnings(parameters: Sequence[ParameterReport]) -> Iterator[str]:
-    """Compare the gradients of the first and the last matrix."""
+    """Warn about vanishing or exploding gradients: compare the first and the last weight matrix."""
     matrices = [p for p in parameters if len(p.values.shape) == 2 and p.gradient is not None]
     sizes = [p.gradient.norm / math.sqrt(p.gradient.size) for p in matrices if p.gradient is not None]
     if len(sizes) < 3 or not sizes[-1] > 0:
         return
     if sizes[0] == 0:
-        yield f"gradients vanish towards the input: that of {matrices[0].name} is 0; a norm or residuals may help"
+        yield f"gradients vanish towards the input: that of {matrices[0].name} is 0; a norm or residual layers may help"
         return
     ratio = sizes[0] / sizes[-1]
     if ratio < 1 / FAR_APART:
-        told = f"{1 / ratio:.1e} times smaller in {matrices[0].name} than in {matrices[-1].name}"
-        yield f"gradients vanish towards the input: {told}; a norm, residuals or another initializer may help"
+        comparison = f"{1 / ratio:.1e} times smaller in {matrices[0].name} than in {matrices[-1].name}"
+        yield f"gradients vanish towards the input: {comparison}; a norm, residuals or another initializer may help"
     elif ratio > FAR_APART:
-        told = f"{ratio:.1e} times larger in {matrices[0].name} than in {matrices[-1].name}"
-        yield f"gradients explode towards the input: {told}; clip_norm or another initializer may help"
+        comparison = f"{ratio:.1e} times larger in {matrices[0].name} than in {matrices[-1].name}"
+        yield f"gradients explode towards the input: {comparison}; clip_norm or another initializer may help"
 
 
-def _still_warnings(
+def _unchanged_warnings(
     model: Model, experiment: ExperimentSpec | None, parameters: Sequence[ParameterReport]
 ) -> Iterator[str]:
-    """Tell which parameters a run has left as they were drawn. Only those without a gradient come into question."""
+    """Warn about trainable parameters that equal their initial values, and whose gradient is 0 or missing."""
     if experiment is None or experiment.training.initialize_from is not None or not (model.run_state or {}).get("step"):
         return
     frozen = frozen_names(model.spec, experiment.training.freeze)
@@ -210,6 +210,6 @@ def _still_warnings(
         name = parameter.name
         if name in frozen or (parameter.gradient is not None and parameter.gradient.norm > 0):
             continue
-        drawn = specs[name].draw(model.plan.seed, name, parameter.values.shape)
-        if np.array_equal(drawn.astype(model.dtype), model.parameters[name]):
-            yield f"{name}: never moved; no gradient has reached it"
+        initial = specs[name].draw(model.plan.seed, name, parameter.values.shape)
+        if np.array_equal(initial.astype(model.dtype), model.parameters[name]):
+            yield f"{name}: unchanged since initialization; no gradient has reached it"

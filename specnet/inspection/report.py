@@ -1,4 +1,4 @@
-"""A report on one or several runs: one HTML page that opens from disk and asks no network for anything."""
+"""Report on one or several runs: a single HTML page that opens from disk and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from specnet.spec.layer_table import layer_rows
 from specnet.training.runs.run_folder import checkpoint_of
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
-PICTURE_SIDES = (8, 28)
+PICTURE_SIDES = (8, 28)  # side lengths of inputs that are shown as square images
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a page says of one checkpoint."""
+    """Everything that a page shows about one checkpoint."""
 
     title: str
     checkpoint: CheckpointReport
@@ -42,7 +42,7 @@ class RunReport:
 def read_run(
     path: str | os.PathLike[str], data: str | None = None, inputs: Columns = None, targets: Columns = None
 ) -> RunReport:
-    """Look into a checkpoint, or into last.h5 of a run's folder; `data` is a file of labelled rows to judge it by.
+    """Inspect a checkpoint, or last.h5 of a run's folder; `data` is a file of labelled rows to evaluate a classifier.
 
     Raises CheckpointError, DataError.
     """
@@ -61,10 +61,10 @@ def read_run(
 
 
 def report(runs: Sequence[RunReport]) -> str:
-    """Write the page. Raises SpecnetError where jinja2 or matplotlib are missing."""
+    """Return the page as HTML. Raises SpecnetError if jinja2 or matplotlib is not installed."""
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - of an extra
-        from markupsafe import Markup as safe  # noqa: N813, PLC0415 - what is given to it has been made safe
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - an optional dependency
+        from markupsafe import Markup as safe  # noqa: N813, PLC0415 - marks text that is escaped already
     except ImportError as error:
         msg = "reports need jinja2, which is not installed; pip install 'specnet-nn[report]'"
         raise SpecnetError(msg) from error
@@ -81,72 +81,73 @@ def report(runs: Sequence[RunReport]) -> str:
     names = [run.title if len(runs) == 1 else f"{index}. {run.title}" for index, run in enumerate(runs, 1)]
     numbers = itertools.count()
 
-    def drawn(svg: str) -> Any:
-        return safe(charts.with_ids(svg, f"p{next(numbers)}"))  # noqa: S704 - matplotlib has escaped it
+    def embed(svg: str) -> Any:
+        return safe(charts.with_ids(svg, f"p{next(numbers)}"))  # noqa: S704 - matplotlib escapes text
 
-    pictures = [_Pictures(run, drawn, safe) for run in runs]
-    collectively = dict(zip(names, runs, strict=True)) if len(runs) > 1 else {}
-    compared = [(title, drawn(chart)) for title, chart in _curves(collectively)]
+    pictures = [_Pictures(run, embed, safe) for run in runs]
+    named_runs = dict(zip(names, runs, strict=True)) if len(runs) > 1 else {}
+    compared = [(title, embed(chart)) for title, chart in _curves(named_runs)]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     metrics = list(dict.fromkeys(name for run in runs for name in run.checkpoint.metrics if "." not in name))
     page: str = template.render(
         runs=list(zip(names, runs, pictures, strict=True)),
         compared=compared,
         metrics=metrics,
-        css=safe(style),  # noqa: S704 - nothing of a user's is in it
+        css=safe(style),  # noqa: S704 - the style sheet contains no user data
     )
     return page
 
 
 class _Pictures:
-    """What the page shows of a run that is no text; everything in it is made safe here."""
+    """The charts, images and highlighted documents of a run, as escaped HTML."""
 
-    def __init__(self, run: RunReport, drawn: Callable[[str], Any], safe: Callable[[str], Any]) -> None:
+    def __init__(self, run: RunReport, embed: Callable[[str], Any], safe: Callable[[str], Any]) -> None:
         spec = run.model.spec
         layers = len(layer_rows(spec.walk()))
-        told = f"The network {spec.name}: {layers} layers; the table of parameters has their names and shapes"
-        self.diagram = drawn(charts.svg_of(draw(spec), told))
-        self.curves = [(title, drawn(chart)) for title, chart in _curves({run.title: run})]
+        label = f"The network {spec.name}: {layers} layers; the table of parameters lists their names and shapes"
+        self.diagram = embed(charts.svg_of(draw(spec), label))
+        self.curves = [(title, embed(chart)) for title, chart in _curves({run.title: run})]
         flow = _flow(run.checkpoint)
-        self.flow = drawn(flow) if flow else ""
+        self.flow = embed(flow) if flow else ""
         self.bars = {
             name: [
-                safe(charts.bars(found, f"{what} of {name}"))
-                for found, what in zip(both, ("values", "gradients"), strict=True)
-                if found
+                safe(charts.bars(bins, f"{kind} of {name}"))
+                for bins, kind in zip(pair, ("values", "gradients"), strict=True)
+                if bins
             ]
-            for name, both in run.histograms.items()
+            for name, pair in run.histograms.items()
         }
-        found = run.classified
-        counts = None if found is None else found.counts
-        self.confusion = "" if found is None or counts is None else drawn(charts.confusion(counts, found.labels))
-        worst = () if run.classified is None else run.classified.worst
+        classified = run.classified
+        counts = None if classified is None else classified.counts
+        labels = () if classified is None else classified.labels
+        self.confusion = "" if counts is None else embed(charts.confusion(counts, labels))
+        worst = () if classified is None else classified.worst
         self.samples = [safe(_picture(sample)) for sample in worst]
-        self.document = safe(_colored(spec.to_json()))
-        written = run.experiment
-        self.experiment = "" if written is None else safe(_colored(written.to_json(), without="model"))
+        self.document = safe(_highlighted(spec.to_json()))
+        experiment = run.experiment
+        self.experiment = "" if experiment is None else safe(_highlighted(experiment.to_json(), without="model"))
 
 
 def _curves(runs: dict[str, RunReport]) -> Iterator[tuple[str, str]]:
-    """Draw a chart for each metric that changes: a colour for each run, training whole, validation dashed."""
+    """Draw a chart for each metric that changes. Runs differ in colour; training is solid, validation dashed."""
     metrics = dict.fromkeys(name.removeprefix("val_") for run in runs.values() for name in run.history)
     for metric in metrics:
         if metric == "epoch" or "." in metric:
             continue
         lines = {}
         for index, (title, run) in enumerate(runs.items()):
-            for dashes, (prefix, what) in enumerate((("", "training"), ("val_", "validation"))):
+            for dashes, (prefix, kind) in enumerate((("", "training"), ("val_", "validation"))):
                 values = run.history.get(prefix + metric)
                 if values:
                     epochs = run.history.get("epoch") or range(1, len(values) + 1)
                     count = min(len(epochs), len(values))
-                    name = what if len(runs) == 1 else f"{title}, {what}"
+                    name = kind if len(runs) == 1 else f"{title}, {kind}"
                     color = dashes if len(runs) == 1 else index
                     lines[name] = charts.Line(epochs[:count], values[:count], color, dashes)
         values = [value for line in lines.values() for value in line.y if math.isfinite(value)]
         if any(value != values[0] for value in values) or any(len(line.y) == 1 for line in lines.values()):
-            title = metric.replace("_", " ").capitalize()
-            yield title, charts.curves(title, lines)
+            chart_title = metric.replace("_", " ").capitalize()
+            yield chart_title, charts.curves(chart_title, lines)
 
 
 def _flow(checkpoint: CheckpointReport) -> str:
@@ -162,7 +163,7 @@ def _flow(checkpoint: CheckpointReport) -> str:
 
 
 def _picture(sample: Sample) -> str:
-    """Draw inputs of 8 x 8 or 28 x 28 numbers; nothing for others."""
+    """Draw an input of 8 x 8 or 28 x 28 numbers as an image; return an empty string for other sizes."""
     values = sample.inputs
     for side in PICTURE_SIDES:
         if values.size == side * side:
@@ -170,8 +171,8 @@ def _picture(sample: Sample) -> str:
     return ""
 
 
-def _colored(document: str, without: str | None = None) -> str:
-    from pygments import highlight  # noqa: PLC0415 - of an extra
+def _highlighted(document: str, without: str | None = None) -> str:
+    from pygments import highlight  # noqa: PLC0415 - an optional dependency
     from pygments.formatters import HtmlFormatter  # noqa: PLC0415
     from pygments.lexers import JsonLexer  # noqa: PLC0415
 

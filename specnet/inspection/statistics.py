@@ -1,4 +1,4 @@
-"""Numbers that describe an array, computed in pieces: memory stays small however large the array is."""
+"""Descriptive statistics of an array, computed in pieces, so that memory use does not grow with the array."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PIECE = 2**20
-HUGE = 1e150
+PIECE = 2**20  # elements
+HUGE = 1e150  # the square of a larger number may overflow float64
 
 
 @dataclass(frozen=True)
 class ArrayStatistics:
-    """Norm (root of the sum of squares), mean, std (of all elements), least and greatest, of the finite elements.
+    """Statistics of the finite elements: L2 norm, mean, standard deviation, minimum (low) and maximum (high).
 
-    `zeros` is the share of elements that are 0, `not_finite` the number of NaNs and infinities.
+    `zeros` is the fraction of elements that are 0, `not_finite` the number of NaNs and infinities.
     """
 
     shape: tuple[int, ...]
@@ -36,12 +36,12 @@ class ArrayStatistics:
 
 
 def array_statistics(array: npt.NDArray[Any]) -> ArrayStatistics:
-    """Describe an array; all but `zeros` and `not_finite` are 0 where nothing in it is finite."""
+    """Compute the statistics of an array. Without finite elements, all but `zeros` and `not_finite` are 0."""
     flat = array.reshape(-1)
     count = zeros = 0
-    mean = spread = squares = 0.0
+    mean = deviations = squares = 0.0
     low, high = bounds(flat)
-    # Squares of float64's largest numbers would overflow.
+    # Scale huge values, because their squares would overflow float64.
     factor = max(abs(low), abs(high)) if max(abs(low), abs(high)) > HUGE else 1.0
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE].astype(np.float64)
@@ -52,21 +52,21 @@ def array_statistics(array: npt.NDArray[Any]) -> ArrayStatistics:
             continue
         piece /= factor
         squares += float(piece @ piece)
-        # Means and spreads of two parts, put together (Chan, Golub and LeVeque 1979).
-        own = float(piece.mean())
-        piece -= own
+        # Combine the means and the sums of squared deviations of two parts (Chan, Golub and LeVeque 1979).
+        piece_mean = float(piece.mean())
+        piece -= piece_mean
         total = count + piece.size
-        spread += float(piece @ piece) + (own - mean) * (own - mean) * count * piece.size / total
-        mean += (own - mean) * piece.size / total
+        deviations += float(piece @ piece) + (piece_mean - mean) * (piece_mean - mean) * count * piece.size / total
+        mean += (piece_mean - mean) * piece.size / total
         count = total
-    std = factor * math.sqrt(spread / count) if count else 0.0
-    share = zeros / flat.size if flat.size else 0.0
+    std = factor * math.sqrt(deviations / count) if count else 0.0
+    zero_fraction = zeros / flat.size if flat.size else 0.0
     norm = factor * math.sqrt(squares)
-    return ArrayStatistics(array.shape, norm, factor * mean, std, low, high, share, flat.size - count)
+    return ArrayStatistics(array.shape, norm, factor * mean, std, low, high, zero_fraction, flat.size - count)
 
 
 def bounds(flat: npt.NDArray[Any]) -> tuple[float, float]:
-    """Give the least and the greatest finite element, twice 0 where there is none."""
+    """Return the smallest and the largest finite element; 0 and 0 without finite elements."""
     low, high = math.inf, -math.inf
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE]
@@ -79,7 +79,7 @@ def bounds(flat: npt.NDArray[Any]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many finite elements lie in each of equally wide bins between `low` and `high`."""
+    """The number of finite elements in each of equally wide bins between `low` and `high`."""
 
     low: float
     high: float
@@ -87,16 +87,16 @@ class Histogram:
 
 
 def histogram(array: npt.NDArray[Any], bins: int = 40) -> Histogram:
-    """Count an array's elements by size, between its least and its greatest."""
+    """Count the finite elements of an array in bins between its minimum and its maximum."""
     flat = array.reshape(-1)
     low, high = bounds(flat)
-    # Bins have to be wider than the gap between two numbers of this size.
-    least = 4 * bins * float(np.spacing(max(abs(low), abs(high))))
-    if not high / 2 - low / 2 > least:
-        low, high = low - max(0.5, least), high + max(0.5, least)
+    # A bin must be wider than the spacing of floats of this size.
+    min_width = 4 * bins * float(np.spacing(max(abs(low), abs(high))))
+    if not high / 2 - low / 2 > min_width:
+        low, high = low - max(0.5, min_width), high + max(0.5, min_width)
     counts = np.zeros(bins, np.int64)
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE].astype(np.float64)
-        share = (piece[np.isfinite(piece)] / 2 - low / 2) / (high / 2 - low / 2)  # halves cannot overflow
-        counts += np.bincount(np.clip((share * bins).astype(np.int64), 0, bins - 1), minlength=bins)
+        position = (piece[np.isfinite(piece)] / 2 - low / 2) / (high / 2 - low / 2)  # halves do not overflow
+        counts += np.bincount(np.clip((position * bins).astype(np.int64), 0, bins - 1), minlength=bins)
     return Histogram(low, high, tuple(counts.tolist()))

@@ -1,4 +1,4 @@
-"""One forward and one backward through a model, layer by layer, with every array on the way."""
+"""Record every array of one forward and one backward pass through a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from specnet.training.losses.base import Loss
 
 AnyArray = npt.NDArray[Any]
 FEWEST_ROWS = 8
-"""Fewer rows than this say nothing of dead units."""
+"""Dead units are counted only in batches of at least this many rows."""
 
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer on the way: copies of its arrays, those of the backward None or empty where there was none.
+    """Copies of the arrays of one layer; without a backward pass, `dy` and `dx` are None and `gradients` is empty.
 
-    `x` and `y` are input and output, `dy` and `dx` the gradients of the loss with respect to them (dx None for
-    integers); `parameters` and `gradients` are by the names that the layer has for them.
+    `x` and `y` are input and output. `dy` and `dx` are the gradients of the loss with respect to y and x; dx is None
+    for integer inputs. The keys of `parameters` and `gradients` are the parameter names within the layer.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LayerTrace:
     gradients: dict[str, AnyArray] = field(default_factory=dict)
 
     def dead_units(self) -> int | None:
-        """Count the outputs that are 0 for every row; None for another layer than a ReLU, or too few rows."""
+        """Count the outputs that are 0 for every row; None for layers other than ReLU, or below FEWEST_ROWS rows."""
         if self.type != "relu" or len(self.y) < FEWEST_ROWS:
             return None
         return int(np.sum((self.y == 0).all(axis=0)))
@@ -51,7 +51,7 @@ class LayerTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened to an input: the layers in order, the loss where targets were given, and warnings in words."""
+    """The trace of one input: the layers in order, the loss (None without targets), and warnings as text."""
 
     name: str
     x: AnyArray
@@ -74,16 +74,16 @@ def trace(
     loss: Loss | None = None,
     training: bool = False,
 ) -> Trace:
-    """Run x, (batch, *input_shape), forward, and backward where `dy` or `targets` with a loss are given.
+    """Run a forward pass of x, (batch, *input_shape), and a backward pass if `dy`, or `targets` and `loss`, are given.
 
-    The layers of the model compute, so they cache what they always do; gradients and buffers are put back, and the
-    model waits for a forward. A composite is one step. Raises ShapeError for arrays that do not fit, SpecnetError for
-    targets without a loss.
+    The model's own layers compute and overwrite their caches, so the model needs a new forward pass before `backward`.
+    Gradients and buffers are restored. A composite is one step. Raises ShapeError for arrays that do not fit, and
+    SpecnetError for targets without a loss.
     """
     if targets is not None and (loss is None or dy is not None):
-        msg = "trace: targets need a loss, and take the place of dy"
+        msg = "trace: targets need a loss, and exclude dy"
         raise SpecnetError(msg)
-    model.predict(x)  # refuses what does not fit, before anything is changed
+    model.predict(x)  # checks the shapes before the trace changes the model
     buffers = {name: buffer.copy() for name, buffer in model.buffers.items()}
     gradients = model.store.gradient_vector.copy()
     try:
@@ -103,50 +103,50 @@ def _trace(
     loss: Loss | None,
     training: bool,
 ) -> Trace:
-    given = np.asarray(x).astype(model.input_dtype)
-    arrays, value = [given], given
-    kept = {layer.name: {name: buffer.copy() for name, buffer in layer.buffers.items()} for layer in model.layers}
+    inputs = np.asarray(x).astype(model.input_dtype)
+    arrays, value = [inputs], inputs
+    buffers = {layer.name: {name: buffer.copy() for name, buffer in layer.buffers.items()} for layer in model.layers}
     for layer in model.layers:
         value = layer.forward(value, training)
         arrays.append(value.copy())
-    mean = None
+    mean_loss = None
     if targets is not None and loss is not None:
-        mean, dy = loss(value, targets)
-    backs = _backward(model, None if dy is None else as_floats(dy, model.dtype, model.layers[-1].name))
+        mean_loss, dy = loss(value, targets)
+    backward = _backward(model, None if dy is None else as_floats(dy, model.dtype, model.layers[-1].name))
     types = dict(_types(model))
     layers = tuple(
         LayerTrace(
             layer.name,
             types[layer.name],
-            _formulas(layer, before),
-            before,
-            after,
+            _formulas(layer, x_in),
+            x_in,
+            y_out,
             {name: parameter.copy() for name, parameter in layer.parameters.items()},
-            kept[layer.name],
-            **back,
+            buffers[layer.name],
+            **backward_arrays,
         )
-        for layer, before, after, back in zip(model.layers, arrays, arrays[1:], backs, strict=False)
+        for layer, x_in, y_out, backward_arrays in zip(model.layers, arrays, arrays[1:], backward, strict=False)
     )
-    return Trace(model.plan.name, given, layers, mean, tuple(_warnings(layers)))
+    return Trace(model.plan.name, inputs, layers, mean_loss, tuple(_warnings(layers)))
 
 
 def _backward(model: Model, dy: AnyArray | None) -> list[dict[str, Any]]:
-    """Give, for each layer, what its backward took and gave."""
+    """Run the backward pass and return dy, dx and gradients for each layer; empty dicts without dy."""
     if dy is None:
         return [{}] * len(model.layers)
-    found: list[dict[str, Any]] = []
-    passed: AnyArray | None = dy
+    arrays: list[dict[str, Any]] = []
+    upstream: AnyArray | None = dy
     for layer in reversed(model.layers):
-        assert passed is not None  # only the first layer takes integers
-        dx = layer.backward(passed)
+        assert upstream is not None  # only the first layer may return None, for integer inputs
+        dx = layer.backward(upstream)
         gradients = {name: layer.gradient(name).copy() for name in layer.parameters}
-        found.append({"dy": passed.copy(), "dx": None if dx is None else dx.copy(), "gradients": gradients})
-        passed = dx
-    return found[::-1]
+        arrays.append({"dy": upstream.copy(), "dx": None if dx is None else dx.copy(), "gradients": gradients})
+        upstream = dx
+    return arrays[::-1]
 
 
 def _formulas(layer: Layer, x: AnyArray) -> dict[str, str]:
-    """Give a layer's formulas that hold for x: those that sum over the rows are of batches of vectors."""
+    """Return the formulas that are valid for x; those that sum over the batch axis are valid for 2-D x only."""
     over_rows = ("axis=0", "x.T")
     return {k: f for k, f in layer.formulas.items() if x.ndim == 2 or not any(sign in f for sign in over_rows)}
 
@@ -159,17 +159,18 @@ def _warnings(layers: tuple[LayerTrace, ...]) -> Iterator[str]:
     for layer in layers:
         dead, units = layer.dead_units(), math.prod(layer.y.shape[1:])
         if dead:
-            yield f"{layer.name}: {dead} of {units} units are 0 for all {len(layer.y)} rows; dead, or not asked"
-        for what, array in (("outputs are", layer.y), ("gradient is", layer.dx)):
+            rows = f"all {len(layer.y)} rows"
+            yield f"{layer.name}: {dead} of {units} units are 0 for {rows}; they are dead, or inactive for these rows"
+        for subject, array in (("outputs are", layer.y), ("gradient is", layer.dx)):
             if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
-                yield f"{layer.name}: its {what} not finite"
+                yield f"{layer.name}: its {subject} not finite"
 
 
 def save_trace(path: str | os.PathLike[str], traced: Trace) -> None:
-    """Write a trace as an HDF5 tape, whole or not at all: /input, /layers/<n>_<name>/x, y, dy, dx and more.
+    """Write a trace to an HDF5 file, atomically: /input, /layers/<n>_<name>/x, y, dy, dx, parameters and gradients.
 
-    A layer's arrays stand below parameters/ and gradients/. Layers are numbered from 01 in their order; attributes say
-    type and name; /loss is there where there was one. Raises SpecnetError where it cannot be written.
+    The groups parameters/ and gradients/ of a layer contain its arrays. Layers are numbered from 01 in their order and
+    have the attributes type and name. /loss exists if there were targets. Raises SpecnetError if writing fails.
     """
     import h5py  # noqa: PLC0415 - heavy, and needed for this format only
 

@@ -1,4 +1,4 @@
-"""Files of other programs: what comes in is checked as if a stranger had made it, what goes out is read back."""
+"""Import and export of other programs' files: imported files are not trusted, exported files are read back."""
 
 from specnet.interop.exporting import Exported, export
 from specnet.interop.imported_model import Imported

@@ -1,4 +1,4 @@
-"""Weights of Caffe's HDF5 snapshots."""
+"""Import of weights and gradients from Caffe's HDF5 snapshots."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from specnet.spec.model_spec import ModelSpec
 def from_caffe(
     path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
 ) -> Imported:
-    """Fill a document's model, and its gradients where the file has them, from a Caffe snapshot in HDF5.
+    """Fill the model of a document from a Caffe snapshot in HDF5, and its gradients if the file has them.
 
-    `names` maps Caffe's layers to ours, where they are called otherwise. Raises CheckpointError.
+    `names` maps Caffe's layer names to the document's if they differ. Raises CheckpointError.
     """
     name, names = os.fspath(path), names or {}
-    values = _caffe(name, content, "/data", spec, names)
+    values = _read_group(name, content, "/data", spec, names)
     notes: list[str] = []
-    gradients = _caffe(name, content, "/diff", spec, names) if "/diff" in content.attributes else {}
+    gradients = _read_group(name, content, "/diff", spec, names) if "/diff" in content.attributes else {}
     model = fill_model(name, spec, values, notes)
     for full, target in model.store.gradients.items() if gradients else ():
         if full not in gradients or gradients[full].shape != target.shape:
-            raise unsupported(name, f"/diff: the gradient of {full} is missing, or has another shape")
+            raise unsupported(name, f"/diff: the gradient of {full} is missing or has a different shape")
         target[...] = gradients[full]
     if gradients:
         model.adopt_gradients()
-        notes.append("its gradients were taken, too")
+        notes.append("its gradients were imported as well")
     return Imported(model, tuple(notes))
 
 
-def _caffe(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: Names) -> Arrays:
+def _read_group(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: Names) -> Arrays:
+    """Read the arrays of "/data" or "/diff", by their full names."""
     types = {full: layer.type for full, layer, _ in spec.walk()}
     expected = {full.rpartition(".")[0] for full in spec.parameter_specs()}
     arrays: Arrays = {}
@@ -43,20 +44,22 @@ def _caffe(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: 
         if not path.startswith(f"{group}/"):
             continue
         layer, _, index = path.removeprefix(f"{group}/").rpartition("/")
-        ours = names.get(layer, layer)
-        if ours not in expected:
-            there = f"the model has {', '.join(sorted(expected))}; --map {layer}=NAME says which it is"
-            raise unsupported(name, f"{group}/{layer}: no layer with arrays is called {ours!r:.80}; {there}"[:400])
-        kinds = {"affine": ("weight", "bias"), "prelu": ("slope",)}.get(types[ours], ())
-        if index not in [str(number) for number in range(len(kinds))]:
-            raise unsupported(name, f"{path}: a layer of type {types[ours]!r} has no such array in Caffe")
-        arrays[f"{ours}.{kinds[int(index)]}"] = _plain(content.arrays[path], kinds[int(index)])
+        layer_name = names.get(layer, layer)
+        if layer_name not in expected:
+            detail = f"the model has {', '.join(sorted(expected))}; map it with --map {layer}=NAME"
+            message = f"{group}/{layer}: no layer with arrays is named {layer_name!r:.80}; {detail}"
+            raise unsupported(name, message[:400])
+        short_names = {"affine": ("weight", "bias"), "prelu": ("slope",)}.get(types[layer_name], ())
+        if index not in [str(number) for number in range(len(short_names))]:
+            raise unsupported(name, f"{path}: a layer of type {types[layer_name]!r} has no such array in Caffe")
+        short_name = short_names[int(index)]
+        arrays[f"{layer_name}.{short_name}"] = _from_caffe_array(content.arrays[path], short_name)
     return arrays
 
 
-def _plain(array: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
-    """Drop the leading axes of one that old versions wrote, and turn a weight."""
-    rank = 2 if kind == "weight" else 1
+def _from_caffe_array(array: npt.NDArray[Any], short_name: str) -> npt.NDArray[Any]:
+    """Drop the leading axes of size 1 that old versions wrote, and transpose a weight to (in, out)."""
+    rank = 2 if short_name == "weight" else 1
     if array.ndim > rank and all(size == 1 for size in array.shape[:-rank]):
         array = array.reshape(array.shape[-rank:])
-    return array.T if kind == "weight" else array
+    return array.T if short_name == "weight" else array

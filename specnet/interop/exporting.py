@@ -1,4 +1,4 @@
-"""Models for other programs; what was written is read back and predicts a random batch before it counts as written."""
+"""Export of models to other programs; before a file is written, it is read back and its predictions are checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 
 class Exported(NamedTuple):
-    """What was written: the kind of file, its size in bytes, and the largest difference of a prediction from it."""
+    """A written file: its kind, its size in bytes, and the largest difference of its predictions from the model's."""
 
     kind: str
     size: int
@@ -40,11 +40,11 @@ class _Kind(NamedTuple):
 
 
 def export(path: str | os.PathLike[str], model: Model, kind: str | None = None) -> Exported:
-    """Write a model as "onnx", "keras", "safetensors", "npz" or "h5", Keras's legacy format; as the suffix says.
+    """Write a model as "onnx", "keras", "safetensors", "npz" or "h5" (Keras's legacy format); default: the suffix.
 
-    Raises SpecnetError for another kind, for what the kind cannot express, and where what was written predicts
-    anything else than the model, by more than 1e-5 of the largest output in float32, 1e-12 in float64, or what ten last
-    bits of the inputs would change. Then no file has been written.
+    Before writing, the file is read back and predicts a random batch. It may differ from the model by 1e-5 (float32) or
+    1e-12 (float64) of the largest output (at least 1), or by what changing the inputs by 10 machine epsilons changes.
+    Raises SpecnetError, and writes nothing, for a larger difference, another kind or a layer that it cannot express.
     """
     suffix = Path(path).suffix.lower().removeprefix(".")
     kind = kind or suffix
@@ -54,40 +54,39 @@ def export(path: str | os.PathLike[str], model: Model, kind: str | None = None) 
         msg = f"{os.fspath(path)}: expected one of {', '.join(KINDS)}, got {kind!r:.20}"
         raise SpecnetError(msg)
     data = KINDS[kind].write(model)
-    x = _sample(model)
+    x = _random_inputs(model)
     expected = model.predict(x)
     if not np.isfinite(expected).all():
-        told = "the model's own answers to random inputs are not finite; look at its weights"
-        msg = f"{os.fspath(path)}: not written: {told}"
+        msg = f"{os.fspath(path)}: not written: the model's outputs for random inputs are not finite; check its weights"
         raise SpecnetError(msg)
     difference = float(np.abs(KINDS[kind].predict(data, x) - expected).max())
-    allowed = max(TOLERANCE[model.dtype.name] * max(1.0, float(np.abs(expected).max())), _unrest(model, x, expected))
-    if not difference <= allowed:
-        msg = f"{os.fspath(path)}: not written: read back, it predicts what differs by {difference:.3g}"
+    tolerance = TOLERANCE[model.dtype.name] * max(1.0, float(np.abs(expected).max()))
+    if not difference <= max(tolerance, _rounding_sensitivity(model, x, expected)):
+        msg = f"{os.fspath(path)}: not written: when read back, its predictions differ by {difference:.3g}"
         raise SpecnetError(msg)
     write_file(path, data, SpecnetError)
     return Exported(kind, len(data), difference)
 
 
-def _unrest(model: Model, x: Array, expected: Array) -> float:
-    """Give what ten last bits of the inputs change in the outputs.
+def _rounding_sensitivity(model: Model, x: Array, expected: Array) -> float:
+    """Return the largest change of the outputs if the inputs change by 10 machine epsilons.
 
-    Other programs round otherwise, and a norm over features that hardly differ makes much of that.
+    Other programs round differently, and a normalization over nearly equal features amplifies the difference.
     """
     if x.dtype.kind != "f":
         return 0.0
-    moved = model.predict(x * (1 + 10 * np.finfo(x.dtype).eps))
-    return float(np.abs(moved - expected).max())
+    perturbed = model.predict(x * (1 + 10 * np.finfo(x.dtype).eps))
+    return float(np.abs(perturbed - expected).max())
 
 
-def _sample(model: Model) -> Array:
+def _random_inputs(model: Model) -> Array:
     rng = np.random.default_rng(0)
     limit = model.plan.layers[0].input_limit
     shape = (ROWS, *model.input_shape)
     return rng.integers(0, limit, shape) if limit is not None else rng.normal(size=shape).astype(model.dtype)
 
 
-def _reading(read: Callable[[str], Imported]) -> Callable[[bytes, Array], Array]:
+def _predict_with(read: Callable[[str], Imported]) -> Callable[[bytes, Array], Array]:
     def predict(data: bytes, x: Array) -> Array:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "exported"
@@ -99,8 +98,8 @@ def _reading(read: Callable[[str], Imported]) -> Callable[[bytes, Array], Array]
 
 KINDS: dict[str, _Kind] = {
     "onnx": _Kind(to_onnx, run_onnx),
-    "keras": _Kind(to_keras, _reading(lambda path: from_keras(path, own=False))),
-    "safetensors": _Kind(to_safetensors, _reading(from_safetensors)),
-    "npz": _Kind(to_npz, _reading(from_npz)),
-    "h5": _Kind(to_keras_h5, _reading(from_keras_h5)),
+    "keras": _Kind(to_keras, _predict_with(lambda path: from_keras(path, own=False))),
+    "safetensors": _Kind(to_safetensors, _predict_with(from_safetensors)),
+    "npz": _Kind(to_npz, _predict_with(from_npz)),
+    "h5": _Kind(to_keras_h5, _predict_with(from_keras_h5)),
 }

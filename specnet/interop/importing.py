@@ -1,4 +1,4 @@
-"""Files of other programs become models: which reader a file is for, by its suffix, and inside HDF5 by its content."""
+"""Import of models from other programs: the suffix selects the reader; for HDF5, the content of the file does."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
 
 def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, names: Names | None = None) -> Imported:
-    """Read a model from a file of Keras, ONNX, torch (safetensors), Caffe or numpy, or a rewritten checkpoint.
+    """Read a model from a file of Keras, ONNX, torch (safetensors), Caffe or numpy, or from a rewritten checkpoint.
 
-    `spec` is the document of a file that holds none (weights alone); `names` maps the file's names of layers to ours.
-    No pickle is opened and no code in a file is run. Raises CheckpointError, with what to do, for what is not taken.
+    `spec` is the document for a file that holds only weights; `names` maps layer names of the file to the document's.
+    No pickle is opened and no code in a file is run. Raises CheckpointError, with a remedy, for unsupported files.
     """
     suffix = Path(path).suffix.lower()
     name = os.fspath(path)
     if suffix in _PICKLES:
         raise unsupported(
-            name, "is a pickle by its name, and opening one runs its code; save it as .safetensors or .onnx"
+            name, "has the suffix of a pickle, and opening a pickle can run code; save it as .safetensors or .onnx"
         )
     if user_path(path).is_dir():
         raise unsupported(name, "is a folder, expected a file")
@@ -43,53 +43,56 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
     except SpecnetError:
         raise
     except MemoryError:
-        raise unsupported(name, "needs more memory than there is") from None
+        raise unsupported(name, "needs more memory than is available") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        what = str(error).splitlines()[0][:120] if str(error) else ""
-        raise unsupported(name, f"is not put together as such a file is ({type(error).__name__}: {what})") from error
+        detail = str(error).splitlines()[0][:120] if str(error) else ""
+        raise unsupported(name, f"the file's structure is invalid ({type(error).__name__}: {detail})") from error
 
 
 def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-    """Read an HDF5 file: a whole model, or weights alone."""
+    """Read an HDF5 file that holds a whole model or only weights."""
     name, content = os.fspath(path), read_hdf5(path)
     root = content.attributes["/"]
-    whole = from_keras_h5 if "model_config" in root else from_rewritten if root.get("format") == layout.FORMAT else None
-    if whole is not None:
-        _alone(path, spec, names)
-        return whole(path, content)
+    read = from_keras_h5 if "model_config" in root else from_rewritten if root.get("format") == layout.FORMAT else None
+    if read is not None:
+        _refuse_weight_options(path, spec, names)
+        return read(path, content)
     is_keras = bool({"layer_names", "layer_names0"} & root.keys())
     is_keras |= any(
-        path.startswith(f"/{g}/") and path.endswith("/vars") for g in LAYER_GROUPS for path in content.attributes
+        key.startswith(f"/{group}/") and key.endswith("/vars") for group in LAYER_GROUPS for key in content.attributes
     )
     if not is_keras and "/data" not in content.attributes:
-        raise unsupported(name, "is HDF5, but neither Keras's, nor Caffe's, nor a specnet checkpoint")
+        raise unsupported(name, "is an HDF5 file, but neither from Keras or Caffe, nor a specnet checkpoint")
     if spec is None:
-        raise unsupported(name, "holds weights and no architecture; name a document of the same layers: --model FILE")
+        raise unsupported(
+            name, "contains weights but no architecture; pass a document of the same layers: --model FILE"
+        )
     return (from_keras_weights if is_keras else from_caffe)(path, content, spec, names)
 
 
-def _alone(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> None:
+def _refuse_weight_options(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> None:
+    """Raise SpecnetError for a document or a mapping that is passed with a file that holds its architecture."""
     if spec is not None or names:
-        msg = f"{os.fspath(path)}: --model and --map are for weights alone; this file holds its architecture"
+        msg = f"{os.fspath(path)}: --model and --map are only for files without an architecture; this file contains one"
         raise SpecnetError(msg)
 
 
 _Reader = Callable[[str | os.PathLike[str], ModelSpec | None, Names | None], Imported]
 
 
-def _whole(read: Callable[[str | os.PathLike[str]], Imported]) -> _Reader:
-    """Make the reader of files that hold their architecture."""
+def _whole_model_reader(read: Callable[[str | os.PathLike[str]], Imported]) -> _Reader:
+    """Return a reader for files that hold their architecture; it refuses a document and a mapping."""
 
     def reader(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
-        _alone(path, spec, names)
+        _refuse_weight_options(path, spec, names)
         return read(path)
 
     return reader
 
 
 READERS: dict[str, _Reader] = {
-    ".keras": _whole(from_keras),
+    ".keras": _whole_model_reader(from_keras),
     ".npz": from_npz,
-    ".onnx": _whole(from_onnx),
+    ".onnx": _whole_model_reader(from_onnx),
     ".safetensors": from_safetensors,
 }

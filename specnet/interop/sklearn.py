@@ -1,7 +1,7 @@
-"""scikit-learn: its multi-layer perceptrons become models, and models its estimators.
+"""scikit-learn: import of its multi-layer perceptrons, and estimators that train specnet models.
 
-`SpecClassifier` and `SpecRegressor` follow scikit-learn's rules for estimators (its `check_estimator` passes), so that
-pipelines, grid searches and cross-validation take them. They need the extra `sklearn`.
+`SpecClassifier` and `SpecRegressor` follow scikit-learn's rules for estimators (its `check_estimator` passes), so they
+work in pipelines, grid searches and cross-validation. They need the extra `sklearn`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _ACTIVATIONS = {"logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "softmax"
 
 
 def from_sklearn(estimator: Any) -> Imported:
-    """Make a model of a fitted MLPClassifier or MLPRegressor: it predicts what predict_proba, or predict, gives.
+    """Convert a fitted MLPClassifier or MLPRegressor; the model predicts what predict_proba, or predict, returns.
 
-    Of a binary classifier, that is the probability of the second class. Raises CheckpointUnsupportedError for anything
-    else, SpecnetError for an estimator that has not been fitted.
+    For a binary classifier, that is the probability of the second class. Raises CheckpointUnsupportedError for another
+    estimator, and SpecnetError for one that has not been fitted.
     """
     name = type(estimator).__name__
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise unsupported(name, "expected a fitted MLPClassifier or MLPRegressor of scikit-learn")
     if not hasattr(estimator, "coefs_"):
-        msg = f"{name} has not been fitted; call fit(X, y) before"
+        msg = f"{name} has not been fitted; call fit(X, y) first"
         raise SpecnetError(msg)
     layers: list[dict[str, Any]] = []
     arrays: Arrays = {}
@@ -53,12 +53,14 @@ def from_sklearn(estimator: Any) -> Imported:
         layers.append({"type": "affine", "name": f"affine_{number}", "units": weight.shape[1]})
         arrays |= {f"affine_{number}.weight": weight, f"affine_{number}.bias": bias}
         if activation not in ("identity", *_ACTIVATIONS):
-            raise unsupported(name, f"ends in {activation!r}, for which specnet has no layer; give it another loss")
+            raise unsupported(
+                name, f"specnet has no layer for its activation {activation!r}; train it with another loss"
+            )
         if activation != "identity":
             layers.append({"type": _ACTIVATIONS[activation]})
     classes = getattr(estimator, "classes_", None)
     labels = [str(label) for label in classes] if classes is not None else []
-    if estimator.out_activation_ == "logistic" and estimator.n_outputs_ > 1:  # each output is a yes or no of its own
+    if estimator.out_activation_ == "logistic" and estimator.n_outputs_ > 1:  # independent binary labels
         labels = []
     notes: list[str] = []
     dtype = "float32" if estimator.coefs_[0].dtype == np.float32 else "float64"
@@ -67,7 +69,7 @@ def from_sklearn(estimator: Any) -> Imported:
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What both estimators share: their settings, and how a network is made and trained."""
+    """Base of both estimators: stores their settings, and builds and trains the network."""
 
     def __init__(
         self,
@@ -97,9 +99,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         self.random_state = random_state
 
     def _network(self, x: npt.NDArray[Any], width: int, seed: int) -> Model:
-        """Build the document that was given, or layers of the hidden sizes."""
+        """Build the model of `model`, or one of hidden layers with `hidden_units` and `width` outputs."""
         if self.model is not None:
-            return build(_spec_of(self.model), seed)
+            return build(_load_model_spec(self.model), seed)
         layers: list[dict[str, Any]] = []
         for units in self.hidden_units:
             activation = {"type": self.activation} if isinstance(self.activation, str) else dict(self.activation)
@@ -133,14 +135,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
 
     def _outputs(self, x: Any) -> npt.NDArray[Any]:
         check_is_fitted(self)
-        return self.model_.predict(validate_data(self, x, reset=False, **_as_numbers()))
+        return self.model_.predict(validate_data(self, x, reset=False, **_float_dtypes()))
 
 
-def _as_numbers() -> dict[str, Any]:
+def _float_dtypes() -> dict[str, Any]:
     return {"dtype": [np.float64, np.float32]}
 
 
-def _spec_of(model: Any) -> ModelSpec:
+def _load_model_spec(model: Any) -> ModelSpec:
     if isinstance(model, ModelSpec):
         return model
     if isinstance(model, Mapping):
@@ -152,16 +154,16 @@ def _spec_of(model: Any) -> ModelSpec:
 
 
 class SpecClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """A classifier whose network is a model document, or layers of `hidden_units`, trained as `specnet.fit` trains.
+    """A classifier whose network is a model document, or layers of `hidden_units`, trained as by `specnet.fit`.
 
-    `model`: a ModelSpec, a document as a mapping, or its path; it gives logits, one a class. `loss`, `optimizer` and
-    `training` are as in an experiment document; `learning_rate` replaces the optimizer's. After `fit`: `classes_`,
-    `model_` (a specnet Model, to be saved), `history_`, `n_iter_` (epochs).
+    `model` is a ModelSpec, a document as a mapping, or its path; it outputs logits, one for each class. `loss`,
+    `optimizer` and `training` are as in an experiment document; `learning_rate` replaces the optimizer's. `fit` sets
+    `classes_`, `model_` (a specnet Model, which can be saved), `history_` and `n_iter_` (epochs).
     """
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
-        """Train on X, (rows, features), and y, (rows,), labels of any kind. Raises ValueError; SpecnetError is one."""
-        x, y = validate_data(self, X, y, **_as_numbers())
+        """Train on X (rows, features), y (rows,) of any label type. Raises ValueError or its subclass SpecnetError."""
+        x, y = validate_data(self, X, y, **_float_dtypes())
         check_classification_targets(y)
         self.classes_, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
@@ -182,39 +184,39 @@ class SpecClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         return loss if isinstance(loss, str) else str(loss.get("type"))
 
     def predict_proba(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
-        """Give the probability of each class, (rows, classes), in the order of `classes_`."""
+        """Return the probability of each class, (rows, classes), in the order of `classes_`."""
         outputs = self._outputs(X)
         probabilities = LOSSES[self._loss_type()]().build().probabilities(outputs)
-        if probabilities.shape[1] == 1:  # the second class's alone
+        if probabilities.shape[1] == 1:  # the probability of the second class
             return np.concatenate([1 - probabilities, probabilities], axis=1)
         return probabilities
 
     def predict_log_proba(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
-        """Give the logarithm of the probabilities."""
+        """Return the natural logarithm of the probabilities, (rows, classes)."""
         return np.log(self.predict_proba(X))
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
-        """Give the most probable class of each row, (rows,)."""
+        """Return the most probable class of each row, (rows,)."""
         indices = self.predict_proba(X).argmax(axis=1)
-        found: npt.NDArray[Any] = self.classes_[indices]
-        return found
+        classes: npt.NDArray[Any] = self.classes_[indices]
+        return classes
 
 
 class SpecRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
-    """A regressor whose network is a model document, or layers of `hidden_units`, trained as `specnet.fit` trains.
+    """A regressor whose network is a model document, or layers of `hidden_units`, trained as by `specnet.fit`.
 
-    Settings and attributes are those of SpecClassifier, but for `classes_`; the default loss is the mean squared error.
+    It has SpecClassifier's settings and attributes except `classes_`; the default loss is the mean squared error.
     """
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
-        """Train on X, (rows, features), and y, (rows,) or (rows, targets). Raises ValueError; SpecnetError is one."""
-        x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **_as_numbers())
+        """Train on X (rows, features), y (rows,) or (rows, targets). Raises ValueError or its subclass SpecnetError."""
+        x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **_float_dtypes())
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64, copy=False)
         return self._train(x, targets, targets.shape[1], self.loss or "mean_squared_error")
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
-        """Give the outputs, (rows,), or (rows, targets) where y was so."""
+        """Return the outputs: (rows,) if `fit` got y of shape (rows,), else (rows, targets)."""
         outputs = self._outputs(X)
         return outputs.reshape(len(outputs)) if self._flat else outputs
 

@@ -1,8 +1,8 @@
-"""Compiled kernels, where they were built when the package was installed; otherwise the callers' numpy does the work.
+"""Compiled kernels, if they were built when the package was installed; otherwise the callers use numpy.
 
-Chosen once, when this is imported; the environment's SPECNET_KERNELS=numpy leaves them out. Each kernel is a shortcut
-that says whether it was taken. False (None, where the answer is a number) says that nothing was touched, as there are
-no kernels or the arrays are none they take: contiguous, all float32 or all float64. Then the caller goes the long way.
+The choice is made once, at import; the environment variable SPECNET_KERNELS=numpy disables the kernels. Each kernel is
+optional for the caller. It returns False (or None, if it returns a number) and changes nothing if there are no kernels,
+or unless the arrays are contiguous and all float32 or all float64. The caller then uses numpy.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ def _load() -> ModuleType | None:
         return None
     try:
         library = importlib.import_module("specnet.kernels._compiled")
-    except ImportError:  # none was built, or one for another machine
+    except ImportError:  # the library was not built, or was built for another machine
         return None
     return library if getattr(library, "VERSION", 0) == VERSION else None
 
 
-def _not_taken(*_arrays: object) -> bool:
+def _return_false(*_arrays: object) -> bool:
     return False
 
 
-def _no_number(*_arrays: object) -> float | None:
+def _return_none(*_arrays: object) -> float | None:
     return None
 
 
 _library = _load()
 
-adam: Callable[..., bool] = getattr(_library, "adam", _not_taken)
-"""(value, gradient, first, second, settings): moves by Adam; settings are beta1, beta2, epsilon, rate, keep."""
-add_bias: Callable[..., bool] = getattr(_library, "add_bias", _not_taken)
-"""(y, bias): adds a row to every row of y."""
-affine_row: Callable[..., bool] = getattr(_library, "affine_row", _not_taken)
+adam: Callable[..., bool] = getattr(_library, "adam", _return_false)
+"""(value, gradient, first, second, settings): one step of Adam; settings are beta1, beta2, epsilon, rate, keep."""
+add_bias: Callable[..., bool] = getattr(_library, "add_bias", _return_false)
+"""(y, bias): adds bias to every row of y."""
+affine_row: Callable[..., bool] = getattr(_library, "affine_row", _return_false)
 """(x, weight, bias, y): y = x @ weight + bias for a single x and up to 32,768 weights."""
-relu: Callable[..., bool] = getattr(_library, "relu", _not_taken)
+relu: Callable[..., bool] = getattr(_library, "relu", _return_false)
 """(x, y): y = max(x, 0)."""
-relu_backward: Callable[..., bool] = getattr(_library, "relu_backward", _not_taken)
+relu_backward: Callable[..., bool] = getattr(_library, "relu_backward", _return_false)
 """(x, dy, dx): dx = dy where x > 0, else 0."""
-batch_norm: Callable[..., bool] = getattr(_library, "batch_norm", _not_taken)
-"""(x, scale, shift, centred, y, mean, variance, inverse, epsilon): writes all from `centred` on, of this batch."""
-batch_norm_backward: Callable[..., bool] = getattr(_library, "batch_norm_backward", _not_taken)
-"""(dy, centred, scale, inverse, scale_grad, shift_grad, dx): writes the last three."""
-cross_entropy: Callable[..., float | None] = getattr(_library, "cross_entropy", _no_number)
-"""(x, classes, gradient, smoothing): gives the mean loss of int64 classes, None for one out of range."""
+batch_norm: Callable[..., bool] = getattr(_library, "batch_norm", _return_false)
+"""(x, scale, shift, centred, y, mean, variance, inverse, epsilon): writes the five arrays from centred on."""
+batch_norm_backward: Callable[..., bool] = getattr(_library, "batch_norm_backward", _return_false)
+"""(dy, centred, scale, inverse, scale_grad, shift_grad, dx): writes the last three arrays."""
+cross_entropy: Callable[..., float | None] = getattr(_library, "cross_entropy", _return_none)
+"""(x, classes, gradient, smoothing): returns the mean loss, None if an int64 class is out of range."""
 
 
 def backend() -> str:
-    """Say what computes: "compiled" or "numpy"."""
+    """Return which implementation is in use: "compiled" or "numpy"."""
     return "numpy" if _library is None else "compiled"

@@ -1,6 +1,6 @@
-/* What numpy needs several passes over memory for, in one or two: functions on contiguous arrays of float32 or float64.
-   Without fused multiply-add (-ffp-contract=off), so that the same operations give the same bits as numpy's. Each
-   answers False, or None, for arrays that it does not take, and has then touched nothing. See __init__.py, build.py. */
+/* Functions on contiguous float32 or float64 arrays. They need one or two passes over memory; numpy needs several.
+   They are compiled without fused multiply-add (-ffp-contract=off), so that the same operations return numpy's bits.
+   Each returns False, or None, for unsupported arrays, and then changes nothing. See __init__.py, build.py. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* One version of a function for each kind of processor, chosen when the library is loaded. */
+/* Compile one version of a function per processor type; the loader picks one when the library is loaded. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
 #define EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -20,8 +20,8 @@
 static const double TAYLOR[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
                                 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
 
-/* e^x for x <= 0, as 2^k times the series of the rest: unlike libm's, one that compilers do for many x at once. Adding
-   1.5 * 2^DIGITS rounds to a whole k, in the number's low bits; HIGH + LOW is log(2); below LEAST the answer is 0. */
+/* e^x for x <= 0, as 2^k times the Taylor series of the rest; unlike libm's, compilers can vectorize it. Adding
+   1.5 * 2^DIGITS rounds to an integer k, in the number's low bits; HIGH + LOW is log(2); e^x is 0 below LEAST. */
 #define EXPONENTIAL(REAL, NAME, BITS, DIGITS, BIAS, TERMS, LEAST, HIGH, LOW)                                                  \
     static inline REAL exp_##NAME(REAL x) {                                                                           \
         const REAL shifter = (REAL)1.5 * (REAL)((BITS)1 << DIGITS), bounded = x < LEAST ? LEAST : x;                  \
@@ -57,19 +57,19 @@ enum { WIDE = 64, PART = 128 };
 #define EXP exp_float64
 #include "arithmetic.h"
 
-/* ---- what Python calls ---- */
+/* ---- functions called from Python ---- */
 
 enum {
     MOST = 8,
-    RELEASED = 16384,   /* elements, from which on other threads may run meanwhile */
-    FEW_WEIGHTS = 32768 /* more of them BLAS multiplies faster */
+    RELEASED = 16384,   /* from this number of elements on, other threads may run meanwhile */
+    FEW_WEIGHTS = 32768 /* with more weights, BLAS is faster */
 };
 
 static void close_views(Py_buffer *views, int count) {
     while (count--) PyBuffer_Release(&views[count]);
 }
 
-/* Whether no array that is written overlaps another, but for being the very same. */
+/* Return whether no written array overlaps another one, unless both are exactly the same memory. */
 static int apart(const Py_buffer *views, const char *modes, int count) {
     for (int i = 0; i < count; i++)
         for (int j = 0; j < count; j++) {
@@ -80,8 +80,8 @@ static int apart(const Py_buffer *views, const char *modes, int count) {
     return 1;
 }
 
-/* Open arrays that all have one of the two types, lie densely in memory and are writable where `modes` has a w.
-   Gives 'f' or 'd', or 0 with nothing open and no error set. A mode of i stands for int64. */
+/* Open arrays that all have the same one of the two types, are contiguous, and are writable if their mode is w.
+   Return 'f' or 'd', or 0 with no array open and no error set. Mode i means int64. */
 static char open_views(PyObject *const *arrays, Py_ssize_t given, const char *modes, Py_buffer *views) {
     const int count = (int)strlen(modes);
     char type = 0;
@@ -126,7 +126,7 @@ static int same_length(const Py_buffer *views, int count) {
     return 1;
 }
 
-/* Call a function of the arithmetic in its version for the type; let other threads run where it takes long. */
+/* Call an arithmetic function in the version for the type; release the GIL if there are many elements. */
 #define RUN(SIZE, CALL, ...)                                                                                          \
     do {                                                                                                              \
         PyThreadState *state = (SIZE) >= RELEASED ? PyEval_SaveThread() : NULL;                                       \

@@ -1,7 +1,7 @@
-/* The arithmetic, included once for float and once for double: REAL is the type, NAMED(f) adds its name, ROOT, LOG and
-   EXP are its functions. Matrices are dense, `rows` of `width`. */
+/* The arithmetic, included once for float and once for double: REAL is the type, NAMED(f) appends its name to f; ROOT,
+   LOG and EXP are its functions. Matrices are dense, of shape (rows, width). */
 
-/* settings: beta1, beta2, epsilon, rate, keep; as Adam.prepare and AdamW.prepare have them for the step. */
+/* settings: beta1, beta2, epsilon, rate, keep, as Adam.prepare and AdamW.prepare compute them for the step. */
 EVERY_PROCESSOR static void NAMED(adam)(size_t count, REAL *restrict value, const REAL *restrict gradient,
                                         REAL *restrict first, REAL *restrict second, const REAL *settings) {
     const REAL beta1 = settings[0], beta2 = settings[1], epsilon = settings[2], rate = settings[3], keep = settings[4];
@@ -18,7 +18,7 @@ EVERY_PROCESSOR static void NAMED(add_bias)(size_t rows, size_t width, REAL *res
         for (size_t j = 0; j < width; j++) y[j] += bias[j];
 }
 
-/* y = x @ weight + bias for one x: four rows of the weight at a time, read once. */
+/* y = x @ weight + bias for a single row x. It handles four rows of the weight at a time and reads each once. */
 EVERY_PROCESSOR static void NAMED(affine_row)(size_t height, size_t width, const REAL *restrict x,
                                               const REAL *restrict weight, const REAL *restrict bias,
                                               REAL *restrict y) {
@@ -40,8 +40,8 @@ EVERY_PROCESSOR static void NAMED(relu_backward)(size_t count, const REAL *x, co
     for (size_t i = 0; i < count; i++) dx[i] = dy[i] * (x[i] > 0 ? (REAL)1 : (REAL)0);
 }
 
-/* Statistics of the batch, a feature a column: centred = x - mean, y = centred * inverse * scale + shift. A sum over
-   many rows loses digits, so it is taken in parts of PART rows, in arrays that are written later, which are added up. */
+/* Statistics of the batch, one feature per column: centred = x - mean, y = centred * inverse * scale + shift. A sum
+   over many rows loses digits, so blocks of PART rows are summed first, in an array that is overwritten later. */
 EVERY_PROCESSOR static void NAMED(batch_norm)(size_t rows, size_t width, REAL epsilon, const REAL *restrict x,
                                               const REAL *restrict scale, const REAL *restrict shift,
                                               REAL *restrict centred, REAL *restrict y, REAL *restrict mean,
@@ -74,14 +74,14 @@ EVERY_PROCESSOR static void NAMED(batch_norm)(size_t rows, size_t width, REAL ep
             y[i * width + j] = centred[i * width + j] * (inverse[j] * scale[j]) + shift[j];
 }
 
-/* dx = scale * inverse * (dy - mean(dy) - normed * mean(dy * normed)), normed = centred * inverse; the two means are
-   the gradients / rows. */
+/* dx = scale * inverse * (dy - mean(dy) - normed * mean(dy * normed)) with normed = centred * inverse; the two means
+   are shift_grad / rows and scale_grad / rows. */
 EVERY_PROCESSOR static void NAMED(batch_norm_backward)(size_t rows, size_t width, const REAL *restrict dy,
                                                        const REAL *restrict centred, const REAL *restrict scale,
                                                        const REAL *restrict inverse, REAL *restrict scale_grad,
                                                        REAL *restrict shift_grad, REAL *restrict dx) {
     const REAL share = 1 / (REAL)rows;
-    REAL *part = dx, *other = dx + width; /* there are two rows at least */
+    REAL *part = dx, *other = dx + width; /* there are at least two rows */
     for (size_t j = 0; j < width; j++) scale_grad[j] = shift_grad[j] = 0;
     for (size_t start = 0; start < rows; start += PART) {
         for (size_t j = 0; j < width; j++) part[j] = other[j] = 0;
@@ -103,7 +103,7 @@ EVERY_PROCESSOR static void NAMED(batch_norm_backward)(size_t rows, size_t width
         }
 }
 
-/* Sum and greatest of a row; a wide one in parts, side by side, whose setting up costs a narrow one more. */
+/* Sum and maximum of a row. A wide row is reduced with SIMD, whose set-up does not pay for a narrow row. */
 static inline REAL NAMED(sum)(const REAL *row, size_t width) {
     REAL sum = 0;
     if (width < WIDE) {
@@ -126,8 +126,8 @@ static inline REAL NAMED(greatest)(const REAL *row, size_t width) {
     return most;
 }
 
-/* The gradient is (softmax(x) - q) / rows, q = smoothing / width plus 1 - smoothing at the row's class. The classes have
-   been checked; OWN looks again, as another thread may write them meanwhile: no byte outside may be touched. */
+/* The gradient is (softmax(x) - q) / rows, q = smoothing / width plus 1 - smoothing at the row's class. The classes are
+   already checked; OWN checks again, so that a thread that changes them meanwhile causes no out-of-bounds access. */
 EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, const REAL *restrict x,
                                                    const int64_t *restrict classes, REAL *restrict gradient,
                                                    double smoothing) {

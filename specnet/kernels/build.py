@@ -1,4 +1,4 @@
-"""Builds _compiled.c when the package is installed; without a C compiler or Python's headers numpy does the work."""
+"""Compiles _compiled.c when the package is installed; without a C compiler or Python's headers, numpy is used."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ FLAGS = ("-O3", "-std=gnu99", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "
 LINKED = ("-shared", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
 
 
-class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is there while building only
-    """Compiles the library into the package's folder, and makes the wheel one of this platform."""
+class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is only installed while building
+    """Compiles the library into the package's folder, and makes the wheel specific to this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Run before the wheel, or the link of an editable installation, is made."""
+        """Compile before the wheel, or the link of an editable installation, is created."""
         folder = Path(self.root) / FOLDER
-        made = folder / f"{LIBRARY}.{os.getpid()}"
+        compiled = folder / f"{LIBRARY}.{os.getpid()}"
         source, headers = str(folder / "_compiled.c"), f"-I{sysconfig.get_path('include')}"
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(made), source, "-lm"]
+        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(compiled), source, "-lm"]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - the user's own compiler
-            made.replace(folder / LIBRARY)
+            subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - the user's compiler
+            compiled.replace(folder / LIBRARY)
         except (OSError, subprocess.SubprocessError) as error:
-            made.unlink(missing_ok=True)
-            (folder / LIBRARY).unlink(missing_ok=True)  # one of another machine
-            self.app.display_warning(f"specnet: the kernels were not built ({error}); numpy does without them")
+            compiled.unlink(missing_ok=True)
+            (folder / LIBRARY).unlink(missing_ok=True)  # it may be from another machine
+            self.app.display_warning(f"specnet: the kernels were not built ({error}); numpy is used instead")
             return
         build_data["artifacts"].append(f"/{FOLDER.as_posix()}/{LIBRARY}")
         build_data["pure_python"] = False

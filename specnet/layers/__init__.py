@@ -1,7 +1,7 @@
-"""The built-in layers, a file a family. What documents say of a family is in the file of the same name in spec/layers/.
+"""The built-in layers, one file per family. The specs of a family are in the file of the same name in spec/layers/.
 
-Imports `arrays`, `kernels`, `chain`, `composite`, `layer` and `plan`; no Pydantic. Names are resolved when first used,
-so a loaded network imports the files of its own layers only.
+Imports `arrays`, `kernels`, `chain`, `composite`, `layer` and `plan`, but not Pydantic. Names are resolved when first
+used, so a loaded network imports only the files of its layers.
 """
 
 from __future__ import annotations
@@ -51,32 +51,32 @@ FAMILIES = {
     "reshape": {"flatten": "Flatten", "reshape": "Reshape"},
     "composite": {"sequential": "Sequential", "residual": "Residual", "concat": "Concat"},
 }
-"""Every built-in layer: file -> {type in a document: class}. A new family adds a row here and its two files."""
+"""All built-in layers: file -> {type in a document: class}. A new family adds a row here and two files."""
 
-_BY_TYPE = {kind: (family, name) for family, row in FAMILIES.items() for kind, name in row.items()}
-_BY_NAME = {name: family for family, name in _BY_TYPE.values()}
+_CLASS_OF = {kind: (family, name) for family, row in FAMILIES.items() for kind, name in row.items()}
+_FAMILY_OF = {name: family for family, name in _CLASS_OF.values()}
 
-__all__ = [*_BY_NAME]  # noqa: PLE0604 - the keys are strings
+__all__ = [*_FAMILY_OF]  # noqa: PLE0604 - the keys are strings
 
 
 def built_in(type_name: str) -> type[Layer] | None:
     """Return the class of a built-in layer type, "leaky_relu" -> LeakyRelu; None for a type that is not built in."""
-    if type_name not in _BY_TYPE:
+    if type_name not in _CLASS_OF:
         return None
-    family, name = _BY_TYPE[type_name]
+    family, name = _CLASS_OF[type_name]
     layer: type[Layer] = getattr(import_module(f"specnet.layers.{family}"), name)
     return layer
 
 
 def __getattr__(name: str) -> Any:
-    if name in _BY_NAME:
-        return getattr(import_module(f"specnet.layers.{_BY_NAME[name]}"), name)
-    spec = name.removesuffix("Spec")
-    if spec != name and spec in _BY_NAME:  # public names: the one import against the order of the package
-        return getattr(import_module(f"specnet.spec.layers.{_BY_NAME[spec]}"), name)
+    if name in _FAMILY_OF:
+        return getattr(import_module(f"specnet.layers.{_FAMILY_OF[name]}"), name)
+    layer_name = name.removesuffix("Spec")
+    if layer_name != name and layer_name in _FAMILY_OF:  # the only import against the package's order
+        return getattr(import_module(f"specnet.spec.layers.{_FAMILY_OF[layer_name]}"), name)
     msg = f"module 'specnet.layers' has no attribute {name!r}"
     raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_BY_NAME, *(f"{name}Spec" for name in _BY_NAME)])
+    return sorted([*_FAMILY_OF, *(f"{name}Spec" for name in _FAMILY_OF)])

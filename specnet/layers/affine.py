@@ -20,7 +20,7 @@ SMALL_OUTPUT = 16 * 1024
 class Affine(Layer):
     """y = x @ weight + bias over the last axis of x.
 
-    weight: (in_features, units); bias: (units,) or None. Float arrays are kept by reference, whole numbers become
+    weight: (in_features, units); bias: (units,) or None. Float arrays are kept by reference, integers are converted to
     float64; the outputs have the weight's dtype. `backward` fills weight_grad and bias_grad. Raises ShapeError.
     """
 
@@ -62,30 +62,30 @@ class Affine(Layer):
         return {"y": f"x @ weight{plus}", "dx": "dy @ weight.T", "dweight": "x.T @ dy", "dbias": "dy.sum(axis=0)"}
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        x = self._input(x)
-        self._x = _rows(x)
-        y = self._affine(self._x, out)
+        x = self._check_input(x)
+        self._x = _as_matrix(x)
+        y = self._compute(self._x, out)
         if x.ndim != 2:
             y = y.reshape(*x.shape[:-1], self._weight.shape[1])
         self._x_shape, self._y_shape = x.shape, y.shape
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        dy = self._parameter_gradients(dy)
+        dy = self._fill_parameter_gradients(dy)
         dx = np.empty(self._x_shape, dy.dtype) if out is None else out
-        product(dy, self._weight.T, _rows(dx))  # ∂y/∂x = weight
+        product(dy, self._weight.T, _as_matrix(dx))  # ∂y/∂x = weight
         return dx
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        x = self._input(x)
-        y = self._affine(_rows(x), out)
+        x = self._check_input(x)
+        y = self._compute(_as_matrix(x), out)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self._weight.shape[1])
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
-        self._parameter_gradients(dy)
+        self._fill_parameter_gradients(dy)
 
-    def _affine(self, rows: Array, out: Array | None) -> Array:
-        y = np.empty((len(rows), self._weight.shape[1]), self._weight.dtype) if out is None else _rows(out)
+    def _compute(self, rows: Array, out: Array | None) -> Array:
+        y = np.empty((len(rows), self._weight.shape[1]), self._weight.dtype) if out is None else _as_matrix(out)
         if len(rows) == 1 and self._bias is not None and kernels.affine_row(rows, self._weight, self._bias, y):
             return y
         product(rows, self._weight, y)
@@ -93,10 +93,10 @@ class Affine(Layer):
             np.add(y, self._bias, y)
         return y
 
-    def _parameter_gradients(self, dy: npt.ArrayLike) -> Array:
+    def _fill_parameter_gradients(self, dy: npt.ArrayLike) -> Array:
         dtype = self._weight.dtype
         x = self.cached(self._x)
-        dy = _rows(self.incoming(dy, self._y_shape, dtype))
+        dy = _as_matrix(self.incoming(dy, self._y_shape, dtype))
         product(x.T, dy, self.gradient("weight"))  # ∂y/∂weight = x, summed over the batch
         if self._bias is not None:
             if len(self._ones) != len(dy) or self._ones.dtype != dtype:
@@ -108,7 +108,7 @@ class Affine(Layer):
                 self.gradient("bias")[...] = np.dot(self._ones, dy)
         return dy
 
-    def _input(self, x: npt.ArrayLike) -> Array:
+    def _check_input(self, x: npt.ArrayLike) -> Array:
         weight = self._weight
         if type(x) is np.ndarray and x.dtype is weight.dtype and x.ndim == 2 and x.shape[1] == len(weight):
             return x
@@ -121,12 +121,12 @@ class Affine(Layer):
         return x
 
 
-def _rows(x: Array) -> Array:
+def _as_matrix(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(size_of(x.shape[:-1]), x.shape[-1])
 
 
 def product(a: Array, b: Array, out: Array) -> None:
-    """Multiply matrices into `out`: np.dot has the cheaper call, np.matmul does not fill large outputs with zeros."""
+    """Multiply matrices into `out`: np.dot has less overhead, np.matmul does not first fill `out` with zeros."""
     if len(a) == 1:
         np.dot(a[0], b, out[0])
     elif out.size <= SMALL_OUTPUT:

@@ -1,4 +1,4 @@
-"""Layers made of layers: sequential, residual, concat."""
+"""Composite layers: sequential, residual, concat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specnet.layer import Layer
 
 
 class Sequential(Composite):
-    """y = last(… second(first(x))): a list of layers under one name."""
+    """y = last(… second(first(x))): a list of layers with one name."""
 
     keeps_last = False
 
@@ -36,15 +36,15 @@ class Sequential(Composite):
     def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
         return cls(lists[0], names)
 
-    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+    def _join_results(self, results: Sequence[Array], out: Array | None) -> Array:
         return results[0]
 
-    def _parts(self, dy: Array) -> Sequence[Array]:
+    def _split_gradient(self, dy: Array) -> Sequence[Array]:
         return [dy]
 
 
 class Residual(Composite):
-    """y = layers(x) + shortcut(x), the shortcut being x itself where there is none (He et al. 2016)."""
+    """y = layers(x) + shortcut(x); an empty shortcut returns x (He et al. 2016)."""
 
     def __init__(
         self, layers: Sequence[Layer], shortcut: Sequence[Layer] = (), names: Iterable[str] | None = None
@@ -60,8 +60,8 @@ class Residual(Composite):
         main, shortcut = outputs
         if main != shortcut:
             msg = (
-                f"the layers give shape {main}, the shortcut {shortcut}, and they are added; "
-                "make them agree, by a shortcut of its own layers, say"
+                f"the layers return shape {main}, the shortcut {shortcut}, and both are added; "
+                "make the shapes equal, for example with layers in the shortcut"
             )
             raise ShapeError(msg)
         return main
@@ -70,19 +70,19 @@ class Residual(Composite):
     def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
         return cls(lists[0], lists[1], names)
 
-    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+    def _join_results(self, results: Sequence[Array], out: Array | None) -> Array:
         main, shortcut = results
         if main.shape != shortcut.shape:
-            msg = f"{self.name}: the layers give shape {main.shape}, the shortcut {shortcut.shape}; make them agree"
+            msg = f"{self.name}: the layers return shape {main.shape}, the shortcut {shortcut.shape}; make them equal"
             raise ShapeError(msg)
         return np.add(main, shortcut, out)
 
-    def _parts(self, dy: Array) -> Sequence[Array]:
+    def _split_gradient(self, dy: Array) -> Sequence[Array]:
         return [dy, dy]
 
 
 class Concat(Composite):
-    """y = the branches' outputs side by side on the last axis; an empty branch passes x on."""
+    """y = the outputs of the branches, concatenated on the last axis; an empty branch returns x."""
 
     def __init__(self, branches: Sequence[Sequence[Layer]], names: Iterable[str] | None = None) -> None:
         super().__init__(branches, names)
@@ -97,8 +97,8 @@ class Concat(Composite):
         for index, shape in enumerate(outputs):
             if shape[:-1] != outputs[0][:-1]:
                 msg = (
-                    f"branches[0] gives shape {outputs[0]}, branches[{index}] {shape}; "
-                    "what is joined on the last axis agrees in the others"
+                    f"branches[0] returns shape {outputs[0]}, branches[{index}] {shape}; "
+                    "to be joined on the last axis, they must agree in all other axes"
                 )
                 raise ShapeError(msg)
         return (*outputs[0][:-1], sum(shape[-1] for shape in outputs))
@@ -107,7 +107,7 @@ class Concat(Composite):
     def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:
         return cls(lists, names)
 
-    def _joined(self, results: Sequence[Array], out: Array | None) -> Array:
+    def _join_results(self, results: Sequence[Array], out: Array | None) -> Array:
         try:
             return np.concatenate(results, axis=-1, out=out)
         except ValueError:
@@ -115,5 +115,5 @@ class Concat(Composite):
             msg = f"{self.name}: arrays of the shapes {shapes} cannot be joined on the last axis"
             raise ShapeError(msg) from None
 
-    def _parts(self, dy: Array) -> Sequence[Array]:
+    def _split_gradient(self, dy: Array) -> Sequence[Array]:
         return np.split(dy, np.cumsum(self._widths)[:-1], axis=-1)

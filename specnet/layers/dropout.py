@@ -1,4 +1,4 @@
-"""Dropout: zeros at random while training."""
+"""Dropout: random zeros during training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from specnet.layer import Layer
 
 
 class Dropout(Layer):
-    """y = x * mask while training, x otherwise; mask is 0 with probability `rate`, else 1 / (1 - rate).
+    """y = x * mask in training, x otherwise; mask is 0 with probability `rate`, else 1 / (1 - rate).
 
-    The mask is decided by (seed, name, step, row). A layer that stands alone counts its training forwards as steps;
-    in a model, the model does (`draws.step`).
+    The mask is a function of (seed, name, step, row). Outside a model, the layer counts its training forward passes as
+    steps; in a model, the model sets `draws.step`.
     """
 
     def __init__(self, rate: float = 0.5, seed: int = 0) -> None:
@@ -25,7 +25,7 @@ class Dropout(Layer):
             msg = f"dropout: expected a rate in [0, 1), got {rate!r}"
             raise SpecnetError(msg)
         self.rate = rate
-        self._own_draws = self.draws = Draws(seed)
+        self._standalone_draws = self.draws = Draws(seed)
         self._shape: ShapeTuple | None = None
         self._dtype = FLOAT64
         self._mask: Array | None = None
@@ -50,7 +50,7 @@ class Dropout(Layer):
 
     def _draw_mask(self, x: Array) -> Array:
         words = self.draws.words(self.name, len(x), size_of(x.shape[1:]))
-        if self.draws is self._own_draws:
+        if self.draws is self._standalone_draws:
             self.draws.step += 1
         mask = self.keep("mask", x.shape, x.dtype)
         np.multiply((words >= round(self.rate * 2**32)).reshape(x.shape), 1 / (1 - self.rate), mask)

@@ -1,4 +1,4 @@
-"""A trained row for each of some integers."""
+"""Embedding: a trained vector for each integer of a vocabulary."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from specnet.layer import Layer
 class Embedding(Layer):
     """y = weight[x]: a row of the weight for each integer of x, from 0 to vocabulary - 1.
 
-    weight: (vocabulary, dimension). x of shape (batch, …) gives (batch, …, dimension). Integers have no gradient:
-    `backward` fills weight_grad, of the weight's shape, and gives None. Raises ShapeError, also for an integer that
-    has no row.
+    weight: (vocabulary, dimension). For x of shape (batch, …), y has shape (batch, …, dimension). Integers have no
+    gradient: `backward` fills weight_grad, of the weight's shape, and returns None. Raises ShapeError, also for an
+    integer out of range.
     """
 
     weight = ParameterView()
@@ -52,7 +52,7 @@ class Embedding(Layer):
         return {"y": "weight[x]"}
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        checked = self._input(x)
+        checked = self._check_input(x)
         y = np.take(self._weight, checked, axis=0, out=out, mode="clip")
         self._x = checked
         return y
@@ -63,22 +63,22 @@ class Embedding(Layer):
         rows = self.incoming(dy, (*x.shape, width), self._weight.dtype).reshape(x.size, width)
         gradient = self.gradient("weight")
         gradient.fill(0)
-        if x.size:  # ∂y/∂weight[i] = 1 wherever x is i: rows of equal integers are brought together and summed
+        if x.size:  # ∂y/∂weight[i] = 1 where x is i: sort the rows by integer, and sum those of equal integers
             order = np.argsort(x, axis=None, kind="stable")
-            found, starts = np.unique(x.reshape(-1)[order], return_index=True)
-            gradient[found] = np.add.reduceat(rows[order], starts, axis=0)
+            integers, starts = np.unique(x.reshape(-1)[order], return_index=True)
+            gradient[integers] = np.add.reduceat(rows[order], starts, axis=0)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        return np.take(self._weight, self._input(x), axis=0, out=out, mode="clip")
+        return np.take(self._weight, self._check_input(x), axis=0, out=out, mode="clip")
 
-    def _input(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    def _check_input(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = as_integers(x, self.name)
         if array.ndim == 0:
             msg = f"{self.name}: expected an array of shape (batch, ...), got a single number, shape ()"
             raise ShapeError(msg)
         vocabulary = len(self._weight)
         if array.size and (array.min() < 0 or array.max() >= vocabulary):
-            odd = array[(array < 0) | (array >= vocabulary)][0]
-            msg = f"{self.name}: expected integers from 0 to {vocabulary - 1}, got {odd}"
+            out_of_range = array[(array < 0) | (array >= vocabulary)][0]
+            msg = f"{self.name}: expected integers from 0 to {vocabulary - 1}, got {out_of_range}"
             raise ShapeError(msg)
         return array

@@ -16,7 +16,7 @@ from specnet.layer import Elementwise, Layer
 
 
 class Relu(Layer):
-    """y = max(x, 0); passes no gradient where x is 0 or less, and lets a NaN through."""
+    """y = max(x, 0); the gradient is 0 where x is 0 or less, and a NaN in x stays a NaN."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Relu(Layer):
         x = self._x = self.floats(x)
         y = np.empty(x.shape, x.dtype) if out is None else out
         if not kernels.relu(x, y):
-            np.maximum(x, self._zeros_like(x), out=y)
+            np.maximum(x, self._get_zeros(x), out=y)
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -39,7 +39,7 @@ class Relu(Layer):
         dy = self.incoming(dy, x.shape, x.dtype)
         dx = np.empty(x.shape, x.dtype) if out is None else out
         if not kernels.relu_backward(x, dy, dx):
-            np.multiply(dy, np.greater(x, self._zeros_like(x), self.keep("mask", x.shape, np.bool_)), dx)
+            np.multiply(dy, np.greater(x, self._get_zeros(x), self.keep("mask", x.shape, np.bool_)), dx)
         return dx
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -49,8 +49,8 @@ class Relu(Layer):
             np.maximum(x, x.dtype.type(0), out=y)
         return y
 
-    def _zeros_like(self, x: Array) -> Array:
-        """Give zeros of x's shape: numpy compares two arrays four times as fast as an array and a number."""
+    def _get_zeros(self, x: Array) -> Array:
+        """Return zeros of x's shape: numpy compares two arrays four times as fast as an array and a number."""
         if self._zeros.shape != x.shape or self._zeros.dtype is not x.dtype:
             self._zeros = np.zeros(x.shape, x.dtype)
         return self._zeros
@@ -78,7 +78,7 @@ class LeakyRelu(Elementwise):
 
 
 class Prelu(Layer):
-    """y = x where x > 0, slope * x elsewhere, with a trained slope a feature of the last axis (He et al. 2015).
+    """y = x where x > 0, slope * x elsewhere, with a trained slope for each feature of the last axis (He et al. 2015).
 
     slope: (features,).
     """

@@ -1,4 +1,4 @@
-"""Another shape for each row: flatten, reshape."""
+"""Layers that change the shape of each row: flatten, reshape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specnet.layer import Layer
 
 
 class Reshape(Layer):
-    """y = x with the axes of each row arranged anew, row-major: (batch, 784) -> (batch, 28, 28)."""
+    """y = x with each row in another shape, in row-major order: (batch, 784) -> (batch, 28, 28)."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Reshape(Layer):
         x = self.floats(x)
         shape = self._row_shape(x.shape)
         if size_of(shape) != size_of(x.shape[1:]):
-            msg = f"{self.name}: expected an array that makes {batch_of(shape)}, got {x.shape}"
+            msg = f"{self.name}: expected an array that can be reshaped to {batch_of(shape)}, got {x.shape}"
             raise ShapeError(msg)
         y = x.reshape(len(x), *shape)
         return np.array(y) if out is None else y
@@ -60,7 +60,7 @@ class Reshape(Layer):
 
 
 class Flatten(Reshape):
-    """y = x with every axis but the first in one: (batch, 28, 28) -> (batch, 784)."""
+    """y = x with all axes but the first merged: (batch, 28, 28) -> (batch, 784)."""
 
     def __init__(self) -> None:
         super().__init__(())

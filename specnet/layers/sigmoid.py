@@ -1,6 +1,6 @@
 """The logistic family: sigmoid, tanh, softplus, silu, mish.
 
-All are written with exp(-|x|), which cannot overflow.
+All but tanh use exp(-|x|), which cannot overflow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from specnet.layer import Elementwise
 
 
 def sigmoid(x: Array) -> Array:
-    """Compute 1 / (1 + exp(-x)) to full relative precision on both sides."""
+    """Compute 1 / (1 + exp(-x)) to full relative precision for positive and negative x."""
     e = np.exp(-np.abs(x))
     y = 1 / (1 + e)
     np.multiply(e, y, out=y, where=x < 0)

@@ -1,4 +1,4 @@
-"""Inputs brought to mean 0 and standard deviation 1, by values that the model carries."""
+"""Standardization of inputs to mean 0 and standard deviation 1, with statistics stored in the model."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer
 
-BOTH = "expected mean and std, or neither; got one of them"
+BOTH = "expected both mean and std, or neither; got only one of them"
 
 
 def fit_standardize(layers: Sequence[Layer], batches: Iterable[npt.ArrayLike]) -> None:
-    """Let a model's first layer, where it standardizes and has no values yet, take them from the model's inputs."""
+    """Fit a model's first layer to the model's inputs, if it is a Standardize that is not fitted yet."""
     first = layers[0]
     if isinstance(first, Standardize) and not first.fitted:
         first.fit(batches)
 
 
 class Standardize(Layer):
-    """y = (x - mean) / std, one mean and std a feature of the last axis.
+    """y = (x - mean) / std, with one mean and one std for each feature of the last axis.
 
-    Buffers mean, std: (features,), or single numbers for all features. Without them the layer is unfitted, its std 0,
-    and refuses to compute until `fit` has seen the inputs.
+    Buffers mean, std: (features,), or single numbers for all features. Without them the layer is unfitted (its std is
+    0) and raises SpecnetError until `fit` is called.
     """
 
     def __init__(self, mean: npt.ArrayLike | None = None, std: npt.ArrayLike | None = None) -> None:
@@ -35,11 +35,11 @@ class Standardize(Layer):
         if (mean is None) != (std is None):
             msg = f"standardize: {BOTH}"
             raise SpecnetError(msg)
-        given = [as_floats(0.0 if value is None else value, FLOAT64, self.name) for value in (mean, std)]
+        values = [as_floats(0.0 if value is None else value, FLOAT64, self.name) for value in (mean, std)]
         try:
-            arrays = np.broadcast_arrays(*given)
+            arrays = np.broadcast_arrays(*values)
         except ValueError:
-            msg = f"standardize: expected mean and std of one shape, got {given[0].shape} and {given[1].shape}"
+            msg = f"standardize: expected mean and std of the same shape, got {values[0].shape} and {values[1].shape}"
             raise ShapeError(msg) from None
         if not all(np.isfinite(value).all() for value in arrays):
             msg = f"standardize: expected finite numbers, got mean {mean!r}, std {std!r}"
@@ -71,30 +71,28 @@ class Standardize(Layer):
     @classmethod
     def must_be_first(cls, fields: Mapping[str, Any]) -> str:
         return (
-            ""
-            if fields["mean"] is not None
-            else "without values it is fitted from the training inputs; give mean and std"
+            "" if fields["mean"] is not None else "without values it is fitted to the training inputs; set mean and std"
         )
 
     @property
     def fitted(self) -> bool:
-        """Whether there are a mean and a std to compute with."""
+        """Whether the layer has a mean and a std."""
         return bool(self.buffers["std"].all())
 
     def fit(self, batches: Iterable[npt.ArrayLike]) -> None:
-        """Take mean and std of the rows of all batches, in one float64 pass (Chan, Golub and LeVeque 1979).
+        """Compute mean and std over the rows of all batches, in one float64 pass (Chan, Golub and LeVeque 1979).
 
-        A feature that is constant gets std 1: it becomes 0. Raises SpecnetError where there are no rows or a value is
-        not finite, ShapeError for rows of another width; then the layer is as it was.
+        A constant feature gets std 1, so its output is 0. Raises SpecnetError if there are no rows or a value is not
+        finite, and ShapeError for rows of another width; the layer is then unchanged.
         """
-        bound = self.buffers["mean"].shape
+        shape = self.buffers["mean"].shape
         count = 0
-        first: Array = np.zeros(bound)  # distances from the first row: a constant feature's are exactly 0
+        first: Array = np.zeros(shape)  # distances to the first row are exactly 0 for a constant feature
         mean: Array = first
-        squares: Array = first  # of the distances from the mean, summed
+        squares: Array = first  # sum of the squared distances to the mean
         for batch in batches:
             x = self.floats(batch, FLOAT64)
-            if (bound or count) and x.shape[-1:] != first.shape:
+            if (shape or count) and x.shape[-1:] != first.shape:
                 msg = f"{self.name}: expected rows of {first.size} features, got an array of shape {x.shape}"
                 raise ShapeError(msg)
             rows = x.reshape(-1, x.shape[-1])
@@ -103,29 +101,29 @@ class Standardize(Layer):
             if not count:
                 first, mean, squares = rows[0].copy(), np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
             distances = rows - first
-            own = distances.mean(axis=0)
-            away, total = own - mean, count + len(rows)
-            squares += np.square(distances - own).sum(axis=0) + np.square(away) * (count * len(rows) / total)
-            mean += away * (len(rows) / total)
+            batch_mean = distances.mean(axis=0)
+            delta, total = batch_mean - mean, count + len(rows)
+            squares += np.square(distances - batch_mean).sum(axis=0) + np.square(delta) * (count * len(rows) / total)
+            mean += delta * (len(rows) / total)
             count = total
         if not count:
-            msg = f"{self.name}: there are no rows to take mean and std from"
+            msg = f"{self.name}: expected rows to compute mean and std from, got no rows"
             raise SpecnetError(msg)
         std = np.sqrt(squares / count)
         std[std < SMALLEST] = 1.0
-        self._set(mean + first, std)
+        self._store_statistics(mean + first, std)
 
-    def _set(self, mean: Array, std: Array) -> None:
+    def _store_statistics(self, mean: Array, std: Array) -> None:
         fitted = {}
         for name, value in (("mean", mean), ("std", std)):
             with np.errstate(over="ignore"):
                 fitted[name] = value.astype(self.buffers[name].dtype)
             if not np.isfinite(fitted[name]).all():
-                msg = f"{self.name}: the {name} of the rows is not finite, or more than {fitted[name].dtype} can hold"
+                msg = f"{self.name}: the {name} of the rows is not finite or is out of range for {fitted[name].dtype}"
                 raise SpecnetError(msg)
         for name, value in fitted.items():
             if self.buffers[name].shape == value.shape:
-                self.buffers[name][...] = value  # a model's buffers are never rebound
+                self.buffers[name][...] = value  # in place, because a model's buffers are never rebound
             else:
                 self.buffers[name] = value
 
@@ -140,19 +138,19 @@ class Standardize(Layer):
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         dy = self.incoming(dy, self.cached(self._x_shape), self._dtype)
-        return np.divide(dy, self._as(dy.dtype, "std"), out)
+        return np.divide(dy, self._read_buffer(dy.dtype, "std"), out)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x)
-        std = self._as(x.dtype, "std")
+        std = self._read_buffer(x.dtype, "std")
         if not std.all():
             msg = f"{self.name}: not fitted yet; train the model, or call model[{self.name!r}].fit([x]) first"
             raise SpecnetError(msg)
         if std.ndim and x.shape[-1:] != std.shape:
             msg = f"{self.name}: expected an array of shape {batch_of(std.shape)}, got {x.shape}"
             raise ShapeError(msg)
-        y = np.subtract(x, self._as(x.dtype, "mean"), out)
+        y = np.subtract(x, self._read_buffer(x.dtype, "mean"), out)
         return np.divide(y, std, y)
 
-    def _as(self, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
+    def _read_buffer(self, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
         return self.buffers[name].astype(dtype, copy=False)

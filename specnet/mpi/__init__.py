@@ -1,6 +1,6 @@
 """Processes: one, or several that share a run through MPI.
 
-Imports `errors` alone, and numpy no sooner than it must: a command sets the threads of BLAS before.
+Imports only `errors`, and numpy as late as possible, because commands set the number of BLAS threads before that.
 """
 
 from __future__ import annotations

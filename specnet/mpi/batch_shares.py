@@ -1,4 +1,4 @@
-"""Which rows of each batch are whose, where several processes share a run: a contiguous part of each batch."""
+"""Splits each batch between the processes of a shared run: each process gets a contiguous part."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from specnet.mpi.world import World
 
 
 class BatchShare:
-    """This process's part of every batch of `batch` rows; of a step, which is one batch or several that add up.
+    """This process's part of every batch of `batch` rows, and of every step: one batch or several accumulated batches.
 
-    Parts are as even as they can be, and a process has none of a batch with fewer rows than processes.
+    Parts are as even as possible; if a batch has fewer rows than there are processes, some parts are empty.
     """
 
     def __init__(self, world: World, batch: int) -> None:
         self.world = world
         self.batch = batch
-        self.parts = lru_cache(64)(self._parts)
+        self.parts = lru_cache(64)(self._row_ranges)
 
-    def _parts(self, rows: int) -> tuple[tuple[int, int], ...]:
-        """Give this process's rows of a step of so many: (first, one behind the last) in each of its batches."""
-        found = []
+    def _row_ranges(self, rows: int) -> tuple[tuple[int, int], ...]:
+        """Return this process's row ranges [start, stop) in a step of `rows` rows, one for each batch."""
+        ranges = []
         for start in range(0, rows, self.batch):
             first, stop = self.world.share(min(self.batch, rows - start))
-            found.append((start + first, start + stop))
-        return tuple(found)
+            ranges.append((start + first, start + stop))
+        return tuple(ranges)
 
     def count(self, rows: int) -> int:
-        """Count this process's rows of a step of `rows`."""
+        """Return the number of this process's rows in a step of `rows` rows."""
         return sum(stop - first for first, stop in self.parts(rows))
 
     def places(self, first: int, rows: int, step: int) -> npt.NDArray[np.int64]:
-        """Give the places of this process's rows among the first `rows` of an epoch, from `first` on.
+        """Return the positions of this process's rows in the row range [first, rows) of an epoch.
 
-        Steps are of `step` rows, and begin at multiples of that.
+        The range is divided into steps of `step` rows.
         """
         spans = [
             np.arange(start + low, start + high)

@@ -1,4 +1,4 @@
-"""MPI, through mpi4py: the world of processes that an MPI launcher has started. Needs the extra `mpi`."""
+"""MPI through mpi4py: the processes that an MPI launcher started. Needs the extra `mpi`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class MpiWorld(World):
-    """The processes of a communicator, by default all that were launched."""
+    """The processes of a communicator, by default all launched processes."""
 
     def __init__(self, comm: Any = None) -> None:
-        self.mpi = _mpi4py()
-        self.comm = _whole(self.mpi) if comm is None else comm
+        self.mpi = _initialized_mpi()
+        self.comm = _connected_communicator(self.mpi) if comm is None else comm
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
 
@@ -34,75 +34,75 @@ class MpiWorld(World):
         self.comm.Allreduce(self.mpi.IN_PLACE, array)
 
     def gather(self, value: T) -> list[T]:
-        found: list[T] = self.comm.allgather(value)
-        return found
+        values: list[T] = self.comm.allgather(value)
+        return values
 
     def broadcast(self, value: T) -> T:
-        found: T = self.comm.bcast(value)
-        return found
+        received: T = self.comm.bcast(value)
+        return received
 
     def abort(self, code: int) -> None:
         self.comm.Abort(code)
 
 
 def launched_world(*, wanted: bool | None = None) -> World:
-    """Give the world that the launcher made, or this process alone; `wanted` asks for MPI, or for none, in any case.
+    """Return the world of the launched processes, or of this process alone; `wanted` turns MPI on or off explicitly.
 
-    Raises SpecnetError where mpi4py, or an MPI library, is missing, or is not the one that the launcher is made for.
+    Raises SpecnetError if mpi4py or an MPI library is missing, or if the library does not match the launcher.
     """
     return MpiWorld() if wanted or (wanted is None and is_launched()) else SINGLE
 
 
 @contextmanager
 def launched_executor() -> Iterator[Executor | None]:
-    """Give the first process an executor whose workers the others are (itself, where it is alone); them, None.
+    """Yield, on the first process, an executor whose workers are the others (or itself, if alone); on the others, None.
 
-    Raises SpecnetError as launched_world does.
+    Raises SpecnetError under the same conditions as launched_world.
     """
-    _whole(_mpi4py())
+    _connected_communicator(_initialized_mpi())
     from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
 
-    pool: Any = MPICommExecutor()  # its types do not say that it gives an Executor
+    pool: Any = MPICommExecutor()  # its types do not declare that it yields an Executor
     with pool as executor:
         yield executor
 
 
-def _mpi4py() -> Any:
-    """Import MPI and begin with it. Raises SpecnetError where that cannot be, which the library itself ends at once."""
+def _initialized_mpi() -> Any:
+    """Import and initialize MPI. Raises SpecnetError if it would fail, before the library ends the process."""
     try:
-        import mpi4py  # noqa: PLC0415 - of an extra
+        import mpi4py  # noqa: PLC0415 - an optional dependency
 
-        if "mpi4py.MPI" not in sys.modules:  # what a script has set up itself stays
+        if "mpi4py.MPI" not in sys.modules:  # a script that has imported MPI keeps its settings
             mpi4py.rc.initialize = False
             mpi4py.rc.finalize = True
         from mpi4py import MPI  # noqa: PLC0415
-    except (ImportError, RuntimeError) as error:  # a RuntimeError where it finds no MPI library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library was found
         msg = (
-            f"MPI is not there: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]', "
-            "or --no-mpi where each process is to work alone"
+            f"MPI is not available: {str(error).splitlines()[0]:.150}; pip install 'specnet-nn[mpi]', "
+            "or use --no-mpi if each process is to work alone"
         )
         raise World.mark_collective(SpecnetError(msg)) from error
     if not MPI.Is_initialized():
         if "OMPI_COMM_WORLD_SIZE" in os.environ and started() > 1 and MPI.get_vendor()[0] == "MPICH":
-            raise _strangers(MPI, "Open MPI's launcher")
-        with warnings.catch_warnings(action="ignore"):  # of a launcher it does not know, which is told below
+            raise _mismatch_error(MPI, "Open MPI's launcher")
+        with warnings.catch_warnings(action="ignore"):  # a launcher mismatch is reported as an error below
             MPI.Init_thread()
     return MPI
 
 
-def _whole(mpi: Any) -> Any:
-    """Give the communicator of all processes. Raises SpecnetError where each of several would be alone in its own."""
+def _connected_communicator(mpi: Any) -> Any:
+    """Return the communicator of all processes. Raises SpecnetError if MPI did not connect them."""
     if started() > 1 and mpi.COMM_WORLD.Get_size() == 1:
-        raise _strangers(mpi, f"the launcher, which has started {started()} processes,")
+        raise _mismatch_error(mpi, f"the launcher, which started {started()} processes,")
     return mpi.COMM_WORLD
 
 
-def _strangers(mpi: Any, launcher: str) -> SpecnetError:
+def _mismatch_error(mpi: Any, launcher: str) -> SpecnetError:
     vendor, version = mpi.get_vendor()
     library = f"mpi4py's {vendor} {'.'.join(map(str, version))}"
     msg = (
-        f"{launcher} and {library} do not know each other, so each process would work alone; "
-        "use the mpiexec of that MPI, say which MPI to Slurm (srun --mpi=pmi2), "
-        "name the launcher's library in MPI4PY_LIBMPI, or say --no-mpi where each is to work alone"
+        f"{launcher} and {library} do not match, so each process would work alone; "
+        "use the mpiexec of that MPI, select the MPI in Slurm (srun --mpi=pmi2), "
+        "set MPI4PY_LIBMPI to the launcher's library, or use --no-mpi if each process is to work alone"
     )
     return World.mark_collective(SpecnetError(msg))

@@ -1,6 +1,6 @@
-"""What the launcher of several processes says in the environment, and how these share a machine's cores.
+"""Reads the environment variables of process launchers, and shares a machine's cores between processes.
 
-Imports nothing but the standard library: how many threads BLAS has is decided before numpy is imported.
+Imports only the standard library, because the number of BLAS threads must be set before numpy is imported.
 """
 
 from __future__ import annotations
@@ -12,55 +12,55 @@ THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", 
 
 
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID")
-"""What launchers of MPICH, Open MPI, MVAPICH, Slurm and Cray set."""
+"""Variables with the rank, set by the launchers of MPICH, Open MPI, MVAPICH, Slurm and Cray."""
 
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where they say how many processes there are; Slurm says so also where it starts them without MPI."""
+"""Variables with the number of processes; Slurm sets its variable also for processes without MPI."""
 
 
-_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
-"""How many of them are on this machine."""
+_LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
+"""Variables with the number of processes on this machine."""
 
 
-_SLURM_HERE = "SLURM_STEP_TASKS_PER_NODE"
-"""The same of Slurm's own steps: "2(x4),1" is two on each of four machines, and one on the last."""
+_SLURM_LOCAL_SIZES = "SLURM_STEP_TASKS_PER_NODE"
+"""The same for Slurm's own steps: "2(x4),1" means two on each of four machines and one on the last."""
 
 
 def is_launched() -> bool:
-    """Tell whether a launcher has started this process, or several of which it is one."""
+    """Return whether a launcher started this process, alone or with others."""
     return any(name in os.environ for name in _RANKS) or started() > 1
 
 
 def is_first() -> bool:
-    """Tell whether this process is alone, or the first one by what its launcher says."""
-    return _told((*_RANKS, "SLURM_PROCID"), 0) == 0
+    """Return whether this process is alone, or has rank 0 according to its launcher."""
+    return _read_number((*_RANKS, "SLURM_PROCID"), 0) == 0
 
 
 def started() -> int:
-    """Count the processes that the launcher started."""
-    return _told(_SIZES, 1)
+    """Return the number of processes that the launcher started, or 1 without a launcher."""
+    return _read_number(_SIZES, 1)
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores() -> None:
-    """Let BLAS use this process's share of the cores, unless the environment says otherwise; for commands alone.
+    """Limit BLAS to this process's share of the cores, unless the environment sets its threads; only for commands.
 
-    Threads of several processes that wait for each other's cores make a step ten times as long.
+    If the threads of several processes compete for the same cores, a step takes ten times as long.
     """
     if not is_launched() or any(os.environ.get(name) for name in THREADS):
         return
-    here = _told(_HERE, 0)
-    own = 0 if here else min(_told(("SLURM_CPUS_PER_TASK",), 0), cores())
-    own = own or max(cores() // max(here or _told((_SLURM_HERE,), started()), 1), 1)
-    os.environ |= dict.fromkeys(THREADS, str(own))
+    local_processes = _read_number(_LOCAL_SIZES, 0)
+    threads = 0 if local_processes else min(_read_number(("SLURM_CPUS_PER_TASK",), 0), cores())
+    threads = threads or max(cores() // max(local_processes or _read_number((_SLURM_LOCAL_SIZES,), started()), 1), 1)
+    os.environ |= dict.fromkeys(THREADS, str(threads))
 
 
-def _told(names: tuple[str, ...], otherwise: int) -> int:
-    """Give the first number that one of these variables begins with."""
-    found = (re.match(r"\d{1,9}", os.environ.get(name, "")) for name in names)
-    return next((int(number[0]) for number in found if number), otherwise)
+def _read_number(names: tuple[str, ...], default: int) -> int:
+    """Return the leading number of the first of these variables that begins with a number, else `default`."""
+    matches = (re.match(r"\d{1,9}", os.environ.get(name, "")) for name in names)
+    return next((int(number[0]) for number in matches if number), default)

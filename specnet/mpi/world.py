@@ -1,4 +1,4 @@
-"""The processes that share a run: here one alone, which is all there is without MPI (mpi.py)."""
+"""The processes that share a run: a single process here, several in the subclass for MPI (communicator.py)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ T = TypeVar("T")
 
 
 class World:
-    """One process that does everything; a subclass is one of several that do the same steps on rows of their own."""
+    """A run of one process. In a subclass, several processes run the same steps, each on different rows."""
 
     rank = 0
-    """The number of this process, from 0; 0 writes and tells."""
+    """The rank of this process, from 0; rank 0 writes files and reports."""
     size = 1
-    """How many there are."""
+    """The number of processes."""
 
     def sum(self, array: npt.NDArray[Any]) -> None:
-        """Replace an array by its sum over all processes, which all get with the same bits."""
+        """Replace an array by its sum over all processes; all get the same bits."""
 
     def gather(self, value: T) -> list[T]:
-        """Give the values of all processes, to all, by rank."""
+        """Return the values of all processes, in order of rank, on every process."""
         return [value]
 
     def broadcast(self, value: T) -> T:
-        """Give all what the first has."""
+        """Return the value of rank 0 on every process."""
         return value
 
     def abort(self, code: int) -> None:
-        """End all processes at once: one alone cannot go on, and the others would wait for it."""
+        """End all processes at once: if one cannot continue, the others would wait for it forever."""
         sys.exit(code)
 
     def share(self, rows: int) -> tuple[int, int]:
-        """Give the first of this process's rows, of so many, and the one behind its last; it may have none."""
+        """Return this process's row range [start, stop) among `rows` rows; it may be empty."""
         return rows * self.rank // self.size, rows * (self.rank + 1) // self.size
 
     def collectively(self, work: Callable[[], T]) -> T:
-        """Do what every process has to have done before any goes on. Raises the error of one in all of them."""
+        """Run `work` on every process and wait for all. An error on one process is raised on all."""
         if self.size == 1:
             return work()
         error: SpecnetError | None = None
@@ -49,17 +49,17 @@ class World:
             result = work()
         except SpecnetError as raised:
             error = raised
-        told = self.gather(None if error is None else str(error))
-        wrong = [rank for rank, text in enumerate(told) if text is not None]
-        if not wrong:
+        messages = self.gather(None if error is None else str(error))
+        failed = [rank for rank, message in enumerate(messages) if message is not None]
+        if not failed:
             return result
-        if error is None or len(set(told)) > 1:
-            error = SpecnetError(f"process {wrong[0]} of {self.size}: {told[wrong[0]]}")
+        if error is None or len(set(messages)) > 1:
+            error = SpecnetError(f"process {failed[0]} of {self.size}: {messages[failed[0]]}")
         raise self.mark_collective(error)
 
     @staticmethod
     def mark_collective(error: SpecnetError) -> SpecnetError:
-        """Mark an error that all processes raise: the first one tells it, and none has to end the others."""
+        """Mark an error that all processes raise: rank 0 reports it, and no process needs to end the others."""
         error.collective = True
         return error
 

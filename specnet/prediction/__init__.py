@@ -1,4 +1,4 @@
-"""Prediction: answers for the rows of a file, in memory or streamed, and their writers.
+"""Predict for the rows of a data file, in memory or streamed, and write the predictions to a file.
 
-Imports everything up to `training`.
+May import every package up to `training`.
 """

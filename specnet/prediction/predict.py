@@ -1,4 +1,4 @@
-"""Predictions for the rows of a file: outputs, probabilities for a classifier, classes by name, and their files."""
+"""Predict for the rows of a data file: outputs, probabilities and classes for a classifier, metrics, warnings."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from specnet.training.losses.base import Loss
 from specnet.training.spec.checks import metric_specs
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
-FAR = 3
+FAR = 3  # range widths outside the training range from which on an input is out of range
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of some rows.
+    """The predictions for some rows.
 
-    outputs: (rows, *output_shape), probabilities for a classifier trained on logits; classes: names or indices,
-    None where the model is no classifier; metrics: of the targets that were given, empty without; notes: on inputs far
-    outside the range of the training rows.
+    outputs: (rows, *output_shape), probabilities for a classifier trained on logits. names: column names of the
+    outputs. classes: (rows,) class names or indices, None if the model is no classifier. metrics: computed from the
+    targets, empty without targets. notes: warnings about inputs far outside the range of the training rows.
     """
 
     outputs: RawArray
@@ -53,8 +53,8 @@ def predict_file(
 ) -> Prediction:
     """Predict for the rows of a data file; `inputs` and `targets` name its arrays or columns.
 
-    Inputs are named as the run's training data were, by default; in a table the columns are found by their names,
-    whatever their order. For a .npy or IDX file, `targets` is a file of its own. Raises DataError.
+    By default, the inputs have the names of the run's training data. The columns of a table are looked up by name, so
+    their order does not matter. For a .npy or IDX file, `targets` names a second file. Raises DataError.
     """
     rows = file_rows(model, path, inputs, targets)
     metrics = {}
@@ -62,12 +62,12 @@ def predict_file(
         dataset = Dataset(rows.inputs, rows.targets)
         metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
     outputs, classes = answers(model, rows.loss, rows.inputs, logits=logits)
-    notes = tuple(_far_out(model, rows.inputs, rows.names))
+    notes = tuple(_out_of_range_notes(model, rows.inputs, rows.names))
     return Prediction(outputs, _names(model), classes, metrics, notes)
 
 
 def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tuple[RawArray, RawArray | None]:
-    """Give what a model says of rows, probabilities for a classifier unless `logits`, and the classes, if any."""
+    """Return the outputs (probabilities for a classifier unless `logits`) and the classes, None without classes."""
     outputs: RawArray = model.predict(x, batch_size=evaluation_rows(model))
     if loss is not None and not logits:
         outputs = loss.probabilities(outputs)
@@ -75,7 +75,7 @@ def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tu
 
 
 class FileRows(NamedTuple):
-    """Rows of a file, fitted to a model: its run's experiment and loss are None where no run saved the model."""
+    """Rows of a file, converted for a model. Experiment and loss are None if no training run saved the model."""
 
     inputs: RawArray
     targets: RawArray | None
@@ -85,68 +85,68 @@ class FileRows(NamedTuple):
 
 
 def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None) -> FileRows:
-    """Read rows as `predict_file` does, targets too where they are named. Raises DataError."""
+    """Read the rows of a file as `predict_file` does, with targets if `targets` names them. Raises DataError."""
     experiment = run_experiment(model)
     raw = _read(model, experiment, user_path(path), inputs, targets)
     x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     loss = None if experiment is None else experiment.training.loss.build()
-    fitted = None
+    y = None
     if raw.targets is not None:
         if loss is None:
-            msg = f"{os.fspath(path)}: the checkpoint holds no training run, so there is no loss to measure targets by"
+            msg = f"{os.fspath(path)}: targets need the loss of a run, and the checkpoint holds no training run"
             raise DataError(msg)
-        fitted = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
-    return FileRows(x, fitted, raw.names, experiment, loss)
+        y = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
+    return FileRows(x, y, raw.names, experiment, loss)
 
 
 def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: Columns) -> RawRows:
     kind = kind_of(source)
     if kind in ("npy", "idx"):
-        own = None if targets is None else read_array(user_path(array_name(source, targets)))
-        return RawRows(read_array(source), own)
+        target_array = None if targets is None else read_array(user_path(array_name(source, targets)))
+        return RawRows(read_array(source), target_array)
     entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(source))
-    trained = _trained_columns(model)
-    if inputs is not None and trained is not None and list(inputs) != trained and sorted(inputs) == sorted(trained):
-        msg = f"{source}: the model was trained on the columns {','.join(trained)}, in this order; leave --inputs out"
+    columns = _trained_columns(model)
+    if inputs is not None and columns is not None and list(inputs) != columns and sorted(inputs) == sorted(columns):
+        msg = f"{source}: the model was trained on the columns {','.join(columns)}, in this order; omit --inputs"
         raise DataError(msg)
     if inputs is None and kind in TABLES:
-        inputs = trained
+        inputs = columns
     elif inputs is None and experiment is not None:
         inputs = trained_inputs(experiment, source)
-    beside = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
-    return read_rows(source, inputs, targets, beside=beside, fill=entry.fill)
+    not_inputs = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
+    return read_rows(source, inputs, targets, beside=not_inputs, fill=entry.fill)
 
 
 def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
-    """Give the name of the training inputs, for a file of the same format; None for others."""
+    """Return the name of the training inputs if `source` has the format of the training file, else None."""
     entry = experiment.data.train
     return entry.inputs if entry.path and kind_of(Path(entry.path)) == kind_of(source) else None
 
 
 def _trained_columns(model: Model) -> list[str] | None:
-    """List the columns of the table that the model was trained on. Raises DataError for a checkpoint that lies."""
-    written = (model.run_state or {}).get("features/names")
-    if written is None:
+    """Return the columns that the model was trained on, None if unknown. Raises DataError for malformed names."""
+    text = (model.run_state or {}).get("features/names")
+    if text is None:
         return None
     try:
-        names = json.loads(written) if isinstance(written, str) else None
+        names = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        msg = "the names of the columns in the checkpoint make no sense"
+        msg = "the column names in the checkpoint are not valid: expected a JSON array of strings, not empty"
         raise DataError(msg)
     return names
 
 
-def _far_out(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:
-    """Say which inputs lie outside the range of the training rows by more than FAR times its width."""
+def _out_of_range_notes(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if inputs lie more than FAR range widths outside the training range."""
     far = far_values(model, x)
     if far is not None and far.any():
         yield far_note(model, x, names, far)
 
 
 def far_values(model: Model, x: RawArray) -> RawArray | None:
-    """Tell which inputs lie far outside the range of the training rows: (rows, inputs); None where it is not known."""
+    """Return a boolean mask (rows, inputs) of the out-of-range inputs, None if the training range is unknown."""
     state = model.run_state or {}
     low, high = state.get("features/low"), state.get("features/high")
     if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray) or {low.shape, high.shape} != {x.shape[1:]}:
@@ -158,22 +158,22 @@ def far_values(model: Model, x: RawArray) -> RawArray | None:
 def far_note(
     model: Model, x: RawArray, names: tuple[str, ...], far: RawArray, first_row: int = 0, count: int = 0, total: int = 0
 ) -> str:
-    """Say how many rows are so, and the first of them; of `total` rows, where x are some, from `first_row` on."""
+    """Return the warning: the number of out-of-range rows, and the first; x starts at `first_row` of `total` rows."""
     state = model.run_state or {}
     rows = np.flatnonzero(far.any(axis=1))
     column = int(far[rows[0]].argmax())
-    what = names[column] if column < len(names) else f"input {column + 1}"
-    least, most = (state[f"features/{key}"].reshape(-1)[column] for key in ("low", "high"))
+    input_name = names[column] if column < len(names) else f"input {column + 1}"
+    low, high = (state[f"features/{key}"].reshape(-1)[column] for key in ("low", "high"))
     value = x.reshape(len(x), -1)[rows[0], column]
     return (
         f"{count or len(rows)} of {total or len(x)} rows have inputs far outside the range of the training rows: "
-        f"row {first_row + rows[0] + 1}, {what} is {value:g}, was {least:g} to {most:g}; "
-        "do not trust what is said of them"
+        f"row {first_row + rows[0] + 1}, {input_name} is {value:g}, was {low:g} to {high:g} in training; "
+        "predictions for these rows are unreliable"
     )
 
 
 def run_experiment(model: Model) -> ExperimentSpec | None:
-    """Give the experiment whose run saved a model, None where there is none. Raises DataError for one that lies."""
+    """Return the experiment whose run saved the model, None without one. Raises DataError for an invalid one."""
     text = (model.run_state or {}).get("experiment")
     if not isinstance(text, str):
         return None

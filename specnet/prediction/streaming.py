@@ -1,6 +1,6 @@
-"""Predictions for files larger than memory, by one process or by several that share the rows, into one file.
+"""Predict for files larger than memory, in one process or in several that share the rows, into one file.
 
-Rows go through the model in chunks of `evaluation_rows`, as bits depend on the batch; every process has whole chunks.
+Every process predicts whole chunks of `evaluation_rows` rows, because the batch size affects the last bits of outputs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 
 class StreamedPrediction(NamedTuple):
-    """How many rows were predicted, and notes on inputs far outside the range of the training rows."""
+    """The number of predicted rows, and warnings about inputs far outside the range of the training rows."""
 
     rows: int
     notes: tuple[str, ...]
 
 
-class _Far(NamedTuple):
-    """Of some rows: how many are far outside, and the first of them with its number and what is far of it."""
+class _OutOfRange(NamedTuple):
+    """Out-of-range rows: their number, and of the first one its index, its inputs and the mask of its inputs."""
 
     rows: int = 0
     first: int = 0
@@ -50,9 +50,9 @@ class _Far(NamedTuple):
 
 
 def can_stream(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
-    """Tell whether both files are of formats that are read and written in parts.
+    """Return whether both files have formats that can be read and written in parts.
 
-    For one process `alone`, a .npy file that is not stored row by row is none: it can be read whole.
+    Returns False for one process (`alone`) and a .npy file not stored row by row: it is read into memory instead.
     """
     kind = kind_of(Path(data))
     if kind not in ("npy", "h5") or Path(out).suffix.lower() not in (".npy", ".h5"):
@@ -74,47 +74,47 @@ def predict_stream(
     logits: bool = False,
     world: World = SINGLE,
 ) -> StreamedPrediction:
-    """Predict for all rows of a .npy or .h5 file, into a .npy or .h5 file: outputs, and in .h5 classes, too.
+    """Predict for all rows of a .npy or .h5 file, and write the outputs to a .npy or .h5 file; .h5 has the classes too.
 
-    Memory does not grow with the file. The bytes are the same for any number of processes, which all have to see both
-    files. Raises DataError; then nothing has been written.
+    Memory use does not grow with the file. The written bytes do not depend on the number of processes. All processes
+    need access to both files. Raises DataError; then nothing is written.
     """
     experiment = run_experiment(model)
     loss = None if experiment is None else experiment.training.loss.build()
-    trained = None if experiment is None else trained_inputs(experiment, user_path(data))
-    name, suffix = inputs or trained, Path(out).suffix.lower()
+    default = None if experiment is None else trained_inputs(experiment, user_path(data))
+    name, suffix = inputs or default, Path(out).suffix.lower()
 
-    def open_rows() -> _StreamPredictor:
-        return _StreamPredictor(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
+    def open_rows() -> _RowPredictor:
+        return _RowPredictor(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
 
-    scorer = world.collectively(open_rows)
+    predictor = world.collectively(open_rows)
     with contextlib.ExitStack() as stack:
 
         def create() -> tuple[str, int]:
             if world.rank:
                 return "", -1
             temporary, descriptor = stack.enter_context(replacement(out))
-            scorer.write_head(descriptor)
+            predictor.write_head(descriptor)
             return str(temporary), descriptor
 
-        temporary, descriptor = world.collectively(lambda: _told(out, create))
+        temporary, descriptor = world.collectively(lambda: _with_data_errors(out, create))
         temporary = world.broadcast(temporary)
 
-        def fill() -> _Far:
+        def fill() -> _OutOfRange:
             if world.rank == 0:
-                return scorer.fill(descriptor, world)
+                return predictor.fill(descriptor, world)
             with Path(temporary).open("r+b", buffering=0) as file:
-                found = scorer.fill(file.fileno(), world)
+                out_of_range = predictor.fill(file.fileno(), world)
                 sync(file.fileno())
-            return found
+            return out_of_range
 
-        parts = world.gather(world.collectively(lambda: _told(out, fill)))
-        world.collectively(lambda: _told(out, stack.close))
-    return StreamedPrediction(scorer.rows, tuple(_notes(model, parts, scorer.rows)))
+        parts = world.gather(world.collectively(lambda: _with_data_errors(out, fill)))
+        world.collectively(lambda: _with_data_errors(out, stack.close))
+    return StreamedPrediction(predictor.rows, tuple(_notes(model, parts, predictor.rows)))
 
 
-def _told(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
-    """Do what writes. Raises DataError, which names the file."""
+def _with_data_errors(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
+    """Call `work`, and raise an OSError as a DataError that names the file."""
     try:
         return work()
     except OSError as error:
@@ -122,15 +122,15 @@ def _told(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
         raise DataError(msg) from error
 
 
-def _notes(model: Model, parts: list[_Far], rows: int) -> Iterator[str]:
+def _notes(model: Model, parts: list[_OutOfRange], rows: int) -> Iterator[str]:
     first = next((part for part in parts if part.rows), None)
     if first is not None and first.x is not None and first.far is not None:
         count = sum(part.rows for part in parts)
         yield far_note(model, first.x, (), first.far, first.first, count, rows)
 
 
-class _StreamPredictor:
-    """Predicts row after row and writes each where it belongs."""
+class _RowPredictor:
+    """Predicts rows and writes each to its place in the output file."""
 
     def __init__(
         self, model: Model, loss: Loss | None, source: LargeArray, name: str, suffix: str, *, logits: bool
@@ -149,15 +149,15 @@ class _StreamPredictor:
         if classes is not None and classes.dtype.kind == "U":
             longest = max(len(label.encode()) for label in model.spec.labels)
             self._classes = np.dtype(f"S{longest}")
-        self._head, self._offsets = self._place(suffix)
+        self._head, self._offsets = self._layout(suffix)
 
     def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
         (rows,) = self.source.read((start, stop))
         x = conform_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
         return x, *answers(self.model, self.loss, x, logits=self.logits)
 
-    def _place(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
-        """Give what is not rows, by its offset in the file, and where the arrays lie."""
+    def _layout(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
+        """Return the bytes around the arrays by file offset, and the offset of each array."""
         shape = (self.rows, *self.model.output_shape)
         if suffix == ".npy":
             head = io.BytesIO()
@@ -171,45 +171,45 @@ class _StreamPredictor:
         return _hdf5_head(arrays)
 
     def write_head(self, descriptor: int) -> None:
-        """Write what is not rows."""
+        """Write the bytes around the arrays: the headers of the format."""
         for offset, data in self._head.items():
             write_at(descriptor, offset, data)
 
-    def fill(self, descriptor: int, world: World) -> _Far:
-        """Write the rows of this process, in whole chunks."""
-        collectively = evaluation_rows(self.model)
-        chunks = -(-self.rows // collectively)
-        first, stop = (min(chunk * collectively, self.rows) for chunk in world.share(chunks))
+    def fill(self, descriptor: int, world: World) -> _OutOfRange:
+        """Predict and write the chunks of this process, and return its out-of-range rows."""
+        chunk_rows = evaluation_rows(self.model)
+        chunks = -(-self.rows // chunk_rows)
+        first, stop = (min(chunk * chunk_rows, self.rows) for chunk in world.share(chunks))
         row_bytes = max(math.prod(self.source.shape[1:]) * 8, 1)
-        step = max(CHUNK_BYTES // (row_bytes * collectively), 1) * collectively
-        found = _Far()
+        step = max(CHUNK_BYTES // (row_bytes * chunk_rows), 1) * chunk_rows
+        out_of_range = _OutOfRange()
         for start in range(first, stop, step):
             x, outputs, classes = self._predict(start, min(start + step, stop))
-            self._put(descriptor, "outputs", start, np.ascontiguousarray(outputs))
+            self._write_rows(descriptor, "outputs", start, np.ascontiguousarray(outputs))
             if classes is not None and "class" in self._offsets:
-                plain = np.strings.encode(classes, "utf-8") if classes.dtype.kind == "U" else classes
-                self._put(descriptor, "class", start, np.ascontiguousarray(plain, self._classes))
-            found = self._look(found, start, x)
+                encoded = np.strings.encode(classes, "utf-8") if classes.dtype.kind == "U" else classes
+                self._write_rows(descriptor, "class", start, np.ascontiguousarray(encoded, self._classes))
+            out_of_range = self._add_out_of_range(out_of_range, start, x)
             del x
-        return found
+        return out_of_range
 
-    def _put(self, descriptor: int, name: str, start: int, rows: RawArray) -> None:
-        row = rows.nbytes // len(rows)
-        write_at(descriptor, self._offsets[name] + start * row, rows.data.cast("B"))
+    def _write_rows(self, descriptor: int, name: str, start: int, rows: RawArray) -> None:
+        row_bytes = rows.nbytes // len(rows)
+        write_at(descriptor, self._offsets[name] + start * row_bytes, rows.data.cast("B"))
 
-    def _look(self, found: _Far, start: int, x: RawArray) -> _Far:
+    def _add_out_of_range(self, previous: _OutOfRange, start: int, x: RawArray) -> _OutOfRange:
         far = far_values(self.model, x)
         if far is None or not far.any():
-            return found
-        if found.rows:
-            return found._replace(rows=found.rows + int(far.any(axis=1).sum()))
+            return previous
+        if previous.rows:
+            return previous._replace(rows=previous.rows + int(far.any(axis=1).sum()))
         row = int(far.any(axis=1).argmax())
-        here = slice(row, row + 1)
-        return _Far(int(far.any(axis=1).sum()), start + row, x[here].copy(), far[here].copy())
+        first = slice(row, row + 1)
+        return _OutOfRange(int(far.any(axis=1).sum()), start + row, x[first].copy(), far[first].copy())
 
 
 def _hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:
-    """Give an HDF5 file but for its arrays, by offset, and where these lie; their rows are never in memory."""
+    """Return the bytes of an HDF5 file around its arrays, by offset, and the array offsets; no rows are in memory."""
     import h5py  # noqa: PLC0415 - heavy, and needed for this format only
     from h5py import h5d, h5s, h5t  # noqa: PLC0415
 
@@ -219,11 +219,11 @@ def _hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[
     offsets: dict[str, int] = {}
     with h5py.File(memory, "w", libver=("v108", "v108")) as file:
         for name, (shape, dtype) in arrays.items():
-            kind = text_type(dtype.itemsize) if dtype.kind == "S" else h5t.py_create(dtype)
-            made = h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), placed_early())
-            offsets[name] = made.get_offset()
+            hdf5_type = text_type(dtype.itemsize) if dtype.kind == "S" else h5t.py_create(dtype)
+            dataset = h5d.create(file.id, name.encode(), hdf5_type, h5s.create_simple(shape), placed_early())
+            offsets[name] = dataset.get_offset()
     pages = {offset: bytes(page)[: memory.end - offset] for offset, page in memory.pages.items() if offset < memory.end}
     end = max(offsets[name] + math.prod(shape) * dtype.itemsize for name, (shape, dtype) in arrays.items())
-    if memory.end > end:  # the file ends with what HDF5 has written
+    if memory.end > end:  # extend the file to the length that HDF5 expects
         pages.setdefault(memory.end - 1, b"\0")
     return pages, offsets

@@ -1,4 +1,4 @@
-"""Write predictions as CSV, .npy, .npz or HDF5."""
+"""Write predictions to a .csv, .npy, .npz or .h5 file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from specnet.prediction.predict import Prediction
 
 
 def write_prediction(prediction: Prediction, path: str | os.PathLike[str]) -> None:
-    """Write outputs (and classes) to a .csv, .npz or .h5 file, outputs alone to .npy. Raises DataError."""
+    """Write outputs and classes to a .csv, .npz or .h5 file, or only the outputs to .npy. Raises DataError."""
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
         msg = f"{os.fspath(path)}: expected a file name that ends in {', '.join(_WRITERS)}"
@@ -56,9 +56,9 @@ def _hdf5(prediction: Prediction) -> bytes:
     import h5py  # noqa: PLC0415 - heavy, and needed for this format only
 
     file = io.BytesIO()
-    with h5py.File(file, "w") as made:
+    with h5py.File(file, "w") as hdf5:
         for name, array in _arrays(prediction).items():
-            made[name] = np.strings.encode(array, "utf-8") if array.dtype.kind == "U" else array
+            hdf5[name] = np.strings.encode(array, "utf-8") if array.dtype.kind == "U" else array
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The model document: registry of layer types, specs of the built-in layers, ModelSpec.
+"""The model document: ModelSpec, the specs of the built-in layers, and the registry of layer types.
 
 Imports everything up to `layers`.
 """

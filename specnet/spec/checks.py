@@ -1,4 +1,4 @@
-"""What the checks of a whole tree of layers find: shapes that do not fit, places, names and numbers that cannot be."""
+"""Checks of a whole tree of layers: shapes, positions of layers, lengths of full names, and numbers that overflow."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.siblings import Faults
 
 MAX_FULL_NAME = 1024
-"""The most characters of a layer's full name, `block.hidden`."""
+"""Maximum length of a layer's full name, `block.hidden`, in characters."""
 
 
 def limit_of_elements() -> int:
-    """Give the limit that is set; what is wrong with the setting is a fault like any other."""
+    """Return the maximum number of elements; an invalid setting is raised as a validation error."""
     try:
         return element_limit()
     except SpecnetError as error:
@@ -32,21 +32,22 @@ def limit_of_elements() -> int:
 
 
 def too_large(what: str) -> PydanticCustomError:
-    """Make the fault of a document that asks for more elements than the limit."""
+    """Return the error for a document that needs more elements than the limit."""
     limit = limit_of_elements()
-    told = f"2^31 = {limit}" if limit == MAX_ELEMENTS else str(limit)
-    more = "; SPECNET_MAX_ELEMENTS in the environment sets the limit"
-    return problem(f"expected at most {told} elements, got {what}{more}", "too_large")
+    limit_text = f"2^31 = {limit}" if limit == MAX_ELEMENTS else str(limit)
+    remedy = "; the environment variable SPECNET_MAX_ELEMENTS sets the limit"
+    return problem(f"expected at most {limit_text} elements, got {what}{remedy}", "too_large")
 
 
 INPUT = "the model's input"
 
 
-Following = Generator[tuple[KeyPath, PydanticCustomError], None, ShapeTuple | None]
+ShapeFaults = Generator[tuple[KeyPath, PydanticCustomError], None, ShapeTuple | None]
+"""Yields errors with their paths, and returns the shape of the last output, None if it is unknown."""
 
 
 class ShapeFollower:
-    """Follows the shapes through a tree of layers as far as they are valid, and counts the parameters."""
+    """Infers the shapes through a tree of layers, as far as the layers are valid, and counts the parameters."""
 
     def __init__(self) -> None:
         self.limit = limit_of_elements()
@@ -54,75 +55,75 @@ class ShapeFollower:
 
     def faults(
         self, layers: Sequence[LayerSpec | None], shape: ShapeTuple, path: KeyPath = (), source: str = INPUT
-    ) -> Following:
-        """Yield what does not fit; return the shape of the last output, None where it cannot be known.
+    ) -> ShapeFaults:
+        """Yield the errors of a list of layers; return the shape of its output, or None if it is unknown.
 
-        `source` says where the first layer's input comes from.
+        `source` names the origin of the first layer's input in messages.
         """
         for index, layer in enumerate(layers):
             if layer is None:
                 return None
-            here = (*path, index)
-            follow = self._composite if isinstance(layer, CompositeSpec) else self._leaf
-            if _misplaced(layer, here, first=source == INPUT):
-                return None
+            layer_path = (*path, index)
+            check = self._composite_faults if isinstance(layer, CompositeSpec) else self._leaf_faults
+            if _place_error(layer, layer_path, first=source == INPUT):
+                return None  # place_faults reports it
             try:
-                output = yield from follow(layer, shape, here, source)
+                output = yield from check(layer, shape, layer_path, source)
             except ShapeError as error:
-                yield here, problem(f"{error}; its input comes from {source}", "shape")
+                yield layer_path, problem(f"{error}; its input comes from {source}", "shape")
                 return None
-            except SpecnetError as error:  # a mistake in the layer's own code
-                yield here, problem(str(error), "plugin")
+            except SpecnetError as error:  # a mistake in the code of the layer's class
+                yield layer_path, problem(str(error), "plugin")
                 return None
             if output is None:
                 return None
             shape, source = output, f'"{layer.name}"'
         return shape
 
-    def _composite(self, layer: LayerSpec, shape: ShapeTuple, here: KeyPath, source: str) -> Following:
+    def _composite_faults(self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, source: str) -> ShapeFaults:
         assert isinstance(layer, CompositeSpec)
         outputs = []
         for path, inside in layer.lists():
-            outputs.append((yield from self.faults(inside, shape, (*here, *path), source)))
+            outputs.append((yield from self.faults(inside, shape, (*layer_path, *path), source)))
         known = [output for output in outputs if output is not None]
         if len(known) < len(outputs):
             return None
         joined = layer.layer.join(known)
         if size_of(joined) > self.limit:
-            yield here, too_large(f"an output of shape {joined}")
+            yield layer_path, too_large(f"an output of shape {joined}")
             return None
         return joined
 
-    def _leaf(self, layer: LayerSpec, shape: ShapeTuple, here: KeyPath, _source: str) -> Following:
+    def _leaf_faults(self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, _source: str) -> ShapeFaults:
         plan = layer.plan(shape)
         parameters, output = layer.parameter_specs(plan.parameters), plan.output_shape
         self.total += sum(map(size_of, plan.parameters.values()))
         if self.total > self.limit or size_of(output) > self.limit:
             what = f"{self.total} parameters" if self.total > self.limit else f"an output of shape {output}"
-            yield (*here, layer.width_field) if layer.width_field else here, too_large(what)
+            yield (*layer_path, layer.width_field) if layer.width_field else layer_path, too_large(what)
             return None
         for name, parameter in parameters.items():
-            wrong = initializers.shape_fault(parameter.initializer, plan.parameters[name])
-            if wrong:
-                field, message = wrong
-                yield (*here, parameter.field, *([field] if field else [])), problem(message, "shape")
+            fault = initializers.shape_fault(parameter.initializer, plan.parameters[name])
+            if fault:
+                field, message = fault
+                yield (*layer_path, parameter.field, *([field] if field else [])), problem(message, "shape")
         return output
 
 
 def place_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), *, first: bool = True) -> Faults:
-    """Find the layers that have to stand elsewhere, whatever the shapes."""
+    """Yield the errors of layers at positions where they are not allowed, whatever the shapes."""
     for index, layer in enumerate(layers):
-        here = (*path, index)
-        misplaced = layer and _misplaced(layer, here, first=first and index == 0)
-        if misplaced:
-            yield here, problem(misplaced, "misplaced")
+        layer_path = (*path, index)
+        message = layer and _place_error(layer, layer_path, first=first and index == 0)
+        if message:
+            yield layer_path, problem(message, "misplaced")
         elif isinstance(layer, CompositeSpec):
             for inner, inside in layer.lists():
-                yield from place_faults(inside, (*here, *inner), first=first and index == 0)
+                yield from place_faults(inside, (*layer_path, *inner), first=first and index == 0)
 
 
 def name_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), prefix: int = 0) -> Faults:
-    """Find layers whose full name, with those of the composites around it, is too long for a file."""
+    """Yield the errors of layers whose full name, which starts with the enclosing composites' names, is too long."""
     for index, layer in enumerate(layers):
         if layer is None:
             continue
@@ -135,52 +136,56 @@ def name_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), prefix: 
                 yield from name_faults(inside, (*path, index, *inner), length + 1)
 
 
-def _misplaced(layer: LayerSpec, here: KeyPath, *, first: bool) -> str:
-    """Say why a layer has to stand elsewhere."""
-    why = "" if here == (0,) or isinstance(layer, CompositeSpec) else layer.must_be_first
-    if why:
-        return f"{layer.type} must be the model's first layer: {why}"
-    limits = set(_limits(layer))
+def _place_error(layer: LayerSpec, path: KeyPath, *, first: bool) -> str:
+    """Return the message if the layer is not allowed at this position, otherwise "".
+
+    `first` says whether the layer's input is the model's input.
+    """
+    reason = "" if path == (0,) or isinstance(layer, CompositeSpec) else layer.must_be_first
+    if reason:
+        return f"{layer.type} must be the model's first layer: {reason}"
+    limits = set(_input_limits(layer))
     if isinstance(layer, CompositeSpec):
         if first and None in limits and len(limits) > 1:
-            return "some of its lists begin with integers and some with real numbers; a model has inputs of one kind"
+            return "some of its lists take integers and some take real numbers; a model's inputs have one type"
     elif None not in limits and not first:
-        return f"{layer.type} takes integers, which only the model's inputs are; it has to be the first layer"
+        return f"{layer.type} takes integers, and only the model's inputs can be integers; it must be the first layer"
     return ""
 
 
-def _limits(layer: LayerSpec) -> Iterator[int | None]:
-    """Give the bounds of integer inputs of all layers that see the input of this one."""
+def _input_limits(layer: LayerSpec) -> Iterator[int | None]:
+    """Yield the input limit of every layer that receives this layer's input."""
     if isinstance(layer, CompositeSpec):
         for _, layers in layer.lists():
             if not layers:
                 yield None
             elif layers[0] is not None:
-                yield from _limits(layers[0])
+                yield from _input_limits(layers[0])
     else:
         yield layer.input_limit
 
 
 def number_faults(layers: Iterable[LayerSpec | None], dtype: np.dtype[Any], path: KeyPath = ()) -> Faults:
-    """Find the numbers that the model's dtype cannot hold."""
+    """Yield the errors of numbers that the model's dtype cannot represent."""
     for index, layer in enumerate(layers):
         if isinstance(layer, CompositeSpec):
             for inner, inside in layer.lists():
                 yield from number_faults(inside, dtype, (*path, index, *inner))
             continue
         for field, value in layer or ():
-            for key, number in _numbers(value):
+            for key, number in _numbers_in(value):
                 if abs(number) > float(np.finfo(dtype).max):
                     message = f"expected numbers that {dtype.name} can hold, got {number!r}"
                     yield (*path, index, field, *key), problem(message, "overflow")
 
 
-def _numbers(value: Any) -> Iterator[tuple[KeyPath, float]]:
+def _numbers_in(value: Any) -> Iterator[tuple[KeyPath, float]]:
+    """Yield the numbers in a field's value, each with its path."""
     if isinstance(value, float):
         yield (), value
     elif isinstance(value, tuple):
         for index, entry in enumerate(value):
-            for key, number in _numbers(entry):
+            for key, number in _numbers_in(entry):
                 yield (index, *key), number
     elif isinstance(value, Document):
         for inner, number in initializers.numbers_of(value):

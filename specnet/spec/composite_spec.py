@@ -1,4 +1,4 @@
-"""What documents say of layers made of layers, and the reader of their lists, however deeply these nest."""
+"""CompositeSpec, the base of documents of layers that contain layers, and the recursive reader of their lists."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from specnet.spec.registry import find_layer, layer_types
 from specnet.spec.siblings import name_siblings, resolve_defaults
 
 MAX_COMPOSITES = 64
-"""The deepest nesting of composites."""
+"""Maximum nesting depth of composites."""
 
 LAYER_ENTRY = Tagged("layer", layer_types, find=find_layer)
 
 PLACEHOLDER = "specnet definition"
-"""Stands in a generated schema for a reference to a definition that schema.py adds."""
+"""Key that marks, in a generated schema, a reference to a definition; schema.py replaces it."""
 
 LIST_SCHEMA = {"type": "array", "items": {PLACEHOLDER: "layer"}}
 LAYERS_SCHEMA = {**LIST_SCHEMA, "minItems": 1}
 
 Entries = Sequence[LayerSpec | None]
-"""Layers of one list; None for a faulty one."""
+"""Layers of one list; None for an invalid layer."""
 
 
 class ListRead(NamedTuple):
-    """One list of layers: where it stands in its field, the list as it was given, and the layers read from it."""
+    """One list of layers: its path in its field, the list before validation, and the layers read from it."""
 
     path: KeyPath
-    given: Sequence[Any]
+    raw: Sequence[Any]
     layers: Entries
 
 
 class ListField(ABC):
-    """Annotates a field of a composite that holds layers. `LayerReader` reads it before Pydantic validates the rest."""
+    """Annotation of a field that contains layers; `LayerReader` reads it before Pydantic validates the other fields."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.any_schema()
 
     @abstractmethod
     def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
-        """Return the lists of the field's value, which stands at `path`; None where it does not hold lists."""
+        """Return the lists of the field's value at `path`; None if the value does not consist of lists."""
 
     @abstractmethod
     def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
-        """Return the field's value made of its lists."""
+        """Return the field's value, built from its lists."""
 
 
 class LayerList(ListField):
-    """One list of layers, with at least `least` entries."""
+    """Annotation of one list of layers, with at least `least` entries."""
 
     def __init__(self, least: int = 1) -> None:
         self.least = least
@@ -73,7 +73,7 @@ class LayerList(ListField):
 
 
 class LayerBranches(ListField):
-    """A list of lists of layers; the inner ones may be empty."""
+    """Annotation of a list of lists of layers; the inner lists may be empty."""
 
     def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
         if not reader.require_list(value, path, "an array of arrays of layers", "at least one branch"):
@@ -89,13 +89,13 @@ class LayerBranches(ListField):
 
 
 class CompositeSpec(LayerSpec):
-    """Base of the documents of layers made of layers; its layer class is a Composite, which knows where they stand."""
+    """Base of documents of layers that contain layers; the layer class is a Composite, which locates the lists."""
 
     layer: ClassVar[type[Composite]]
 
     @classmethod
     def list_fields(cls) -> dict[str, ListField]:
-        """Return the fields that hold layers, in document order."""
+        """Return the fields that contain layers, in document order."""
         return _list_fields(cls)
 
     def lists(self) -> list[tuple[KeyPath, Sequence[LayerSpec]]]:
@@ -110,7 +110,7 @@ class CompositeSpec(LayerSpec):
     @model_validator(mode="wrap")
     @classmethod
     def _read_lists(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        """Read the lists of layers first; a LayerReader that validates a composite's other keys has done so already."""
+        """Read the lists of layers before the other keys, unless a LayerReader, given as context, has read them."""
         if not isinstance(data, Mapping) or isinstance(info.context, LayerReader):
             return handler(data)
         reader = LayerReader()
@@ -119,7 +119,7 @@ class CompositeSpec(LayerSpec):
         except PydanticCustomError as error:
             reader.report(error, (), data)
         reader.raise_faults(cls.__name__)
-        return composite  # type: ignore[return-value]  # without faults it is whole, and of this class
+        return composite  # type: ignore[return-value]  # without faults it is complete, and of this class
 
     def plan(self, input_shape: tuple[int, ...]) -> LayerPlan:
         planners = [[layer.plan for layer in layers] for _, layers in self.lists()]
@@ -128,31 +128,31 @@ class CompositeSpec(LayerSpec):
 
 @cache
 def _list_fields(cls: type[CompositeSpec]) -> dict[str, ListField]:
-    pairs = [(name, mark) for name, field in cls.model_fields.items() for mark in field.metadata]
-    return {name: mark for name, mark in pairs if isinstance(mark, ListField)}
+    pairs = [(name, annotation) for name, field in cls.model_fields.items() for annotation in field.metadata]
+    return {name: annotation for name, annotation in pairs if isinstance(annotation, ListField)}
 
 
 class LayerReader:
-    """Reads the layers of one document, however deeply they nest: collects all faults, counts all layers.
+    """Reads the layers of one document at every nesting level; collects all faults and counts all layers.
 
-    A level is the number of composites around a list.
+    The level of a list is the number of composites that enclose it.
     """
 
     def __init__(self) -> None:
         self.faults: list[InitErrorDetails] = []
-        self._layers = 0
+        self._layer_count = 0
 
     def report(self, error: PydanticCustomError, path: KeyPath, value: Any) -> None:
-        """Add a fault."""
+        """Record a fault."""
         self.faults.append(InitErrorDetails(type=error, loc=path, input=value))
 
     def raise_faults(self, title: str) -> None:
-        """Raise a ValidationError of all faults, where there are any."""
+        """Raise a ValidationError of all faults, if there are any."""
         if self.faults:
             raise ValidationError.from_exception_data(title, self.faults)
 
     def require_list(self, value: Any, path: KeyPath, what: str, least: str) -> bool:
-        """Check that `value` is an array, and not empty where `least` says what is missing."""
+        """Report and return False if `value` is no array, or is empty while `least` names the required content."""
         if not isinstance(value, (list, tuple)):
             self.report(mismatch(what, value, "wrong_type"), path, value)
         elif least and not value:
@@ -161,15 +161,15 @@ class LayerReader:
             return True
         return False
 
-    def count(self, more: int, path: KeyPath, value: Any) -> bool:
-        """Count layers and branches over the whole document; report the ones beyond the limit."""
-        self._layers += more
-        if self._layers > MAX_LAYERS:
+    def count(self, number: int, path: KeyPath, value: Any) -> bool:
+        """Add to the number of layers and branches in the document; report and return False above the limit."""
+        self._layer_count += number
+        if self._layer_count > MAX_LAYERS:
             self.report(problem(f"expected at most {MAX_LAYERS} layers in all, got more", "too_large"), path, value)
-        return self._layers <= MAX_LAYERS
+        return self._layer_count <= MAX_LAYERS
 
     def read_list(self, value: Any, path: KeyPath, level: int, *, least: int = 1) -> Entries | None:
-        """Return the layers of a list; None where `value` is no list of layers."""
+        """Return the layers of a list; None if `value` is not a list of layers."""
         if not self.require_list(value, path, "an array of layers", "at least one layer" if least else ""):
             return None
         if len(value) > MAX_LAYERS:
@@ -182,17 +182,17 @@ class LayerReader:
         for index, entry in enumerate(value):
             layers[index] = self._read_entry(entry, (*path, index), level)
             if len(self.faults) >= MAX_PROBLEMS:
-                break  # more are not shown, and each takes time
+                break  # further faults are not shown, and checking is slow
         return layers
 
     def _read_entry(self, entry: Any, path: KeyPath, level: int) -> LayerSpec | None:
-        """Return one layer; for a faulty one None, or a composite as far as it is right."""
+        """Return one layer; None if it is invalid, but the valid parts of an invalid composite."""
         try:
             kind = LAYER_ENTRY.resolve(entry)
             if isinstance(entry, CompositeSpec):
-                if level + _height(entry) > MAX_COMPOSITES:
-                    raise _too_deep()
-                return entry if self.count(_size(entry, MAX_LAYERS + 1), path, entry) else None
+                if level + _depth(entry) > MAX_COMPOSITES:
+                    raise _depth_error()
+                return entry if self.count(_count_inside(entry, MAX_LAYERS + 1), path, entry) else None
             if isinstance(entry, LayerSpec):
                 return entry
             if issubclass(kind, CompositeSpec):
@@ -215,23 +215,24 @@ class LayerReader:
         level: int,
         validate: Callable[[dict[str, Any]], CompositeSpec],
     ) -> CompositeSpec | None:
-        """Return a composite whose lists are read, named as one set of siblings, and completed.
+        """Return a composite with its lists read and its names and defaults filled in.
 
-        `validate` checks its other keys. Of a faulty composite what is right is returned, so that shapes are followed
-        into it; None where one of its lists is none.
+        All its layers are siblings, so their names are unique across its lists. `validate` checks the other keys. Of an
+        invalid composite, the valid lists are returned, so that shapes inside can be checked; None if one of its lists
+        cannot be read or a required list is missing.
         """
         if level > MAX_COMPOSITES:
-            raise _too_deep()
-        fields = {name: mark for name, mark in kind.list_fields().items() if name in keys}
-        read = {name: mark.read(self, keys[name], (*path, name), level) for name, mark in fields.items()}
+            raise _depth_error()
+        fields = {name: field for name, field in kind.list_fields().items() if name in keys}
+        read = {name: field.read(self, keys[name], (*path, name), level) for name, field in fields.items()}
         lists = [(name, entry) for name, entries in read.items() for entry in entries or ()]
         names, duplicates = name_siblings(
-            [((name, *entry.path), entry.given) for name, entry in lists], f" of this {kind.registered_type}"
+            [((name, *entry.path), entry.raw) for name, entry in lists], f" of this {kind.registered_type}"
         )
         self.faults += details(duplicates, path)
         resolved: dict[str, list[Entries]] = {name: [] for name in read}
-        for (name, entry), own in zip(lists, names, strict=True):
-            resolved[name].append(resolve_defaults(entry.layers, own))
+        for (name, entry), layer_names in zip(lists, names, strict=True):
+            resolved[name].append(resolve_defaults(entry.layers, layer_names))
         complete = {name: fields[name].assemble(parts) for name, parts in resolved.items() if read[name] is not None}
         composite: CompositeSpec | None = None
         try:
@@ -246,21 +247,21 @@ class LayerReader:
         return kind.model_construct(**complete) if is_readable else None  # type: ignore[arg-type]
 
 
-def _size(layer: LayerSpec, most: int) -> int:
-    """Count the layers inside a composite, up to `most`."""
-    count, waiting = 0, [layer]
-    while waiting and count < most:
-        outer = waiting.pop()
+def _count_inside(layer: LayerSpec, limit: int) -> int:
+    """Return the number of layers inside a composite; stops counting at `limit`."""
+    count, pending = 0, [layer]
+    while pending and count < limit:
+        outer = pending.pop()
         if isinstance(outer, CompositeSpec):
             count += len(outer.inside)
-            waiting += outer.inside
+            pending += outer.inside
     return count
 
 
-def _height(layer: LayerSpec) -> int:
-    """Count the levels of composites."""
-    return 1 + max(map(_height, layer.inside), default=0) if isinstance(layer, CompositeSpec) else 0
+def _depth(layer: LayerSpec) -> int:
+    """Return the number of nested composite levels of a layer."""
+    return 1 + max(map(_depth, layer.inside), default=0) if isinstance(layer, CompositeSpec) else 0
 
 
-def _too_deep() -> PydanticCustomError:
-    return problem(f"expected at most {MAX_COMPOSITES} levels of layers within layers, got more", "too_deep")
+def _depth_error() -> PydanticCustomError:
+    return problem(f"expected at most {MAX_COMPOSITES} levels of nested composites, got more", "too_deep")

@@ -1,4 +1,4 @@
-"""The layers of a document as rows, for `summary`, notebooks and pictures."""
+"""The layers of a document as table rows, for `specnet summary`, notebooks and diagrams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specnet.plan import LayerPlan
 
 
 class LayerRow(NamedTuple):
-    """One layer; the parameters of a composite are those of its layers."""
+    """One layer; the parameters of a composite are those of the layers inside it."""
 
     name: str
     """Full name, "block.hidden"."""
@@ -26,7 +26,7 @@ class LayerRow(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """Number of composites around the layer."""
+        """Number of composites that enclose the layer."""
         return self.name.count(".")
 
 
@@ -39,13 +39,13 @@ def layer_rows(layers: Iterable[tuple[str, LayerSpec, LayerPlan]]) -> list[Layer
 
 
 def html_table(name: str, about: str, input_shape: ShapeTuple, rows: Iterable[LayerRow]) -> str:
-    """Return an HTML table of layers for notebooks, under the model's name and a phrase about it."""
-    lines = [
+    """Return an HTML table of layers for notebooks; the heading is the model's name and a description of it."""
+    table_rows = [
         f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td>"
         f'<td>{batch_of(row.output_shape)}</td><td style="text-align:right">{row.parameters:,}</td></tr>'
         for row in rows
     ]
     head = "<tr><th>Layer</th><th>Type</th><th>Output</th><th>Parameters</th></tr>"
-    first = f"<tr><td>(input)</td><td></td><td>{batch_of(input_shape)}</td><td></td></tr>"
+    input_row = f"<tr><td>(input)</td><td></td><td>{batch_of(input_shape)}</td><td></td></tr>"
     heading = f"<b>{escape(name)}</b>, {escape(about)}"
-    return f"<div>{heading}<table><thead>{head}</thead><tbody>{first}{''.join(lines)}</tbody></table></div>"
+    return f"<div>{heading}<table><thead>{head}</thead><tbody>{input_row}{''.join(table_rows)}</tbody></table></div>"

@@ -1,4 +1,4 @@
-"""The model document: ModelSpec is its normalized form, a frozen value that knows every shape before any array."""
+"""The model document. ModelSpec is its normalized form, an immutable value that infers every shape before building."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MODEL_FORMAT = format_of(FAMILY)
 
 
 class _Layers:
-    """Annotates `layers`: entries, names, defaults, numbers and shapes are checked, all faults reported at once."""
+    """Annotation of `layers`: checks entries, names, positions, numbers and shapes, and reports all faults at once."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.with_info_plain_validator_function(self.validate)
@@ -70,17 +70,18 @@ class _Layers:
 def _json_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise mismatch("an object", value, "wrong_type")
-    made: dict[str, Any] = _json_value(value, 0)
-    return made
+    copied: dict[str, Any] = _json_value(value, 0)
+    return copied
 
 
 def _json_value(value: Any, depth: int) -> Any:
+    """Return a copy of a JSON value, with lists for tuples and 0.0 for -0.0; rejects all other values."""
     if depth > 64:
         message = "expected at most 64 levels of nesting, got more"
         raise problem(message, "too_deep")
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
-            message = "expected keys that are strings, as JSON has no others"
+            message = "expected only strings as keys, got others; JSON has only string keys"
             raise problem(message, "wrong_type")
         return {encodable(key): _json_value(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -93,13 +94,13 @@ def _json_value(value: Any, depth: int) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value + 0.0
-    raise mismatch("what JSON can hold", value, "wrong_type")
+    raise mismatch("a JSON value", value, "wrong_type")
 
 
 class ModelSpec(Document):
-    """A model document, normalized: names and defaults are filled in, so equal models have equal documents.
+    """A normalized model document: names and defaults are filled in, so equal models have equal documents.
 
-    `ModelSpec(input_shape=…, layers=[…])` and `load_spec(path)` make one; both raise SpecError.
+    Create one with `ModelSpec(input_shape=…, layers=[…])` or `load_spec(path)`. Both raise SpecError.
     """
 
     model_config = ConfigDict(
@@ -108,31 +109,31 @@ class ModelSpec(Document):
     )
 
     schema_: Text = Field(default="", alias="$schema")
-    """Where the JSON Schema of this document lies, for editors."""
+    """Location of the JSON Schema of this document, for editors."""
     format: Annotated[
         str,
         BeforeValidator(lambda value: check_format(value, FAMILY)),
         WithJsonSchema({"const": MODEL_FORMAT, "type": "string"}),
     ] = MODEL_FORMAT
-    """Kind and version of the document."""
+    """Format name and version of the document."""
     name: Text = "model"
-    """What people call the model."""
+    """Name of the model, for readers."""
     description: Text = ""
-    """What the model is for."""
+    """Purpose of the model."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Type of every parameter and intermediate array."""
+    """Dtype of every parameter and intermediate array."""
     seed: Seed = 0
-    """Decides the initial weights, and dropout where no experiment gives another seed."""
+    """Seed of the initial weights, and of dropout if no experiment sets another seed."""
     input_shape: Shape = Field(examples=[[64], [28, 28]])
     """Shape of one input, without the batch axis."""
     layers: Annotated[tuple[LayerSpec, ...], _Layers(), WithJsonSchema(LAYERS_SCHEMA)]
-    """The layers, first to last."""
+    """The layers, from first to last."""
     labels: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
-    """Names of the output classes, in the order of the outputs."""
+    """Names of the output classes, in output order."""
     metadata: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
-    """Anything else: the one place for keys of your own."""
+    """Any object; the only place for additional keys."""
 
-    if TYPE_CHECKING:  # Pydantic's own signature knows neither lists nor layers as mappings
+    if TYPE_CHECKING:  # Pydantic's signature accepts neither lists nor layers as mappings
 
         def __init__(
             self,
@@ -150,44 +151,44 @@ class ModelSpec(Document):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_this_version(cls, data: Any) -> Any:
+    def _migrate(cls, data: Any) -> Any:
         return migrated(data, FAMILY)
 
     @field_validator("input_shape")
     @classmethod
-    def _bounded(cls, shape: ShapeTuple) -> ShapeTuple:
+    def _check_size(cls, shape: ShapeTuple) -> ShapeTuple:
         if size_of(shape) > limit_of_elements():
             raise too_large(f"shape {shape}")
         return shape
 
     @field_validator("labels")
     @classmethod
-    def _unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         seen: set[str] = set()
         for index, label in enumerate(labels):
             if label in seen:
-                told = problem(f"{describe(label)} stands here a second time", "duplicate_name")
-                detail = InitErrorDetails(type=told, loc=(index,), input=label)
+                error = problem(f"{describe(label)} appears a second time; labels must be unique", "duplicate_name")
+                detail = InitErrorDetails(type=error, loc=(index,), input=label)
                 raise ValidationError.from_exception_data("labels", [detail])
             seen.add(label)
         return labels
 
     @field_validator("labels")
     @classmethod
-    def _as_many_as_classes(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_number(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if labels and "layers" in info.data and "input_shape" in info.data:
             *_, last = fold((layer.plan for layer in info.data["layers"]), info.data["input_shape"])
             width = last.output_shape[-1]
             if len(labels) != max(width, 2):
-                message = f"expected {max(width, 2)} names, one a class of the output, got {len(labels)}"
+                message = f"expected {max(width, 2)} names, one per class of the output, got {len(labels)}"
                 raise problem(message, "wrong_value")
         return labels
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
+    def _omit_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
         optional = ("$schema", "schema_", "description", "labels", "metadata")
-        return {key: value for key, value in written.items() if value or key not in optional}
+        return {key: value for key, value in document.items() if value or key not in optional}
 
     @property
     def output_shape(self) -> ShapeTuple:
@@ -201,40 +202,40 @@ class ModelSpec(Document):
 
     @property
     def identity(self) -> str:
-        """SHA-256, in hex, of what decides the function computed: the document without names and notes of people."""
+        """Hexadecimal SHA-256 of what determines the computed function: the document without the `plan.NOTES` keys."""
         return identity_of(self.model_dump(mode="json"))
 
     def plan(self) -> ModelPlan:
-        """Return how the network is put together."""
+        """Return the plan by which the network is built."""
         layers = tuple(fold((layer.plan for layer in self.layers), self.input_shape))
         return ModelPlan(self.name, self.dtype, self.seed, self.input_shape, layers)
 
     def walk(self, plan: ModelPlan | None = None) -> Iterator[tuple[str, LayerSpec, LayerPlan]]:
-        """Yield every layer with its full name, `block.hidden`; a composite comes before the layers in it.
+        """Yield (full name, spec, plan) of every layer; a composite comes before the layers inside it.
 
-        `plan` is what `plan()` returns, where the caller has it already.
+        A full name is for example `block.hidden`. A caller that has the result of `plan()` can pass it as `plan`.
         """
         yield from _walk(self.layers, (plan or self.plan()).layers, "")
 
     def parameter_specs(self, plan: ModelPlan | None = None) -> dict[str, ParameterSpec]:
-        """Map full names, `hidden.weight`, in document order, to what the document says of each parameter."""
+        """Map the full name of each parameter, `hidden.weight`, to its description, in document order."""
         leaves = ((n, s, p) for n, s, p in self.walk(plan) if not isinstance(s, CompositeSpec))
-        return dotted((name, spec.parameter_specs(plan.parameters)) for name, spec, plan in leaves)
+        return dotted((name, spec.parameter_specs(leaf.parameters)) for name, spec, leaf in leaves)
 
     def __repr__(self) -> str:
         return f"<ModelSpec {self.plan().about(self.parameter_count)}>"
 
     def _repr_html_(self) -> str:
-        """Show a table of the layers in a notebook."""
+        """Return an HTML table of the layers for a notebook."""
         about = f"{self.parameter_count:,} parameters, {self.dtype}"
         return html_table(self.name, about, self.input_shape, layer_rows(self.walk()))
 
     def to_json(self) -> str:
-        """Write the normalized document, indented, ending in a newline."""
+        """Return the normalized document as indented JSON text that ends with a newline."""
         return self.model_dump_json(indent=2) + "\n"
 
     def with_seed(self, seed: int) -> Self:
-        """Give the same document with another seed. Raises SpecError."""
+        """Return the same document with another seed. Raises SpecError."""
         return self.model_validate({**dict(self.model_dump()), "seed": seed})
 
 
@@ -248,7 +249,7 @@ def _walk(
 
 
 def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
-    """Read a model document.
+    """Read a model document from a file.
 
     Raises SpecError, which lists every problem with file, line and column.
     """

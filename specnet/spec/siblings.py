@@ -1,4 +1,4 @@
-"""Names and defaults of layers that are siblings: those of a model, or of all lists of one composite."""
+"""Names and defaults of sibling layers: the layers of a model, or the layers of all lists of one composite."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Faults = Iterator[tuple[KeyPath, PydanticCustomError]]
 
 
 def name_siblings(lists: Iterable[tuple[KeyPath, Sequence[Any]]], whose: str = "") -> tuple[list[list[str]], Faults]:
-    """Return the name of every entry of the lists, and the faults of names that are taken.
+    """Return the name of every entry of the lists, and the errors of names that occur twice.
 
-    Automatic names are <type>_<n>, counted over all entries of the type. Entries may have any form, faulty ones too.
-    `whose` says in messages what the siblings belong to.
+    An automatic name is <type>_<n>, where n counts all entries of that type. Entries may be invalid values of any kind.
+    `whose` names the parent of the siblings in messages.
     """
     counts: dict[str, int] = {}
     names: list[list[str]] = []
@@ -30,32 +30,32 @@ def name_siblings(lists: Iterable[tuple[KeyPath, Sequence[Any]]], whose: str = "
             kind, name = keys.get("type"), keys.get("name")
             if isinstance(kind, str):
                 counts[kind] = counts.get(kind, 0) + 1
-            is_given = isinstance(name, str) and name != ""
+            is_explicit = isinstance(name, str) and name != ""
             automatic = f"{kind}_{counts[kind]}" if isinstance(kind, str) else ""
-            names[-1].append(str(name) if is_given else automatic)
-            named.append((not is_given, (*path, index), names[-1][-1]))
+            names[-1].append(str(name) if is_explicit else automatic)
+            named.append((not is_explicit, (*path, index), names[-1][-1]))
     return names, _duplicate_names(named, whose)
 
 
 def _duplicate_names(named: list[tuple[bool, KeyPath, str]], whose: str) -> Faults:
-    owner: dict[str, KeyPath] = {}
+    first_paths: dict[str, KeyPath] = {}
     for is_automatic, path, name in sorted(named, key=lambda entry: entry[0]):
-        first = owner.setdefault(name, path)
+        first = first_paths.setdefault(name, path)
         if first == path or not name:
             continue
-        where = path_text(first) + whose
+        sibling = path_text(first) + whose
         if is_automatic:
-            message = f'the automatic name "{name}" is taken by its sibling {where}; give this layer another name'
+            message = f'the automatic name "{name}" is taken by its sibling {sibling}; give this layer another name'
             yield path, problem(message, "duplicate_name")
         else:
-            message = f'the name "{name}" is taken by its sibling {where}; names are unique among siblings'
+            message = f'the name "{name}" is taken by its sibling {sibling}; names must be unique among siblings'
             yield (*path, "name"), problem(message, "duplicate_name")
 
 
 def resolve_defaults(layers: Sequence[LayerSpec | None], names: Sequence[str]) -> list[LayerSpec | None]:
-    """Return the layers of one list with their names, and with the defaults that depend on the next activation in it.
+    """Return the layers of one list with their names, and with the defaults that depend on the next activation.
 
-    A faulty layer, None, stays None.
+    None, which marks an invalid layer, remains None.
     """
     resolved: list[LayerSpec | None] = []
     following: LayerSpec | None = None

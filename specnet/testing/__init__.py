@@ -1,4 +1,4 @@
-"""Checks for layers, this project's and your own: `check_layer({"type": "swish", "beta": 2.0}, input_shape=(5,))`.
+"""Checks for built-in and custom layers: `check_layer({"type": "swish", "beta": 2.0}, input_shape=(5,))`.
 
 Imports everything up to `training`.
 """

@@ -1,4 +1,4 @@
-"""Numerical gradients, and models to check them on."""
+"""Numerical gradients, and sample models and inputs to check them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from specnet.model import Model, build
 from specnet.spec.model_spec import ModelSpec
 
 STEPS = (1e-4, 1e-5, 1e-6)
-"""Step sizes of numerical gradients: a kink between two points of one is seldom between those of all."""
+"""Step sizes of numerical gradients. A kink may lie between the points of one step, but rarely of all steps."""
 
 
 def numerical_gradient(function: Callable[[], float], array: Array, step: float = 1e-4) -> Array:
-    """Give ∂function()/∂array, element by element; `function` reads the array, float64, which is changed and restored.
+    """Return ∂function()/∂array, element by element.
 
-    Central differences of two step sizes, extrapolated (Richardson): the error falls with the fourth power of step.
+    `function` reads `array`, of dtype float64, which is changed during the calls and then restored. Uses central
+    differences of two step sizes with Richardson extrapolation: the error falls with the fourth power of `step`.
     """
     gradient = np.zeros_like(array)
     for index in itertools.product(*map(range, array.shape)):
@@ -42,14 +43,14 @@ def _slope(function: Callable[[], float], array: Array, index: tuple[int, ...], 
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """Give the largest difference, relative to the largest expected element (what is all but 0 counts as 0.001)."""
+    """Return the largest absolute difference, divided by the largest expected element (at least 0.001)."""
     if not expected.size:
         return 0.0
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-3))
 
 
 class GradientCheck(NamedTuple):
-    """How far an array's gradient is from the numerical one; `error` is relative to the array's largest slope."""
+    """Result for one array: `checked` elements were compared; `error` is the `relative_error` of the gradient."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,10 +67,11 @@ def check_gradients(
     at_most: int | None = None,
     tolerance: float = 1e-6,
 ) -> list[GradientCheck]:
-    """Hold what `backward` gives for x (name "input") and every parameter against numerical gradients.
+    """Compare the gradients of `backward` for x (named "input") and every parameter with numerical gradients.
 
-    The model is float64. Of each array `at_most` elements are checked, drawn at random. An element whose slope is
-    off by more than `tolerance` is tried at smaller steps, as there may be a kink. The model is left as it was.
+    The model must be float64. At most `at_most` elements of each array are checked, drawn at random. If an element
+    differs by more than `tolerance`, smaller steps are tried, because there may be a kink. Parameters, buffers and the
+    step of the draws are restored.
     """
     buffers = {name: array.copy() for name, array in model.buffers.items()}
     step = model.draws.step
@@ -88,36 +90,36 @@ def check_gradients(
     rng = np.random.default_rng(0)
     checks = []
     for name, array in arrays.items():
-        chosen = np.arange(array.size)
+        flat_indices = np.arange(array.size)
         if at_most is not None and array.size > at_most:
-            chosen = np.sort(rng.choice(array.size, at_most, replace=False))
-        indices = [tuple(map(int, np.unravel_index(flat, array.shape))) for flat in chosen]
-        pairs = np.array([_closest(loss, array, i, analytical[name][i], tolerance) for i in indices]).reshape(-1, 2)
-        checks.append(GradientCheck(name, array.shape, len(chosen), relative_error(pairs[:, 0], pairs[:, 1])))
-    for name, kept in buffers.items():
-        model.buffers[name][...] = kept
+            flat_indices = np.sort(rng.choice(array.size, at_most, replace=False))
+        indices = [tuple(map(int, np.unravel_index(flat, array.shape))) for flat in flat_indices]
+        pairs = np.array([_slope_pair(loss, array, i, analytical[name][i], tolerance) for i in indices]).reshape(-1, 2)
+        checks.append(GradientCheck(name, array.shape, len(flat_indices), relative_error(pairs[:, 0], pairs[:, 1])))
+    for name, saved in buffers.items():
+        model.buffers[name][...] = saved
     model.draws.step = step
     return checks
 
 
-def _closest(
-    function: Callable[[], float], array: Array, index: tuple[int, ...], found: float, tolerance: float
+def _slope_pair(
+    function: Callable[[], float], array: Array, index: tuple[int, ...], analytical: float, tolerance: float
 ) -> tuple[float, float]:
-    """Give the analytical slope and, of the numerical ones, that which is nearest to it."""
-    best = np.inf
+    """Return the analytical slope of one element, and the numerical slope that is closest to it."""
+    closest = np.inf
     for step in STEPS:
         slope = _slope(function, array, index, step)
-        if abs(found - slope) < abs(found - best):
-            best = slope
-        if abs(found - best) <= tolerance * max(abs(best), 1e-3):
+        if abs(analytical - slope) < abs(analytical - closest):
+            closest = slope
+        if abs(analytical - closest) <= tolerance * max(abs(closest), 1e-3):
             break
-    return found, best
+    return analytical, closest
 
 
 def sample_inputs(model: Model, batch: int, seed: int = 0) -> npt.NDArray[Any]:
-    """Draw inputs that the model takes: integers below its bound, or real numbers of both signs, none near 0.
+    """Draw valid inputs for the model: integers below its input limit, or real numbers of both signs.
 
-    Near 0, where relu and the like have a kink, a numerical gradient is none.
+    Real numbers near 0 are excluded, because numerical gradients are wrong at the kink of relu and similar layers.
     """
     rng = np.random.default_rng(seed)
     shape = (batch, *model.input_shape)
@@ -128,7 +130,7 @@ def sample_inputs(model: Model, batch: int, seed: int = 0) -> npt.NDArray[Any]:
 
 
 def build_sample(spec: ModelSpec, seed: int = 0) -> Model:
-    """Build a network whose parameters are all moved off their initial values, and what is unfitted is fitted."""
+    """Build a network with noise added to all initial parameters, and with its standardize layers fitted."""
     model = build(spec)
     rng = np.random.default_rng(seed)
     for value in model.parameters.values():

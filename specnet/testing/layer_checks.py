@@ -1,4 +1,4 @@
-"""What a layer has to hold, checked: for the tests of this project and for those of a layer of your own.
+"""Conformance checks of layers, for the tests of this project and of custom layers.
 
 check_layer({"type": "swish", "beta": 2.0}, input_shape=(5,))
 """
@@ -25,10 +25,10 @@ from specnet.testing.gradients import build_sample, check_gradients, relative_er
 def check_layer(spec: LayerSpec | Mapping[str, Any], input_shape: Sequence[int], *, tolerance: float = 1e-6) -> None:
     """Check a registered layer, given as a document, on inputs of this shape (without the batch axis).
 
-    Numerical gradients of inputs and parameters, shapes and dtypes (float32 and float64, an empty batch), ownership of
-    arrays, determinism, `predict` against `forward`, the order of calls, its place in a longer network, and the round
-    trips through JSON and HDF5. Raises AssertionError, which says what does not hold, and SpecError for a document that
-    is not valid.
+    Checks numerical gradients of inputs and parameters, shapes and dtypes (float32, float64 and an empty batch), array
+    ownership, determinism, `predict` compared with `forward`, the order of calls, the layer inside a longer network,
+    and the round trips through JSON and HDF5. Raises AssertionError, which names the violated rule, and SpecError for
+    an invalid document.
     """
     for dtype in ("float64", "float32"):
         case = _Case(ModelSpec.model_validate({"input_shape": list(input_shape), "dtype": dtype, "layers": [spec]}))
@@ -39,36 +39,36 @@ def check_layer(spec: LayerSpec | Mapping[str, Any], input_shape: Sequence[int],
 
 
 class _Case:
-    """One layer in a network of its own, and what each check needs."""
+    """A network of one layer, and assertions for the checks."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.who = f"check_layer({spec.layers[0].type}, {spec.input_shape}, {spec.dtype})"
+        self.label = f"check_layer({spec.layers[0].type}, {spec.input_shape}, {spec.dtype})"
 
     def model(self) -> Model:
         return build_sample(self.spec)
 
     def require(self, condition: bool, message: str) -> None:
         if not condition:
-            text = f"{self.who}: {message}"
+            text = f"{self.label}: {message}"
             raise AssertionError(text)
 
-    def same(self, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None, message: str) -> None:
-        """Require the same bits."""
-        alike = a is b or (
+    def require_same_bits(self, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None, message: str) -> None:
+        """Require equal shape, dtype and bytes."""
+        is_same = a is b or (
             a is not None and b is not None and (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
         )
-        self.require(alike, message)
+        self.require(is_same, message)
 
-    def refused(self, call: Callable[[], object], error: type[SpecnetError], message: str) -> None:
+    def require_raises(self, call: Callable[[], object], error: type[SpecnetError], message: str) -> None:
         try:
             call()
         except error:
             return
         except Exception as other:
-            text = f"{self.who}: {message}; it raises {type(other).__name__}: {other}"
+            text = f"{self.label}: {message}; it raises {type(other).__name__}: {other}"
             raise AssertionError(text) from other
-        text = f"{self.who}: {message}"
+        text = f"{self.label}: {message}"
         raise AssertionError(text)
 
     def check_gradients(self, tolerance: float) -> None:
@@ -76,11 +76,11 @@ class _Case:
             model = self.model()
             x = sample_inputs(model, 4, seed=1)
             dy = np.random.default_rng(2).normal(size=(4, *model.output_shape))
-            for found in check_gradients(model, x, dy, training=training, at_most=200, tolerance=tolerance):
+            for result in check_gradients(model, x, dy, training=training, at_most=200, tolerance=tolerance):
                 self.require(
-                    found.error <= tolerance,
-                    f"the gradient of {found.name} differs from the numerical one by {found.error:.2g} of its size, "
-                    f"more than {tolerance:g}{' (training)' if training else ''}",
+                    result.error <= tolerance,
+                    f"the gradient of {result.name} differs from the numerical gradient by a relative error of "
+                    f"{result.error:.2g}, more than {tolerance:g}{' (training)' if training else ''}",
                 )
 
 
@@ -89,27 +89,31 @@ def _check_shapes(case: _Case) -> None:
     dtype, expected = model.dtype, model.output_shape
     for batch in (0, 1, 3):
         x = sample_inputs(model, batch)
-        for what, y in (("forward", model.forward(x, training=True)), ("predict", model.predict(x))):
-            case.require(y.shape == (batch, *expected), f"{what} gives shape {y.shape}, not {(batch, *expected)}")
-            case.require(y.dtype == dtype, f"{what} gives {y.dtype}")
+        for method, y in (("forward", model.forward(x, training=True)), ("predict", model.predict(x))):
+            case.require(y.shape == (batch, *expected), f"{method} returns shape {y.shape}, not {(batch, *expected)}")
+            case.require(y.dtype == dtype, f"{method} returns dtype {y.dtype}, not {dtype}")
         dx = model.backward(model.forward(x))
         if dx is None:
-            case.require(model.input_dtype.kind == "i", "backward gives None, which is for integer inputs alone")
+            case.require(
+                model.input_dtype.kind == "i", "backward returns None, which is allowed only for integer inputs"
+            )
         else:
-            case.require(dx.shape == x.shape, f"backward gives shape {dx.shape} for inputs of shape {x.shape}")
-            case.require(dx.dtype == dtype, f"backward gives {dx.dtype}")
+            case.require(dx.shape == x.shape, f"backward returns shape {dx.shape}, not the inputs' shape {x.shape}")
+            case.require(dx.dtype == dtype, f"backward returns dtype {dx.dtype}, not {dtype}")
 
 
 def _check_determinism(case: _Case) -> None:
     first, second = case.model(), case.model()
     x = sample_inputs(first, 5)
     y = first.forward(x, training=True)
-    case.same(y, second.forward(x, training=True), "two networks of one seed differ in their outputs")
+    case.require_same_bits(
+        y, second.forward(x, training=True), "two networks with the same seed differ in their outputs"
+    )
     dx = first.backward(y)
-    case.same(dx, second.backward(y), "two networks of one seed differ in their gradients")
-    case.same(dx, first.backward(y), "a second backward gives something else than the first")
+    case.require_same_bits(dx, second.backward(y), "two networks with the same seed differ in their gradients")
+    case.require_same_bits(dx, first.backward(y), "a second backward returns other values than the first")
     for name, gradient in first.gradients.items():
-        case.same(gradient, second.gradients[name], f"the gradient of {name} is another after a second backward")
+        case.require_same_bits(gradient, second.gradients[name], f"the gradient of {name} changes in a second backward")
 
 
 def _check_prediction(case: _Case) -> None:
@@ -122,15 +126,17 @@ def _check_prediction(case: _Case) -> None:
     attributes = dict(vars(model.layers[0]))
     model.layers[0].predict(x.copy())
     written = [name for name, value in vars(model.layers[0]).items() if attributes.get(name) is not value]
-    case.require(not written, f"predict writes on the layer, which is no longer safe from threads: {written}")
-    case.same(model.predict(x), y, "predict differs from forward outside training")
+    case.require(not written, f"predict sets attributes of the layer, so it is not thread-safe: {written}")
+    case.require_same_bits(model.predict(x), y, "predict differs from forward outside training")
     model.forward(x)
     model.predict(sample_inputs(model, 6, seed=9))
     for name, array in arrays.items():
-        case.same(array, before[name], f"predict changes {name}")
-    case.same(model.backward(y), dx, "predict disturbs the backward of the forward before it")
-    alone = np.concatenate([model.predict(x[row : row + 1]) for row in range(len(x))])
-    close = np.allclose(alone, y, rtol=1e-4 if model.dtype == np.float32 else 1e-10, atol=1e-6)
+        case.require_same_bits(array, before[name], f"predict changes {name}")
+    case.require_same_bits(
+        model.backward(y), dx, "predict changes the result of a backward that follows an earlier forward"
+    )
+    single_rows = np.concatenate([model.predict(x[row : row + 1]) for row in range(len(x))])
+    close = np.allclose(single_rows, y, rtol=1e-4 if model.dtype == np.float32 else 1e-10, atol=1e-6)
     case.require(bool(close), "a row's prediction depends on the other rows of the batch")
 
 
@@ -143,52 +149,55 @@ def _check_arrays(case: _Case, model: Model, training: bool) -> None:
     layer = model.layers[0]
     x, other = sample_inputs(model, 4), sample_inputs(model, 4, seed=5)
     dy = np.random.default_rng(3).normal(size=(4, *model.output_shape)).astype(model.dtype)
-    given = x.copy(), dy.copy()
+    x_before, dy_before = x.copy(), dy.copy()
     y = layer.forward(x, training=training)
     dx = layer.backward(dy)
-    case.require(not np.shares_memory(x, y), "forward gives a view of its input")
-    case.require(dx is None or not np.shares_memory(dx, dy), "backward gives a view of what it was given")
-    first = y.copy(), None if dx is None else dx.copy()
+    case.require(not np.shares_memory(x, y), "forward returns a view of its input")
+    case.require(dx is None or not np.shares_memory(dx, dy), "backward returns a view of its argument")
+    first_y, first_dx = y.copy(), None if dx is None else dx.copy()
     for result in (y, dx):
         if result is not None:
             result.fill(np.nan)
-    again = layer.backward(dy)
-    case.same(again, first[1], "writing into a result changes a later one: it is an array the layer needs")
+    second_dx = layer.backward(dy)
+    message = "writing into a result changes a later result: the layer still uses that array"
+    case.require_same_bits(second_dx, first_dx, message)
     y, predicted = layer.forward(x), layer.predict(x)
-    case.require(not np.shares_memory(x, predicted), "predict gives a view of its input")
-    case.same(x, given[0], "the layer writes into its input")
-    case.same(dy, given[1], "backward writes into the gradient it was given")
-    case.require(training or y.tobytes() == first[0].tobytes(), "a second forward gives something else than the first")
-    kept = y.copy(), predicted.copy()
+    case.require(not np.shares_memory(x, predicted), "predict returns a view of its input")
+    case.require_same_bits(x, x_before, "the layer writes into its input")
+    case.require_same_bits(dy, dy_before, "backward writes into its argument")
+    case.require(training or y.tobytes() == first_y.tobytes(), "a second forward returns other values than the first")
+    y_before, predicted_before = y.copy(), predicted.copy()
     layer.forward(other, training=training)
     layer.backward(-dy)
     layer.predict(other)
-    case.same(y, kept[0], "a later call changes an earlier result of forward")
-    case.same(predicted, kept[1], "a later call changes an earlier result of predict")
-    case.same(again, first[1], "a later call changes an earlier result of backward")
+    case.require_same_bits(y, y_before, "a later call changes an earlier result of forward")
+    case.require_same_bits(predicted, predicted_before, "a later call changes an earlier result of predict")
+    case.require_same_bits(second_dx, first_dx, "a later call changes an earlier result of backward")
 
 
 def _check_calls(case: _Case) -> None:
     layer = (model := case.model()).layers[0]
     x = sample_inputs(model, 2)
     dy = np.ones((2, *model.output_shape), model.dtype)
-    case.refused(lambda: layer.backward(dy), SpecnetError, "backward before forward is not refused")
+    case.require_raises(lambda: layer.backward(dy), SpecnetError, "backward before forward does not raise SpecnetError")
     layer.forward(x)
-    wrong = np.ones((3, *model.output_shape, 7), model.dtype)
-    case.refused(lambda: layer.backward(wrong), ShapeError, "a gradient of another shape is not a ShapeError")
-    case.refused(lambda: layer.forward([["a", "b"]]), ShapeError, "text is not a ShapeError")
-    for method, given in ((layer.forward, x), (layer.predict, x), (layer.backward, dy)):
+    wrong_dy = np.ones((3, *model.output_shape, 7), model.dtype)
+    case.require_raises(
+        lambda: layer.backward(wrong_dy), ShapeError, "a gradient of another shape does not raise ShapeError"
+    )
+    case.require_raises(lambda: layer.forward([["a", "b"]]), ShapeError, "text as input does not raise ShapeError")
+    for method, argument in ((layer.forward, x), (layer.predict, x), (layer.backward, dy)):
         if "out" not in inspect.signature(method).parameters:
             continue
-        plain = method(given)
-        if plain is not None:
-            out = np.full_like(plain, np.nan)
-            result = method(given, out=out)  # type: ignore[call-arg]  # it has one
-            case.same(np.array(result), plain, f"{method.__name__} gives something else with `out`")
+        expected = method(argument)
+        if expected is not None:
+            out = np.full_like(expected, np.nan)
+            result = method(argument, out=out)  # type: ignore[call-arg]  # the signature above has `out`
+            case.require_same_bits(np.array(result), expected, f"{method.__name__} returns other values with `out`")
 
 
-def _check_company(case: _Case) -> None:
-    """Between two other layers, whose arrays are used again, the numbers are those of the layer alone."""
+def _check_longer_network(case: _Case) -> None:
+    """Check that between two other layers, whose arrays are reused, the layer computes the same as alone."""
     alone = case.model()
     layers = [{"type": "leaky_relu", "name": "before_it"}, *case.spec.layers, {"type": "tanh", "name": "after_it"}]
     if alone.input_dtype.kind == "i" or case.spec.layers[0].must_be_first:
@@ -203,42 +212,44 @@ def _check_company(case: _Case) -> None:
         x = sample_inputs(model, 4, seed)
         inside = model.layers[0].predict(x) if layers[0] is not case.spec.layers[0] else x
         y = alone.predict(inside)
-        case.same(model.predict(x), np.tanh(y), "in a longer network the layer predicts something else")
-        found = model.forward(x)
-        case.same(found, np.tanh(y), "in a longer network forward gives something else")
+        case.require_same_bits(model.predict(x), np.tanh(y), "predict returns other values inside a longer network")
+        forward_y = model.forward(x)
+        case.require_same_bits(forward_y, np.tanh(y), "forward returns other values inside a longer network")
         alone.forward(inside)
-        model.backward(np.ones_like(found))
+        model.backward(np.ones_like(forward_y))
         alone.backward(1 - np.square(np.tanh(y)))
         for name, gradient in alone.gradients.items():
             close = relative_error(model.gradients[name], gradient) < (1e-4 if model.dtype == np.float32 else 1e-9)
-            case.require(close, f"in a longer network the gradient of {name} is another")
+            case.require(close, f"the gradient of {name} differs inside a longer network")
 
 
 def _check_round_trips(case: _Case) -> None:
     spec, model = case.spec, case.model()
-    again = ModelSpec.from_text(spec.to_json())
-    case.require(again == spec, "its document, written and read again, is another one")
-    fresh, other = build(spec), build(again)
-    for name, value in fresh.parameters.items():
-        case.same(value, other.parameters[name], f"{name} begins with other values when the document is read again")
+    spec_read = ModelSpec.from_text(spec.to_json())
+    case.require(spec_read == spec, "the document changes when it is written and read again")
+    built, built_from_text = build(spec), build(spec_read)
+    for name, value in built.parameters.items():
+        message = f"{name} has other initial values after the document is written and read again"
+        case.require_same_bits(value, built_from_text.parameters[name], message)
     model.backward(model.forward(sample_inputs(model, 4), training=True))
     layer = model.layers[0]
     for name, array in layer.buffers.items():
-        kept = model.buffers[f"{layer.name}.{name}"]
+        bound = model.buffers[f"{layer.name}.{name}"]
         case.require(
-            array is kept, f"the layer rebinds its buffer {name}; write into it in place: self.buffers[...][...]"
+            array is bound, f"the layer rebinds its buffer {name}; write into it in place: self.buffers[...][...]"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.h5"
         save(path, model)
         loaded = load(path)
     for kind in ("parameters", "gradients", "buffers"):
-        ours, theirs = getattr(model, kind), getattr(loaded, kind)
-        case.require(list(ours) == list(theirs), f"a checkpoint holds other {kind}: {list(theirs)}")
-        for name, array in ours.items():
-            case.same(array, theirs[name], f"{kind[:-1]} {name} is another after saving and loading")
+        saved_arrays, loaded_arrays = getattr(model, kind), getattr(loaded, kind)
+        names = list(loaded_arrays)
+        case.require(list(saved_arrays) == names, f"a checkpoint contains other {kind}: {names}")
+        for name, array in saved_arrays.items():
+            case.require_same_bits(array, loaded_arrays[name], f"{kind[:-1]} {name} changes when saved and loaded")
     x = sample_inputs(model, 4, seed=6)
-    case.same(model.predict(x), loaded.predict(x), "a loaded network predicts something else")
+    case.require_same_bits(model.predict(x), loaded.predict(x), "a loaded network predicts other values")
 
 
 _CHECKS = (
@@ -247,6 +258,6 @@ _CHECKS = (
     _check_determinism,
     _check_prediction,
     _check_calls,
-    _check_company,
+    _check_longer_network,
     _check_round_trips,
 )

@@ -1,4 +1,4 @@
-"""Training: losses, optimizers, data, the experiment document and the loop that follows it."""
+"""Training: losses, metrics, optimizers, schedules, the experiment document and the training loop."""
 
 from __future__ import annotations
 

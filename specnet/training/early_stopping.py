@@ -1,4 +1,4 @@
-"""Early stopping: ends a run whose monitored metric does not get better."""
+"""Early stopping: ends a run whose monitored metric no longer improves."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from specnet.training.spec.training_spec import EarlyStoppingSpec
 
 
 def is_better(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-    """Tell whether a metric's value improves on the best so far, if any, by more than `min_delta`; NaN never does."""
+    """Return whether a value is better than the best so far, if any, by more than `min_delta`; NaN never is."""
     if best is None or math.isnan(value):
         return not math.isnan(value)
     return value > best + min_delta if greater_is_better(name) else value < best - min_delta
 
 
 class EarlyStopping:
-    """A listener that stops the run; between epochs its state is the best value and the epoch that had it."""
+    """A listener that stops the run; its state between epochs is the best value and its epoch."""
 
     def __init__(self, spec: EarlyStoppingSpec) -> None:
         self.spec = spec
@@ -27,7 +27,7 @@ class EarlyStopping:
         self.best_epoch = 0
 
     def __call__(self, event: Event) -> None:
-        """Look at a finished epoch."""
+        """Update the best value after an epoch, and stop the run if it no longer improves."""
         if event.kind != "epoch":
             return
         value = event.metrics[self.spec.monitored]
@@ -37,13 +37,13 @@ class EarlyStopping:
             event.run.stop()
 
     def is_over(self, epoch: int) -> bool:
-        """Tell whether a run of so many epochs has gone on for long enough without getting better."""
+        """Return whether the last `patience` epochs up to `epoch` brought no improvement."""
         return epoch - self.best_epoch >= self.spec.patience
 
     def state(self) -> dict[str, Any]:
-        """Give what has to be kept to go on."""
+        """Return the state needed to resume."""
         return {} if self.best is None else {"best": float(self.best), "epoch": self.best_epoch}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self.best, self.best_epoch = state.get("best"), state.get("epoch", 0)

@@ -1,4 +1,4 @@
-"""What an epoch adds up: the loss, and the metrics, whose work is done for many batches at once."""
+"""Loss and metrics of an epoch, summed over its rows; metrics are computed for many batches at once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from specnet.mpi.world import SINGLE, World
 from specnet.training.losses.base import Loss
 from specnet.training.metrics import MetricSpec
 
-_MOST_ROWS = 1024
-
-
-_MOST_BYTES = 2**26
+_MAX_ROWS = 1024
+_MAX_INPUT_BYTES = 2**26
 
 
 def evaluation_rows(model: Model) -> int:
-    """Count the rows that are predicted at a time, which last bits depend on: 1,024, or fewer of more than 64 KiB."""
-    return max(min(_MOST_BYTES // (math.prod(model.input_shape) * model.input_dtype.itemsize), _MOST_ROWS), 1)
+    """Return the number of rows to predict at a time: 1,024, or fewer if a row has more than 64 KiB.
+
+    The last bits of predictions depend on it.
+    """
+    return max(min(_MAX_INPUT_BYTES // (math.prod(model.input_shape) * model.input_dtype.itemsize), _MAX_ROWS), 1)
 
 
 class EpochMetrics:
-    """Sums over the rows of an epoch so far."""
+    """Sums of loss and metrics over the rows of an epoch so far."""
 
     def __init__(self, metrics: Sequence[MetricSpec], output_shape: ShapeTuple, loss: Loss) -> None:
         one_class = loss.takes_classes()
@@ -37,60 +38,60 @@ class EpochMetrics:
         self.weight = 0.0
         self._outputs: Array = np.empty(0)
         self._targets: Any = None
-        self._size = 1
-        self._from = self._to = 0
+        self._batch_size = 1
+        self._start = self._stop = 0
 
     def begin(self, outputs: Array, targets: Any, size: int) -> None:
-        """Say where the outputs of the next batches, of `size` rows each, will stand."""
+        """Set the arrays that will hold outputs and targets of the next batches, of `size` rows each."""
         self.flush()
-        self._outputs, self._targets, self._size = outputs, targets, size
-        self._from = self._to = 0
+        self._outputs, self._targets, self._batch_size = outputs, targets, size
+        self._start = self._stop = 0
 
     def add(self, loss: float, weight: float, stop: int) -> None:
-        """Count a batch; its outputs reach up to row `stop`."""
+        """Add a batch, whose outputs end before row `stop`."""
         self.loss += loss * weight
         self.weight += weight
-        self._to = stop
+        self._stop = stop
 
     def flush(self) -> None:
-        """Count what the metrics have not seen yet. Batch by batch where the order of sums decides the last bits."""
-        start, stop = self._from, self._to
-        self._from = stop
+        """Add the pending rows to the metrics, batch by batch if the order of summation changes the last bits."""
+        start, stop = self._start, self._stop
+        self._start = stop
         if start == stop:
             return
         for metric in self.metrics.values():
-            size = stop - start if metric.counts else self._size
-            for at in range(start, stop, size):
-                span = slice(at, min(at + size, stop))
+            size = stop - start if metric.counts else self._batch_size
+            for first in range(start, stop, size):
+                span = slice(first, min(first + size, stop))
                 metric.add(self._outputs[span], self._targets[span])
 
     def combined(self, world: World) -> EpochMetrics:
-        """Give the sums over the rows of all processes; itself where there is one."""
+        """Return the sums over the rows of all processes, or `self` if there is one process. A collective call."""
         if world.size == 1:
             return self
         parts = world.gather(self.state())
-        whole = copy.deepcopy(self)
-        whole.loss, whole.weight = (sum(part[key] for part in parts) for key in ("loss", "weight"))
-        for name, metric in whole.metrics.items():
+        total = copy.deepcopy(self)
+        total.loss, total.weight = (sum(part[key] for part in parts) for key in ("loss", "weight"))
+        for name, metric in total.metrics.items():
             metric.combine([part[name] for part in parts])
-        return whole
+        return total
 
     def values(self, prefix: str = "") -> dict[str, float]:
-        """Give the means over the rows."""
+        """Return the mean loss and the metrics, their names with `prefix`."""
         self.flush()
         means = {f"{prefix}loss": self.loss / self.weight}
         return means | {f"{prefix}{name}": metric.value() for name, metric in self.metrics.items()}
 
     def state(self) -> dict[str, Any]:
-        """Give what has to be kept to go on."""
+        """Return the state needed to resume."""
         self.flush()
         sums = {name: metric.sums for name, metric in self.metrics.items()}
         return {"loss": float(self.loss), "weight": float(self.weight), **sums}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave. Raises ValueError where it is of other metrics."""
+        """Restore what `state` returned. Raises ValueError if it belongs to other metrics."""
         if state.keys() != {"loss", "weight", *self.metrics}:
-            msg = f"the sums are of {', '.join(sorted(state))}"
+            msg = f"the sums belong to other metrics: {', '.join(sorted(state))}"
             raise ValueError(msg)
         self.loss, self.weight = float(state["loss"]), float(state["weight"])
         for name, metric in self.metrics.items():
@@ -103,7 +104,7 @@ class EpochMetrics:
 def evaluate(
     model: Model, loss: Loss, data: AnyDataset, metrics: Sequence[MetricSpec] = (), world: World = SINGLE
 ) -> EpochMetrics:
-    """Count loss and metrics over all rows, as `predict` answers them; each process of a world looks at its share."""
+    """Return loss and metrics over all rows, from outputs of `predict`; each process evaluates its share of them."""
     epoch_metrics = EpochMetrics(metrics, model.output_shape, loss)
     for part in data.in_order(evaluation_rows(model), *world.share(len(data))):
         outputs = model.predict(part.inputs)

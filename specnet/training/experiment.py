@@ -1,4 +1,4 @@
-"""The experiment document: model, data and training, checked together before anything is read or built."""
+"""Read an experiment document, and check model, data and training together before anything is built."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def load_experiment(
     *,
     check_data: bool = False,
 ) -> tuple[ExperimentSpec, Path]:
-    """Read and check an experiment, its model inline; give it with the folder that its paths start from.
+    """Read and check an experiment; return it with its model inline, and the folder to which its paths are relative.
 
-    `source` is a path, or a document in Python, whose paths start from the working directory. `overrides` maps paths
-    in the document, "training.epochs", to JSON values. `check_data` reads the data files that are there, too. Raises
-    SpecError, which lists every problem with its place.
+    `source` is a path, or a document in Python, whose paths are relative to the working directory. `overrides` maps
+    paths in the document (for example "training.epochs") to JSON values. `check_data` also reads the data files that
+    exist. Raises SpecError, which lists every problem with its place.
     """
     if isinstance(source, ExperimentSpec):
         source = source.model_dump(mode="json")
@@ -48,7 +48,7 @@ def load_experiment(
         folder = user_path(source).parent
     changed = apply_overrides(text.value, overrides or {}, folder)
     if isinstance(text.value, dict) and "layers" in text.value and "training" not in text.value:
-        message = "this is a model document, expected an experiment, which names a model, data and training"
+        message = "this is a model document, expected an experiment document with model, data and training"
         raise _error(text, [Finding((), message, "wrong_document")], [])
     try:
         spec = ExperimentSpec.nested(text.value)
@@ -56,8 +56,8 @@ def load_experiment(
         raise _error(text, findings(error), changed) from None
     if isinstance(spec.model, str):
         spec = spec.model_copy(update={"model": ModelSpec.from_file(folder / spec.model)})
-    found = training_faults(spec.built_model, spec.training, validates=spec.data.validation is not None)
-    faults = [*text.findings, *(fault._replace(path=("training", *fault.path)) for fault in found)]
+    training_problems = training_faults(spec.built_model, spec.training, validates=spec.data.validation is not None)
+    faults = [*text.findings, *(fault._replace(path=("training", *fault.path)) for fault in training_problems)]
     if check_data and not faults:
         faults += data_faults(spec, folder)
     if faults:
@@ -66,7 +66,7 @@ def load_experiment(
 
 
 def _error(text: JsonText, faults: list[Finding], changed: list[tuple[PathKey, ...]]) -> SpecError:
-    """Make one SpecError; what was changed by an override has no place in the file."""
+    """Return one SpecError; problems of values that an override changed get no place in the file."""
     if not text.text:
         return without_places(faults, text.value)
     outside = [f for f in faults if any(f.path[: len(path)] == path for path in changed)]

@@ -1,4 +1,4 @@
-"""From an experiment's data entries to the rows of a run, and what is wrong with them."""
+"""Read the rows of a run from an experiment's data entries, and find the problems in the data files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from specnet.training.spec.training_spec import TrainingSpec
 
 
 class RunData(NamedTuple):
-    """The rows of a run, and its experiment, whose model has the labels that text targets name."""
+    """The rows of a run, and its experiment; if targets are text, their values are the labels of its model."""
 
     experiment: ExperimentSpec
     train: AnyDataset
@@ -37,7 +37,7 @@ def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
 
 
 def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
-    """Read the training rows; give them with the experiment, its labels known, and the names of their columns."""
+    """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
     loss = spec.training.loss.build()
     raw = spec.data.train.read(folder)
     labels = raw.labels(spec.built_model, loss)
@@ -47,34 +47,35 @@ def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, 
 
 
 def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...]) -> AnyDataset:
-    """Read rows whose columns are those of the training rows."""
+    """Read rows with the same columns as the training rows."""
     return entry.like(spec.data.train, names).read(folder).fit(spec.built_model, spec.training.loss.build())
 
 
 def split(
     training: TrainingSpec, train: AnyDataset, validation: Fraction, source: str
 ) -> tuple[AnyDataset, AnyDataset]:
-    """Hold out a fraction of the rows, drawn by the training's seed; of each class alike, where there are classes.
+    """Hold out a fraction of the rows, drawn with the training seed; with `stratify`, the same fraction of each class.
 
-    Raises DataError, which names `source`, where too few rows would be left.
+    Returns training and validation rows. Raises DataError, which names `source`, if too few rows would be left.
     """
     count = len(train)
     held_out = max(1, round(count * validation.fraction))
     if held_out >= count:
-        msg = f"{source}: {count} rows are too few to hold some out"
+        msg = f"{source}: {count} rows are too few for a validation split"
         raise DataError(msg)
     order = permutation(training.seed, "validation split", 0, count)
     if validation.stratify and training.loss.build().takes_classes():
         order = order[np.argsort(train.targets[order], kind="stable")]
-        places = np.arange(held_out) * count // held_out + count // held_out // 2  # evenly over the sorted classes
-        order = order[places]
+        # evenly spaced over the rows sorted by class
+        positions = np.arange(held_out) * count // held_out + count // held_out // 2
+        order = order[positions]
     chosen = np.zeros(count, bool)
     chosen[order[:held_out]] = True
     return train.rows(np.flatnonzero(~chosen)), train.rows(np.flatnonzero(chosen))
 
 
 def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
-    """Find what training would refuse in the data files, as far as they are there."""
+    """Yield the errors that training would raise for the data files that exist."""
     missing = set(missing_files(spec, folder))
     train: AnyDataset | None = None
     names: tuple[str, ...] = ()
@@ -92,5 +93,5 @@ def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
 
 
 def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
-    """List the data files that are not there."""
+    """List the data files that do not exist."""
     return [path for path in spec.data.files() if not (folder / path).exists()]

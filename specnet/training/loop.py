@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps. What happens around it listens to its events."""
+"""The training loop: epochs of steps. Saving, printing and stopping are listeners to its events."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ History: TypeAlias = dict[str, list[float]]
 
 @dataclass
 class Event:
-    """Something happened in a run: it began, a step or an epoch was finished, it ended or failed.
+    """An event of a run: it started, finished a step or an epoch, ended or failed.
 
-    `metrics` are those of a finished epoch. The event of a step is the same object each time.
+    `metrics` are those of a finished epoch. All step events of a run are the same object.
     """
 
     kind: EventKind
@@ -45,7 +45,7 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 class Run:
-    """A model in training, between any two steps: all that is needed to go on.
+    """A model in training: its state between two steps, with everything needed to resume.
 
     `epoch` counts finished epochs, `batch` the finished steps of the current one, `step` all steps so far.
     """
@@ -63,8 +63,8 @@ class Run:
         check_finite: bool = False,
         world: World = SINGLE,
     ) -> None:
-        if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps look at no row any more
-            msg = f"Run: expected inputs of {model.input_dtype}, as the model's, got {data.inputs.dtype}"
+        if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps do not check rows
+            msg = f"Run: expected inputs of the model's dtype {model.input_dtype}, got {data.inputs.dtype}"
             raise SpecnetError(msg)
         self.model = model
         self.loss = loss
@@ -93,38 +93,38 @@ class Run:
 
     @property
     def batches(self) -> int:
-        """Number of steps of an epoch."""
+        """Number of steps per epoch."""
         return -(-len(self.data) // self.training.step_rows)
 
     def new_tally(self) -> EpochMetrics:
-        """Make the sums of an epoch that has not begun."""
+        """Return the empty sums of a new epoch."""
         return EpochMetrics(self.metrics, self.model.output_shape, self.loss)
 
     def stop(self) -> None:
-        """Ask the run to end after the current step; where processes share it, all end, after the next one."""
-        self.take_step.asked = True
+        """End the run after the current step; if several processes share it, all end after the next step."""
+        self.take_step.stop_requested = True
         if self.share is None:
             self.stopping = True
 
     def go(self) -> None:
-        """Train until the last epoch is finished or someone asks to stop.
+        """Train until the last epoch is finished or `stop` is called.
 
-        Raises NotFiniteError where loss or gradients stop being finite: with the step, and where it first appeared.
+        Raises NotFiniteError if loss or gradients stop being finite, with the step and where it first appeared.
         """
         self.model.draws.seed = self.training.seed
         try:
-            self._tell(Event("start", self))
-            with np.errstate(all="ignore"):  # what overflows is told by what becomes of it
+            self._notify(Event("start", self))
+            with np.errstate(all="ignore"):  # loss and gradients are checked instead
                 while self.epoch < self.training.epochs and not self.stopping:
-                    self._epoch()
-            self._tell(Event("end", self))
-        except BaseException:  # what was saved last stays
+                    self._run_epoch()
+            self._notify(Event("end", self))
+        except BaseException:  # the last saved checkpoint stays
             for listener in self.listeners:
-                with contextlib.suppress(Exception):  # all of them hear it, and the first failure is the one raised
+                with contextlib.suppress(Exception):  # notify all, and raise the original error
                     listener(Event("failed", self))
             raise
 
-    def _epoch(self) -> None:
+    def _run_epoch(self) -> None:
         size = self.training.step_rows
         order = Order(self.training.seed, self.epoch) if self.training.shuffle else None
         for block in self.data.blocks(size, order, self.batch * size, self.share):
@@ -145,8 +145,8 @@ class Run:
         outputs, epoch_metrics, event = self._outputs, self.epoch_metrics, self._step_event
         epoch_metrics.begin(outputs, targets, size)
         stop = 0
-        for at in range(0, block.of or len(x), size):
-            count = min(size, (block.of or len(x)) - at)
+        for first in range(0, block.block_rows or len(x), size):
+            count = min(size, (block.block_rows or len(x)) - first)
             start, stop = stop, stop + (count if self.share is None else self.share.count(count))
             rows = slice(start, stop)
             w = None if weights is None else weights[rows]
@@ -162,7 +162,7 @@ class Run:
             for listener in self.listeners:
                 listener(event)
             if self.share is not None:
-                self.stopping |= self.take_step.agreed
+                self.stopping |= self.take_step.stop_agreed
             if self.stopping:
                 break
         epoch_metrics.flush()
@@ -176,26 +176,26 @@ class Run:
         self.epoch += 1
         self.batch, self.epoch_metrics = 0, self.new_tally()
         row = {"epoch": self.epoch, **metrics}
-        for name in dict.fromkeys([*self.history, *row]):  # what is measured may have changed where a run went on
+        for name in dict.fromkeys([*self.history, *row]):  # a resumed run may have other metrics
             values = self.history.setdefault(name, [math.nan] * (self.epoch - 1))
             values.append(row.get(name, math.nan))
-        self._tell(Event("epoch", self, metrics))
-        self.stopping |= any(self.world.gather(self.take_step.asked))
+        self._notify(Event("epoch", self, metrics))
+        self.stopping |= any(self.world.gather(self.take_step.stop_requested))
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
 
 
 def gradient_statistics(model: Model) -> dict[str, float]:
-    """Give norm and share of zeros of each layer's last gradients: gradient_norm.<layer>, gradient_zeros.<layer>."""
+    """Return norm and zero fraction of each layer's last gradients: gradient_norm.<layer>, gradient_zeros.<layer>."""
     layers: dict[str, list[Any]] = {}
     for name, gradient in model.gradients.items():
         layers.setdefault(name.rpartition(".")[0], []).append(gradient)
-    found = {}
+    statistics = {}
     for layer, gradients in layers.items():
         squares = sum(float(np.square(gradient, dtype=np.float64).sum()) for gradient in gradients)
         zeros = sum(gradient.size - int(np.count_nonzero(gradient)) for gradient in gradients)
-        found[f"gradient_norm.{layer}"] = squares**0.5
-        found[f"gradient_zeros.{layer}"] = zeros / sum(gradient.size for gradient in gradients)
-    return found
+        statistics[f"gradient_norm.{layer}"] = squares**0.5
+        statistics[f"gradient_zeros.{layer}"] = zeros / sum(gradient.size for gradient in gradients)
+    return statistics

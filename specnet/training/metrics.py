@@ -1,7 +1,7 @@
-"""Metrics: what is measured beside the loss. Definitions are scikit-learn's of the same names.
+"""Metrics beside the loss. Their definitions are those of scikit-learn's metrics with the same names.
 
-A metric adds up a few float64 numbers over the batches of an epoch (`sums`, saved with a run) and makes a value of
-them. Outputs of a classifier are logits, as its loss takes them.
+A metric adds up a few float64 numbers over the batches of an epoch (`sums`, saved with a run) and computes its value
+from them. Outputs of a classifier are logits, as its loss takes them.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ Targets = npt.NDArray[Any]
 
 
 class Metric(ABC):
-    """Base of the metrics."""
+    """Base class of the metrics."""
 
     counts: ClassVar[bool] = False
-    """Whether `sums` are whole numbers, which come out the same however the rows are put together."""
+    """Whether `sums` are integers, whose values do not depend on how the rows are grouped."""
 
     def __init__(self, size: int) -> None:
         self.sums: npt.NDArray[np.float64] = np.zeros(size)
 
     @abstractmethod
     def add(self, outputs: Array, targets: Targets) -> None:
-        """Count some rows."""
+        """Add some rows to `sums`."""
 
     def combine(self, parts: Sequence[npt.NDArray[np.float64]]) -> None:
-        """Take the sums of several processes for those of all their rows."""
+        """Set `sums` to those of all rows, given the sums of several processes."""
         self.sums[...] = np.sum(parts, axis=0)
 
     @abstractmethod
     def value(self) -> float:
-        """Give the metric of all rows counted."""
+        """Return the metric over all rows added so far."""
 
 
-def _classes(outputs: Array, targets: Targets) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Give predicted and true classes: indices, or, for yes-or-no outputs (targets of their shape), 0 and 1."""
+def _predicted_and_true(outputs: Array, targets: Targets) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return predicted and true classes: indices, or 0 and 1 for yes-or-no outputs (targets of the same shape)."""
     if targets.shape == outputs.shape:
         return outputs > 0, targets > 0.5
     return outputs.argmax(axis=1), targets
 
 
 class Accuracy(Metric):
-    """Share of the rows whose class is right; of the elements, for yes-or-no outputs."""
+    """Fraction of the rows whose class is correct, or of the elements for yes-or-no outputs."""
 
     counts = True
 
@@ -59,7 +59,7 @@ class Accuracy(Metric):
         super().__init__(2)
 
     def add(self, outputs: Array, targets: Targets) -> None:
-        predicted, true = _classes(outputs, targets)
+        predicted, true = _predicted_and_true(outputs, targets)
         self.sums[0] += np.count_nonzero(predicted == true)
         self.sums[1] += predicted.size
 
@@ -68,7 +68,7 @@ class Accuracy(Metric):
 
 
 class TopKAccuracy(Metric):
-    """Share of the rows whose class is among the k highest outputs; of equal ones the later class counts as higher."""
+    """Fraction of rows whose class is among the k highest outputs; of equal outputs, the later class ranks higher."""
 
     counts = True
 
@@ -77,9 +77,9 @@ class TopKAccuracy(Metric):
         super().__init__(2)
 
     def add(self, outputs: Array, targets: Targets) -> None:
-        own = np.take_along_axis(outputs, targets[:, np.newaxis], axis=1)
+        true_outputs = np.take_along_axis(outputs, targets[:, np.newaxis], axis=1)
         later = np.arange(outputs.shape[1]) > targets[:, np.newaxis]
-        rank = np.count_nonzero((outputs > own) | ((outputs == own) & later), axis=1)
+        rank = np.count_nonzero((outputs > true_outputs) | ((outputs == true_outputs) & later), axis=1)
         self.sums += np.array([np.count_nonzero(rank < self.k), len(outputs)])
 
     def value(self) -> float:
@@ -87,9 +87,9 @@ class TopKAccuracy(Metric):
 
 
 class F1(Metric):
-    """F1 score, its mean over the classes ("macro") that occur among the predicted or the true ones.
+    """F1 score, averaged over the classes ("macro") that occur among the predicted or the true classes.
 
-    For several yes-or-no outputs, its mean over all of them, each the score of "yes"; 0 where there is none.
+    For several yes-or-no outputs, averaged over all outputs: each is scored for "yes", and 0 if "yes" does not occur.
     """
 
     counts = True
@@ -100,7 +100,7 @@ class F1(Metric):
 
     def add(self, outputs: Array, targets: Targets) -> None:
         hits, predicted_sums, true_sums = self.sums.reshape(3, -1)
-        predicted, true = _classes(outputs, targets)
+        predicted, true = _predicted_and_true(outputs, targets)
         if self.multilabel:
             predicted, true = predicted.reshape(len(outputs), -1), true.reshape(len(outputs), -1)
             hits += np.count_nonzero(predicted & true, axis=0)
@@ -114,13 +114,13 @@ class F1(Metric):
 
     def value(self) -> float:
         hits, predicted, true = self.sums.reshape(3, -1)
-        there = predicted + true > 0
-        scores = np.divide(2 * hits, predicted + true, out=np.zeros_like(hits), where=there)
-        return float(scores.mean() if self.multilabel else scores[there].mean())
+        occurs = predicted + true > 0
+        scores = np.divide(2 * hits, predicted + true, out=np.zeros_like(hits), where=occurs)
+        return float(scores.mean() if self.multilabel else scores[occurs].mean())
 
 
 class _Mean(Metric):
-    """Base of the means over every element."""
+    """Base class of the means over every element."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -130,7 +130,7 @@ class _Mean(Metric):
 
     @abstractmethod
     def total(self, difference: npt.NDArray[np.float64]) -> float:
-        """Sum over the elements."""
+        """Return the sum over the elements."""
 
     def value(self) -> float:
         return float(self.sums[0] / self.sums[1])
@@ -151,10 +151,10 @@ class MAE(_Mean):
 
 
 class R2(Metric):
-    """Coefficient of determination, its mean over the outputs.
+    """Coefficient of determination, averaged over the outputs.
 
-    1 - sum((t - y)^2) / sum((t - mean(t))^2); 1 where both are 0, and 0 where only the latter is. The sums around
-    the mean are put together as Chan et al. (1979) do, which loses no digits to a large mean.
+    1 - sum((t - y)^2) / sum((t - mean(t))^2); 1 if both sums are 0, and 0 if only the latter is. The sums around the
+    mean are merged by the method of Chan et al. (1979), which loses no digits if the mean is large.
     """
 
     def __init__(self, output_shape: ShapeTuple) -> None:
@@ -162,23 +162,23 @@ class R2(Metric):
 
     def add(self, outputs: Array, targets: Targets) -> None:
         t = targets.reshape(len(targets), -1).astype(np.float64)
-        own = t.mean(axis=0)
+        mean = t.mean(axis=0)
         errors = np.square(t - outputs.reshape(t.shape)).sum(axis=0)
-        self._put_together(len(t), own, np.square(t - own).sum(axis=0), errors)
+        self._merge(len(t), mean, np.square(t - mean).sum(axis=0), errors)
 
     def combine(self, parts: Sequence[npt.NDArray[np.float64]]) -> None:
         self.sums[...] = 0
         for part in parts:
             if part[0]:
-                self._put_together(part[0], *part[1:].reshape(3, -1))
+                self._merge(part[0], *part[1:].reshape(3, -1))
 
-    def _put_together(self, rows: float, own: Targets, spread_of: Targets, error_of: Targets) -> None:
+    def _merge(self, rows: float, part_mean: Targets, part_spread: Targets, part_error: Targets) -> None:
         mean, spread, error = self.sums[1:].reshape(3, -1)
         count = self.sums[0]
-        away = own - mean
-        spread += spread_of + np.square(away) * (count * rows / (count + rows))
-        mean += away * (rows / (count + rows))
-        error += error_of
+        shift = part_mean - mean
+        spread += part_spread + np.square(shift) * (count * rows / (count + rows))
+        mean += shift * (rows / (count + rows))
+        error += part_error
         self.sums[0] += rows
 
     def value(self) -> float:
@@ -189,21 +189,21 @@ class R2(Metric):
 
 
 class MetricSpec(Document):
-    """Base of the documents of metrics."""
+    """Base class of the metric specs."""
 
     needs_classes: ClassVar[str] = ""
-    """"one" of several, "any" (yes-or-no too), or nothing, for metrics of numbers."""
+    """The outputs it needs: "one" class of several, "any" classes (also yes-or-no), or "" for numbers."""
     greater_is_better: ClassVar[bool] = True
 
     type: str
 
     @abstractmethod
     def build(self, output_shape: ShapeTuple, *, one_class: bool) -> Metric:
-        """Make the metric for outputs of a shape, of which `one_class` says that a row's target is one index."""
+        """Build the metric for outputs of a shape; `one_class` says whether a row's target is one class index."""
 
 
 class AccuracySpec(MetricSpec):
-    """Share of the rows whose class is right."""
+    """Fraction of the rows whose class is correct."""
 
     needs_classes = "any"
     type: Literal["accuracy"] = "accuracy"
@@ -213,19 +213,19 @@ class AccuracySpec(MetricSpec):
 
 
 class TopKAccuracySpec(MetricSpec):
-    """Share of the rows whose class is among the k highest outputs."""
+    """Fraction of the rows whose class is among the k highest outputs."""
 
     needs_classes = "one"
     type: Literal["top_k_accuracy"] = "top_k_accuracy"
     k: PositiveInteger = 5
-    """How many outputs count."""
+    """Number of highest outputs that count as correct."""
 
     def build(self, output_shape: ShapeTuple, *, one_class: bool) -> TopKAccuracy:
         return TopKAccuracy(self.k)
 
 
 class F1Spec(MetricSpec):
-    """F1 score, its mean over the classes ("macro")."""
+    """F1 score, averaged over the classes ("macro")."""
 
     needs_classes = "any"
     type: Literal["f1"] = "f1"
@@ -274,22 +274,22 @@ METRICS: dict[str, type[MetricSpec]] = {
 
 MetricChoice = Annotated[MetricSpec, Tagged("metric", lambda: METRICS, shorthand=True)]
 
-_LONG = {"validation_": "val_", "training_": ""}
+_SHORT_PREFIXES = {"validation_": "val_", "training_": ""}
 
 
 def short_name(name: str) -> str:
-    """Give the name under which the history keeps a metric: validation_loss is val_loss, training_loss is loss."""
-    for long, short in _LONG.items():
+    """Return the name of a metric in the history: val_loss for validation_loss, loss for training_loss."""
+    for long, short in _SHORT_PREFIXES.items():
         if name.startswith(long):
             return short + name.removeprefix(long)
     return name
 
 
-MONITORS = tuple(f"{prefix}{name}" for prefix in ("val_", "", *_LONG) for name in ("loss", *METRICS))
-"""All names by which documents may call what is monitored."""
+MONITORS = tuple(f"{prefix}{name}" for prefix in ("val_", "", *_SHORT_PREFIXES) for name in ("loss", *METRICS))
+"""All names of monitored metrics that documents may use."""
 
 
 def greater_is_better(name: str) -> bool:
-    """Tell in which direction a monitored metric improves."""
-    kind = METRICS.get(short_name(name).removeprefix("val_"))
-    return kind is not None and kind.greater_is_better
+    """Return whether greater values of a monitored metric are better."""
+    spec = METRICS.get(short_name(name).removeprefix("val_"))
+    return spec is not None and spec.greater_is_better

@@ -1,4 +1,4 @@
-"""One step of a run: forward, loss, backward, the optimizer's step; for a batch, or several whose gradients add up."""
+"""One step of a run: forward, loss, backward and the optimizer's step, for one batch or several accumulated ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from specnet.training.optimizers.base import Optimizer
 from specnet.training.spec.training_spec import TrainingSpec
 
 CLIP_EPSILON = 1e-6
-"""What torch adds to a norm before it divides by it."""
+"""Added to a norm before dividing by it, as in torch."""
 
 
 class Step:
-    """Trains a model on one batch at a time; `check_finite` looks at every array of every layer on the way."""
+    """Trains a model step by step; with `check_finite`, checks every array of every layer."""
 
     def __init__(
         self,
@@ -43,33 +43,33 @@ class Step:
         self.check_finite = check_finite
         self._full_rate = optimizer.learning_rate
         self._schedule = None if training.schedule.is_constant else training.schedule
-        self._length = steps_per_epoch, training.epochs
-        self._sum: Array | None = None
-        self._number = self._rows = 0
+        self._run_length = steps_per_epoch, training.epochs
+        self._gradient_sum: Array | None = None
+        self._step_number = self._step_rows = 0
         self._share = share
-        self.asked = self.agreed = False
-        """With a share: whether this process asks all to end, and whether one did; told with the gradients."""
-        self._weighted = getattr(loss, "class_weights", None) is not None
+        self.stop_requested = self.stop_agreed = False
+        """With a share: whether this process asks all to stop, and whether any did; summed with the gradients."""
+        self._class_weighted = getattr(loss, "class_weights", None) is not None
 
     def __call__(
         self, number: int, x: Any, targets: Any, weights: Any, outputs: Array, rows: int = 0
     ) -> tuple[float, float]:
         """Take step `number`, counted from 0; write the model's outputs into `outputs`.
 
-        With a share, x are this process's part of `rows`. Gives the mean loss and what it counts in a mean over steps.
-        Raises NotFiniteError before any parameter has moved where loss or gradients are not finite.
+        With a share, x is this process's part of the step's `rows`. Returns the mean loss and its weight in a mean over
+        steps. Raises NotFiniteError, before any parameter is updated, if loss or gradients are not finite.
         """
-        self._number, self._rows = number, rows
+        self._step_number, self._step_rows = number, rows
         self.model.draws.step = number
         self.model.draws.first_row = 0
         if self._schedule is not None:
-            self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._length)
+            self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._run_length)
         if self._share is not None:
-            loss, weight = self._shared(self._share, rows, x, targets, weights, outputs)
+            loss, weight = self._sum_over_processes(self._share, rows, x, targets, weights, outputs)
         elif len(x) <= self.batch_size:
-            loss, weight = self._gradients(x, targets, weights, outputs), self.loss.weight_of(targets, weights)
+            loss, weight = self._batch_gradients(x, targets, weights, outputs), self.loss.weight_of(targets, weights)
         else:
-            loss, weight = self._accumulated(x, targets, weights, outputs)
+            loss, weight = self._accumulate_batches(x, targets, weights, outputs)
         squares = 0.0
         for gradient in self.optimizer.gradients:
             squares += gradient.dot(gradient)
@@ -80,10 +80,10 @@ class Step:
         self.optimizer.step()
         return loss, weight
 
-    def _gradients(self, x: Any, targets: Any, weights: Any, outputs: Array, share: float = 1.0) -> float:
-        """Fill the model's gradients with those of some rows, times their share in the whole; give their mean loss."""
+    def _batch_gradients(self, x: Any, targets: Any, weights: Any, outputs: Array, fraction: float = 1.0) -> float:
+        """Set the model's gradients to those of some rows, times their fraction of the step; return their mean loss."""
         if self.check_finite:
-            outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, share)
+            outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, fraction)
             return loss
         y = self.model.train_forward(x)
         if self._share is not None and not len(x):
@@ -92,71 +92,71 @@ class Step:
             loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
         outputs[...] = y
         if not math.isfinite(loss):
-            if self._share is not None:  # the others learn of it by the sum of the gradients
+            if self._share is not None:  # NaN reaches the other processes in the sum of the gradients
                 dy = np.full_like(dy, math.nan)
             else:
-                self._fail(f"the loss is {loss}", x, targets, weights)
-        if share != 1:
-            dy = dy * share
+                self._raise_not_finite(f"the loss is {loss}", x, targets, weights)
+        if fraction != 1:
+            dy = dy * fraction
         self.model.train_backward(dy)
         return loss
 
-    def _accumulated(self, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
-        """Do the same batch by batch."""
+    def _accumulate_batches(self, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
+        """Set the model's gradients to those of all rows, computed batch by batch; return mean loss and weight."""
         total, size = self.loss.weight_of(targets, weights), self.batch_size
         parts = [(start, min(start + size, len(x))) for start in range(0, len(x), size)]
-        return self._added_up(parts, total, total, x, targets, weights, outputs), total
+        return self._sum_over_batches(parts, total, total, x, targets, weights, outputs), total
 
-    def _shared(
+    def _sum_over_processes(
         self, share: BatchShare, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
     ) -> tuple[float, float]:
-        """Do it together with the other processes: each adds its rows' part of the gradient of the whole mean.
+        """Set the gradients to the sum over all processes, each of which adds the part of its rows.
 
-        All take part in every batch, also without rows, as norms over the batch ask all. A loss that is not finite
-        makes the sum of the gradients so, which all see.
+        Every process takes part in every batch, also without rows, because norms over the batch are collective calls.
+        A loss that is not finite makes the sum of the gradients not finite, on every process.
         """
-        own = self.loss.weight_of(targets, weights)
+        weight = self.loss.weight_of(targets, weights)
         total = float(rows)
-        if self._weighted or weights is not None:
-            counted = np.array([own], np.float64)
-            share.world.sum(counted)
-            total = float(counted[0])
-        mean = self._added_up(share.parts(rows), own, total, x, targets, weights, outputs)
+        if self._class_weighted or weights is not None:
+            weight_sum = np.array([weight], np.float64)
+            share.world.sum(weight_sum)
+            total = float(weight_sum[0])
+        mean = self._sum_over_batches(share.parts(rows), weight, total, x, targets, weights, outputs)
         shared = self.model.store.shared_vector
-        shared[-1] = self.asked
+        shared[-1] = self.stop_requested
         share.world.sum(shared)
-        self.agreed = bool(shared[-1])
-        return mean, own
+        self.stop_agreed = bool(shared[-1])
+        return mean, weight
 
-    def _added_up(
+    def _sum_over_batches(
         self,
         parts: Sequence[tuple[int, int]],
-        own: float,
+        weight: float,
         total: float,
         x: Any,
         targets: Any,
         weights: Any,
         outputs: Array,
     ) -> float:
-        """Fill the gradients with the sum over the batches of a step, x being their rows one behind the other.
+        """Set the gradients to the sum over the batches of a step, whose rows follow each other in x.
 
-        `parts` are the places of those rows in the whole step, for which dropout draws what it would draw in one large
-        batch. `own` is what x counts and `total` what the whole step does. Gives the mean loss of x.
+        `parts` are the row ranges [start, stop) of the batches in the whole step, so that dropout draws the same as
+        for one large batch. `weight` is the weight of x, `total` that of the whole step. Returns the mean loss of x.
         """
         vector, draws, number = self.model.store.gradient_vector, self.model.draws, self.model.draws.step
-        if self._sum is None:
-            self._sum = np.empty_like(vector)
-        sum_, several, mean, at = self._sum, len(parts) > 1, 0.0, 0
+        if self._gradient_sum is None:
+            self._gradient_sum = np.empty_like(vector)
+        sum_, several, mean, start = self._gradient_sum, len(parts) > 1, 0.0, 0
         if several:
             sum_.fill(0)
         for first, stop in parts:
-            rows = slice(at, at + stop - first)
-            at = rows.stop
+            rows = slice(start, start + stop - first)
+            start = rows.stop
             w = None if weights is None else weights[rows]
-            part = self.loss.weight_of(targets[rows], w)
+            batch_weight = self.loss.weight_of(targets[rows], w)
             draws.step, draws.first_row = number, first
-            loss = self._gradients(x[rows], targets[rows], w, outputs[rows], part / total)
-            mean += part / own * loss if own else 0.0
+            loss = self._batch_gradients(x[rows], targets[rows], w, outputs[rows], batch_weight / total)
+            mean += batch_weight / weight * loss if weight else 0.0
             if several:
                 sum_ += vector
         draws.first_row = 0
@@ -165,31 +165,31 @@ class Step:
         return mean
 
     def _exact_squares(self, x: Any, targets: Any, weights: Any) -> float:
-        """Sum the squares in float64: float32 ends at 3e38, whose root is no huge gradient. Raises NotFiniteError."""
+        """Sum the squares in float64: in float32 they overflow at 3e38, a norm of only 2e19. Raises NotFiniteError."""
         squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in self.optimizer.gradients)
         if not math.isfinite(squares):
-            self._fail("a gradient is not finite", x, targets, weights)
+            self._raise_not_finite("a gradient is not finite", x, targets, weights)
         return squares
 
-    def _clip(self, norm: float, most: float) -> None:
-        if norm + CLIP_EPSILON > most:
+    def _clip(self, norm: float, limit: float) -> None:
+        if norm + CLIP_EPSILON > limit:
             for gradient in self.optimizer.gradients:
-                np.multiply(gradient, most / (norm + CLIP_EPSILON), gradient)
+                np.multiply(gradient, limit / (norm + CLIP_EPSILON), gradient)
 
-    def _fail(self, what: str, x: Any, targets: Any, weights: Any) -> NoReturn:
+    def _raise_not_finite(self, what: str, x: Any, targets: Any, weights: Any) -> NoReturn:
         draws = self.model.draws
-        draws.step = self._number
+        draws.step = self._step_number
         if self._share is None:
             where = where_not_finite(self.model, self.loss, x, targets, weights)
             draws.first_row = 0
             raise NotFiniteError(where, what)
-        world, draws.world = self._share.world, SINGLE  # each looks at its own rows
+        world, draws.world = self._share.world, SINGLE  # each process repeats its own rows, without collective calls
         try:
             where = where_not_finite(self.model, self.loss, x, targets, weights) if len(x) else NOWHERE
         finally:
             draws.world = world
-        told = world.gather((where, self._share.parts(self._rows)))
-        rank, (where, parts) = next(((r, t) for r, t in enumerate(told) if t[0] != NOWHERE), (0, told[0]))
+        reports = world.gather((where, self._share.parts(self._step_rows)))
+        rank, (where, parts) = next((entry for entry in enumerate(reports) if entry[1][0] != NOWHERE), (0, reports[0]))
         span = ", ".join(f"{first} to {stop - 1}" for first, stop in parts if stop > first)
-        place = f"{where}; in process {rank} of {world.size}, rows {span} of the step's {self._rows}"
+        place = f"{where}; in process {rank} of {world.size}, rows {span} of the step's {self._step_rows}"
         raise NotFiniteError(place, what)

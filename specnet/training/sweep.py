@@ -1,6 +1,6 @@
-"""Many runs of one experiment: every combination of some settings, ranked by the metric that the experiment watches.
+"""Many runs of one experiment: every combination of some settings, ranked by the experiment's monitored metric.
 
-Each combination is an ordinary run in a folder of its own, so a sweep that was ended goes on with what is missing.
+Each combination is an ordinary run in a separate folder, so an interrupted sweep resumes with the missing runs.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ __all__ = ["SEEDS", "TABLE", "Outcome", "Sweep", "Trial", "plan_sweep", "run_swe
 _CHILD = """
 import ctypes, runpy, signal, sys
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # be told when the sweep is killed; end with a checkpoint
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # SIGTERM when the sweep is killed: end with a checkpoint
 runpy.run_module("specnet", run_name="__main__", alter_sys=True)
 """
 
 
-_LAUNCHER = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
+_LAUNCHER_VARIABLE = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
 
 
 def run_sweep(
     sweep: Sweep, *, jobs: int | None = None, tell: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Run what is missing, `jobs` processes at a time (one a core by default), each with its share of BLAS threads.
+    """Run what is missing, `jobs` processes at a time (one per core by default), each with its share of BLAS threads.
 
-    A run that fails is an outcome as any other, and the rest goes on. `tell` hears of each. Writes sweep.csv, also
-    when it is interrupted. Raises SpecnetError where the folder cannot be written to.
+    A failed run becomes an outcome with an error, and the other runs continue. `tell` is called with every outcome.
+    Writes sweep.csv, also when interrupted. Raises SpecnetError if the folder cannot be written to.
     """
     jobs = min(jobs or cores(), len(sweep.trials))
-    environment = {key: value for key, value in os.environ.items() if not _LAUNCHER.match(key)}
+    environment = {key: value for key, value in os.environ.items() if not _LAUNCHER_VARIABLE.match(key)}
     environment |= dict.fromkeys(THREADS, str(max(cores() // jobs, 1)))
     running: set[subprocess.Popen[str]] = set()
 
-    def apart(trial: Trial) -> Outcome:
-        begun = time.monotonic()
-        process = subprocess.Popen(  # noqa: S603 - this very interpreter and program
+    def run_process(trial: Trial) -> Outcome:
+        start = time.monotonic()
+        process = subprocess.Popen(  # noqa: S603 - runs this interpreter and this package
             _command(sweep, trial),
             env=environment,
             text=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which tells them
+            start_new_session=True,  # only the sweep receives a terminal's Ctrl-C, and it ends the runs
         )
         running.add(process)
-        _, told = process.communicate()
+        _, stderr = process.communicate()
         running.discard(process)
-        wrong = (told.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
-        return _outcome(sweep, trial, time.monotonic() - begun, wrong)
+        error = (stderr.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
+        return _outcome(sweep, trial, time.monotonic() - start, error)
 
     make_folder(sweep.folder)
     pool = ThreadPoolExecutor(jobs)
     try:
-        return _gathered(sweep, pool, apart, tell)
+        return _collect_outcomes(sweep, pool, run_process, tell)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(running):  # each writes a checkpoint and ends
@@ -86,23 +86,23 @@ def share_sweep(
     listeners: Sequence[Listener] = (),
     tell: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Do the same with the workers of an executor, mpi4py's say, each of which trains in its own process.
+    """Do what `run_sweep` does with the workers of an executor, for example mpi4py's, each in its own process.
 
-    `listeners` go to the workers, whose runs they hear.
+    `listeners` are sent to the workers and receive the events of their runs.
     """
     make_folder(sweep.folder)
-    return _gathered(sweep, executor, _Here(sweep, listeners), tell)
+    return _collect_outcomes(sweep, executor, _WorkerRun(sweep, listeners), tell)
 
 
-class _Here:
-    """Trains in this process; can be sent to another one."""
+class _WorkerRun:
+    """Trains in the process that calls it; can be pickled and sent to a worker."""
 
     def __init__(self, sweep: Sweep, listeners: Sequence[Listener]) -> None:
         self.sweep = Sweep(sweep.experiment, sweep.folder, sweep.monitor, [], sweep.paths)
         self.listeners = listeners
 
     def __call__(self, trial: Trial) -> Outcome:
-        begun, wrong = time.monotonic(), None
+        start, message = time.monotonic(), None
         try:
             train(
                 self.sweep.experiment,
@@ -112,13 +112,13 @@ class _Here:
                 listeners=self.listeners,
             )
         except SpecnetError as error:
-            wrong = str(error)
-        except Exception as error:  # noqa: BLE001 - as a process of its own would, it fails alone
-            wrong = f"{type(error).__name__}: {error}"
-        return _outcome(self.sweep, trial, time.monotonic() - begun, wrong)
+            message = str(error)
+        except Exception as error:  # noqa: BLE001 - like a separate process, it fails without the other runs
+            message = f"{type(error).__name__}: {error}"
+        return _outcome(self.sweep, trial, time.monotonic() - start, message)
 
 
-def _gathered(
+def _collect_outcomes(
     sweep: Sweep, executor: Executor, work: Callable[[Trial], Outcome], tell: Callable[[Outcome], None]
 ) -> list[Outcome]:
     try:
@@ -131,7 +131,7 @@ def _gathered(
 
 
 def runs_of(folder: Path, most: int = 12) -> list[Path]:
-    """List the runs of a sweep's folder, the best first, as its table ranks them; `folder` alone for any other."""
+    """List the runs in a sweep's folder, the best first by its table; only `folder` itself for any other folder."""
     try:
         with (folder / TABLE).open(newline="") as file:
             names = [row["run"] for row in csv.DictReader(file) if not row.get("error")]
@@ -141,21 +141,21 @@ def runs_of(folder: Path, most: int = 12) -> list[Path]:
 
 
 def _command(sweep: Sweep, trial: Trial) -> list[str]:
-    settings = [word for path, value in trial.overrides.items() for word in ("--set", f"{path}={value}")]
-    train_it = ["-c", _CHILD, "train", sweep.experiment, "--out", str(sweep.folder / trial.name)]
-    return [sys.executable, *train_it, "--resume", "--quiet", *settings]
+    settings = [argument for path, value in trial.overrides.items() for argument in ("--set", f"{path}={value}")]
+    command = ["-c", _CHILD, "train", sweep.experiment, "--out", str(sweep.folder / trial.name)]
+    return [sys.executable, *command, "--resume", "--quiet", *settings]
 
 
-def _outcome(sweep: Sweep, trial: Trial, seconds: float, wrong: str | None) -> Outcome:
-    """Read what a run has come to from its history."""
-    found = Outcome(trial, seconds=seconds, error=wrong.splitlines()[-1][:300] if wrong else None)
-    if wrong is None:
+def _outcome(sweep: Sweep, trial: Trial, seconds: float, error: str | None) -> Outcome:
+    """Return the outcome of a run, with the best value of the monitored metric from its history."""
+    outcome = Outcome(trial, seconds=seconds, error=error.splitlines()[-1][:300] if error else None)
+    if error is None:
         for epoch, value in _history(sweep.folder / trial.name / HISTORY, sweep.monitor):
-            if epoch <= trial.epochs and is_better(sweep.monitor, value, found.value):
-                found.value, found.epoch = value, epoch
-        if found.value is None:
-            found.error = f"tells no {sweep.monitor}"
-    return found
+            if epoch <= trial.epochs and is_better(sweep.monitor, value, outcome.value):
+                outcome.value, outcome.epoch = value, epoch
+        if outcome.value is None:
+            outcome.error = f"its history has no value of {sweep.monitor}"
+    return outcome
 
 
 def _history(path: Path, metric: str) -> Iterator[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""The runs of a sweep: planned, compared, ranked."""
+"""The runs of a sweep: plan and check them, compare and rank their outcomes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from specnet.training.spec.experiment_spec import ExperimentSpec
 
 TABLE = "sweep.csv"
 
-
 MOST = 10_000
-"""Runs of one sweep."""
+"""Greatest number of runs of one sweep."""
 
 LONGEST = 160
-"""Characters of a run's name."""
+"""Greatest number of characters of a run's name, without a digest."""
 
 SEEDS = ("training.seed", "model.seed")
 
 
 class Trial(NamedTuple):
-    """One run of a sweep: its folder's name, what it changes, by path, as JSON text, and how many epochs it has."""
+    """One run of a sweep: its folder's name, its overrides (JSON text by path), and its number of epochs."""
 
     name: str
     overrides: Mapping[str, str]
@@ -43,7 +42,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of a run: the best value of the monitored metric and its epoch; `error` where it failed."""
+    """The result of a run: the best value of the monitored metric and its epoch; `error` if it failed."""
 
     trial: Trial
     value: float | None = None
@@ -54,27 +53,27 @@ class Outcome:
 
 @dataclass
 class Sweep:
-    """All combinations, checked, and the folder of their runs; `monitor` is the metric that ranks them."""
+    """All checked combinations, and the folder of their runs; `monitor` is the metric that ranks them."""
 
     experiment: str
     folder: Path
     monitor: str
     trials: list[Trial]
     paths: tuple[str, ...]
-    """What is varied, seeds and what has one value aside."""
+    """Paths of the varied settings, without seeds and settings with one value."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def place(self, value: float | None) -> tuple[bool, float]:
-        """Give what sorts values of the monitored metric: the better first, none last."""
+        """Return a sort key for values of the monitored metric: better values first, None last."""
         sign = -1.0 if greater_is_better(self.monitor) else 1.0
         return value is None, 0.0 if value is None else sign * value
 
     def ranked(self) -> list[Outcome]:
-        """Give the runs, the best first, those that failed last."""
+        """Return the runs, the best first, failed ones last."""
         return sorted(self.outcomes, key=lambda outcome: (*self.place(outcome.value), outcome.trial.name))
 
     def table(self) -> str:
-        """Write every run as a row of a table."""
+        """Return the text of a CSV table with one row per run."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         varied = list(dict.fromkeys(path for outcome in self.outcomes for path in outcome.trial.overrides))
@@ -96,8 +95,8 @@ def plan_sweep(
 ) -> Sweep:
     """Check every combination of `settings` (JSON texts by path in the document) before any is run.
 
-    With `seeds`, each is run so often, from the document's seeds upwards. Raises SpecError for what is wrong in any,
-    with the combination; SpecnetError for too many.
+    Each combination is run `seeds` times, with consecutive seeds that start at the document's. Raises SpecError for the
+    errors of any combination, with the combination; SpecnetError for too many runs.
     """
     count = math.prod(len(values) for values in settings.values()) * seeds
     if not 0 < count <= MOST:
@@ -105,52 +104,53 @@ def plan_sweep(
         raise SpecnetError(msg)
     varied = [path for path, values in settings.items() if len(values) > 1]
     if seeds > 1 and set(varied) & set(SEEDS):
-        msg = f"{' and '.join(sorted(set(varied) & set(SEEDS)))}: varied, and so do the seeds; choose one"
+        msg = f"{' and '.join(sorted(set(varied) & set(SEEDS)))}: varied, and so are the seeds; choose one"
         raise SpecnetError(msg)
     trials: list[Trial] = []
-    faults: dict[str, list[str]] = {}
+    errors: dict[str, list[str]] = {}
     monitors: dict[str, str] = {}
-    data: dict[str, SpecError | None] = {}
+    data_errors: dict[str, SpecError | None] = {}
     name = ""
     for values in itertools.product(*settings.values()):
         overrides = dict(zip(settings, values, strict=True))
-        told = " ".join(f"{path}={overrides[path]}" for path in varied)
+        combination = " ".join(f"{path}={overrides[path]}" for path in varied)
         try:
-            spec, folder = _checked(experiment, overrides, data)
+            spec, folder = _check_combination(experiment, overrides, data_errors)
         except SpecError as error:
             for line in error.lines():
-                faults.setdefault(line, []).append(told)
+                errors.setdefault(line, []).append(combination)
             continue
         for path in missing_files(spec, folder):
-            faults.setdefault(f"{path}: there is no such file", []).append(told)
+            errors.setdefault(f"{path}: there is no such file", []).append(combination)
         name = name or spec.name
-        monitors.setdefault(_monitor(spec), told)
+        monitors.setdefault(_monitor(spec), combination)
         trials += _trials(spec, varied, overrides, seeds)
-    if faults:
-        raise SpecError([Problem("", f"{line}{_where(told)}", "in_a_sweep") for line, told in faults.items()])
+    if errors:
+        problems = [Problem("", f"{line}{_where(places)}", "in_a_sweep") for line, places in errors.items()]
+        raise SpecError(problems)
     if len(monitors) > 1:
-        told = "; ".join(f"{monitor} with {where}" for monitor, where in monitors.items())
-        msg = f"the runs cannot be ranked, as they watch different metrics: {told}"
+        listing = "; ".join(f"{monitor} with {combination}" for monitor, combination in monitors.items())
+        msg = f"the runs cannot be ranked, because they monitor different metrics: {listing}"
         raise SpecnetError(msg)
     target = user_path(out) if out is not None else Path("runs") / f"{name}-sweep"
     return Sweep(os.fspath(experiment), target, next(iter(monitors)), trials, tuple(varied))
 
 
-def _checked(
-    experiment: str | os.PathLike[str], overrides: Mapping[str, str], known: dict[str, SpecError | None]
+def _check_combination(
+    experiment: str | os.PathLike[str], overrides: Mapping[str, str], data_errors: dict[str, SpecError | None]
 ) -> tuple[ExperimentSpec, Path]:
-    """Check a combination; the data files once for all combinations that ask the same of them. Raises SpecError."""
+    """Check a combination, reading the data files only once for equal requirements. Raises SpecError."""
     spec, folder = load_experiment(experiment, overrides)
-    asked = spec.model_dump_json(include={"data": True, "model": True, "training": {"loss"}})
-    if asked not in known:
+    requirements = spec.model_dump_json(include={"data": True, "model": True, "training": {"loss"}})
+    if requirements not in data_errors:
         try:
             load_experiment(experiment, overrides, check_data=True)
-            known[asked] = None
+            data_errors[requirements] = None
         except SpecError as error:
-            known[asked] = error
-    problem = known[asked]
-    if problem is not None:
-        raise problem
+            data_errors[requirements] = error
+    error_of_data = data_errors[requirements]
+    if error_of_data is not None:
+        raise error_of_data
     return spec, folder
 
 
@@ -159,30 +159,30 @@ def _monitor(spec: ExperimentSpec) -> str:
 
 
 def _where(combinations: list[str]) -> str:
-    """Say which combinations have a fault."""
+    """Return the text that names the combinations with an error."""
     count = len(combinations) - 1
     more = f", and {count} more combination{'s' if count > 1 else ''}" if count else ""
     return f" (with {combinations[0]}{more})" if combinations[0] else ""
 
 
 def _trials(spec: ExperimentSpec, varied: Sequence[str], overrides: dict[str, str], seeds: int) -> list[Trial]:
-    """Name the runs of a combination by what is varied: by the last part of each path, where that is enough.
+    """Return the runs of a combination, named by the last part of each varied path, or the whole path if ambiguous.
 
-    A name that had to be changed ends in a digest, so that no two are alike.
+    A name that had to be changed ends in a digest, so that no two names are equal.
     """
     last = [path.rpartition(".")[2] for path in varied]
     parts = [
         f"{short if last.count(short) == 1 else path}={overrides[path]}"
         for path, short in zip(varied, last, strict=True)
     ]
-    made = []
+    trials = []
     for seed in range(seeds):
-        own, full = dict(overrides), "_".join(parts)
+        seeded, full = dict(overrides), "_".join(parts)
         if seeds > 1:
-            own |= {"training.seed": str(spec.training.seed + seed), "model.seed": str(spec.built_model.seed + seed)}
+            seeded |= {"training.seed": str(spec.training.seed + seed), "model.seed": str(spec.built_model.seed + seed)}
             full = "_".join([*parts, f"seed={spec.training.seed + seed}"])
         name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "-", full)[:LONGEST] or "run"
         if name != full and full:
             name += f"-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-        made.append(Trial(name, own, spec.training.epochs))
-    return made
+        trials.append(Trial(name, seeded, spec.training.epochs))
+    return trials

@@ -1,8 +1,8 @@
-"""Runs contenders side by side: each in a process of its own, in turn, for several rounds, beside a floor.
+"""Run contenders side by side: each in its own process, in turn, for several rounds, and next to a floor.
 
-A benchmark names its cases and its contenders, functions from a case to what was measured, and calls `main`. Medians
-are over the rounds whose floor is within a tenth of the best one. Where contenders tell what they computed, the
-answers have to agree. One whose library is not installed is left out.
+A benchmark passes its cases and its contenders, functions from a case to a measurement, to `main`. Medians are taken
+over the rounds in which the floor's time is within a tenth of its best time. The answers of all contenders that return
+one must agree. A contender whose library is not installed is left out.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-STEADY = 1.1
-Found = dict[str, Any]  # "time" in seconds; "answer", numbers that contenders share; "memory" in MB
-Contender = Callable[[str], "Found | None"]
+STEADY = 1.1  # a round counts if its floor takes at most this many times the best floor
+Measurement = dict[str, Any]  # "time" in seconds; "answer", numbers that must agree; "memory" in MB
+Contender = Callable[[str], "Measurement | None"]
 
 
 def timed(call: Callable[[], object], count: int, bursts: int = 5) -> float:
-    """Give the seconds a call takes: the median of several bursts of `count` calls, after a fifth of one to warm up."""
+    """Return the seconds per call: the median over bursts of `count` calls, after a warm-up of a fifth of a burst."""
     for _ in range(max(count // 5, 3)):
         call()
     times = []
@@ -39,14 +39,14 @@ def timed(call: Callable[[], object], count: int, bursts: int = 5) -> float:
 
 
 def peak_memory() -> float:
-    """Give the most memory that this process has held, in MB."""
+    """Return the peak memory of this process in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
     return kilobytes / 1000
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -59,12 +59,14 @@ def main(
     rtol: float = 1e-3,
     rounds: int = 5,
 ) -> None:
-    """Run a benchmark, or, as its child, one contender on one case."""
+    """Run a benchmark, or, in a child process, one contender on one case."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--one-core", action="store_true", help="pin everything to one core: steady on a busy machine")
-    parser.add_argument("--only", metavar="TEXT", default="", help="cases whose names hold TEXT")
-    parser.add_argument("--json", type=Path, help="write all figures to a file")
+    parser.add_argument(
+        "--one-core", action="store_true", help="pin everything to one core, for steadier times on a busy machine"
+    )
+    parser.add_argument("--only", metavar="TEXT", default="", help="run only the cases whose names contain TEXT")
+    parser.add_argument("--json", type=Path, help="write all medians to a file")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -73,56 +75,58 @@ def main(
         return
     if options.one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    figures = {}
+    medians = {}
     for case in cases:
         if options.only in case:
-            figures[case] = _contest(script, case, list(contenders), options.rounds, rtol)
+            medians[case] = _run_rounds(script, case, list(contenders), options.rounds, rtol)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(medians, indent=2) + "\n")
 
 
-def _contest(script: str, case: str, contenders: Sequence[str], rounds: int, rtol: float) -> dict[str, Found]:
-    found: dict[str, list[Found]] = {name: [] for name in contenders}
+def _run_rounds(script: str, case: str, contenders: Sequence[str], rounds: int, rtol: float) -> dict[str, Measurement]:
+    measurements: dict[str, list[Measurement]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name in contenders:
-            if (result := _run(script, name, case)) is not None:
-                found[name].append(result)
-    found = {name: results for name, results in found.items() if results}
-    _check_answers(case, found, rtol)
-    floors = [result["time"] for result in found["floor"]]
+            if (result := _run_contender(script, name, case)) is not None:
+                measurements[name].append(result)
+    measurements = {name: results for name, results in measurements.items() if results}
+    _check_answers(case, measurements, rtol)
+    floors = [result["time"] for result in measurements["floor"]]
     steady = [floor <= STEADY * min(floors) for floor in floors]
-    medians: dict[str, Found] = {}
-    for name, results in found.items():
-        kept = [result for result, good in zip(results, steady, strict=True) if good]
+    medians: dict[str, Measurement] = {}
+    for name, results in measurements.items():
+        steady_results = [result for result, is_steady in zip(results, steady, strict=True) if is_steady]
         medians[name] = {
-            key: statistics.median(result[key] for result in kept) for key in ("time", "memory") if key in kept[0]
+            key: statistics.median(result[key] for result in steady_results)
+            for key in ("time", "memory")
+            if key in steady_results[0]
         }
-    _show(f"{case} (medians of {sum(steady)} of {rounds} rounds, {cores()} cores)", medians)
+    _print_table(f"{case} (medians of {sum(steady)} of {rounds} rounds, {cores()} cores)", medians)
     return medians
 
 
-def _run(script: str, name: str, case: str) -> Found | None:
+def _run_contender(script: str, name: str, case: str) -> Measurement | None:
     environment = {**os.environ, "SPECNET_KERNELS": "numpy" if name == "specnet, numpy" else ""}
     environment |= {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, script, "--measure", name, case]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if made.returncode:
-        if "No module named" in made.stderr.splitlines()[-1]:
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if process.returncode:
+        if "No module named" in process.stderr.splitlines()[-1]:
             return None
-        sys.exit(f"{name}, {case}: {made.stderr}")
-    result: Found | None = json.loads(made.stdout.splitlines()[-1])
+        sys.exit(f"{name}, {case}: {process.stderr}")
+    result: Measurement | None = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
-def _check_answers(case: str, found: Mapping[str, Sequence[Found]], rtol: float) -> None:
-    expected = found["specnet"][0].get("answer")
-    for name, results in found.items():
+def _check_answers(case: str, measurements: Mapping[str, Sequence[Measurement]], rtol: float) -> None:
+    expected = measurements["specnet"][0].get("answer")
+    for name, results in measurements.items():
         answer = results[0].get("answer")
         if answer is not None and not np.allclose(answer, expected, rtol=rtol, atol=rtol):
             sys.exit(f"{case}: {name} computes {answer}, specnet {expected}")
 
 
-def _show(title: str, medians: Mapping[str, Found]) -> None:
+def _print_table(title: str, medians: Mapping[str, Measurement]) -> None:
     print(f"\n{title}")
     ours, floor = medians["specnet"]["time"], medians["floor"]["time"]
     for name, result in medians.items():

@@ -1,11 +1,11 @@
-"""One epoch of a whole training run, and the memory of its process, side by side with two loops over torch.
+"""Time of one epoch of a complete training run, and its peak memory, compared with two loops over torch.
 
     python tests/benchmarks/epoch.py [--rounds 5] [--one-core] [--json FILE]
 
-8,000 rows of 784 numbers, batches of 128, shuffled anew for each epoch, 784-256-128-10, Adam. specnet is
-`specnet.train`, which counts accuracy and looks whether gradients are finite, without checkpoints. torch (fused Adam)
-runs in the usual loop over a DataLoader, and in one by hand over tensors. The floor is the products of an epoch. Times
-are medians of the epochs after the first; memory is the most that the process held.
+8,000 rows of 784 numbers, batches of 128, shuffled in each epoch, 784-256-128-10, Adam. specnet is `specnet.train`
+without checkpoints, which also computes accuracy and checks that gradients are finite. torch (fused Adam) runs in the
+usual loop over a DataLoader, and in a hand-written loop over tensors. The floor is the matrix products of an epoch.
+Times are medians over the epochs after the first; memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contest import Found, main, peak_memory
+from contest import Measurement, main, peak_memory
 
 WIDTHS, BATCH, ROWS, EPOCHS = [784, 256, 128, 10], 128, 8000, 6
 STEPS = -(-ROWS // BATCH)
@@ -30,14 +30,14 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return rng.random((ROWS, WIDTHS[0]), np.float32), rng.integers(0, WIDTHS[-1], ROWS)
 
 
-def floor(_case: str) -> Found:
+def floor(_case: str) -> Measurement:
     import step
 
-    step.NETWORKS["here"] = (WIDTHS, BATCH, STEPS)
-    return {"time": step.floor("here")["time"] * STEPS, "memory": peak_memory()}
+    step.NETWORKS["epoch"] = (WIDTHS, BATCH, STEPS)
+    return {"time": step.floor("epoch")["time"] * STEPS, "memory": peak_memory()}
 
 
-def specnet(_case: str) -> Found:
+def specnet(_case: str) -> Measurement:
     import specnet
 
     times: list[float] = []
@@ -64,10 +64,10 @@ def specnet(_case: str) -> Found:
             },
         }
         specnet.train(document, out=folder / "run", listeners=[watch])
-    return _of_epochs(times)
+    return _measurement(times)
 
 
-def torch(_case: str, *, loader: bool) -> Found:
+def torch(_case: str, *, loader: bool) -> Measurement:
     import torch
 
     x, y = map(torch.from_numpy, data())
@@ -95,10 +95,10 @@ def torch(_case: str, *, loader: bool) -> Found:
             total += result.detach()
             right += (outputs.argmax(1) == targets).sum()
         times.append(time.perf_counter())
-    return _of_epochs(times)
+    return _measurement(times)
 
 
-def _of_epochs(times: list[float]) -> Found:
+def _measurement(times: list[float]) -> Measurement:
     return {"time": statistics.median(b - a for a, b in pairwise(times[1:])), "memory": peak_memory()}
 
 

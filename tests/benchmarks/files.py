@@ -1,10 +1,10 @@
-"""Saving and loading 100 MB of weights, side by side with safetensors, which neither verifies nor syncs.
+"""Time of saving and loading 100 MB of weights, compared with safetensors, which neither verifies nor syncs.
 
     python tests/benchmarks/files.py [--rounds 7] [--json FILE]
 
-Each call is the first one of a process of its own, in turn, for several rounds; imports are not counted. Medians, and
-ratios of safetensors' time to specnet's: above 1, specnet is faster. safetensors' save is followed by an fsync, as
-specnet's is. The file is in the page cache.
+Each call is the first one in its own process, and the cases run in turn for several rounds; imports are not timed.
+Prints medians, and ratios of safetensors' time to specnet's: above 1, specnet is faster. safetensors' save is followed
+by an fsync, as specnet's is. The file is in the page cache.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def timed(call):
     print(time.perf_counter() - begin)
     return result
 """
-OURS = "import specnet.checkpoint.read, specnet.checkpoint.write, specnet.layers.affine, hashlib, threading\n"
-THEIRS = "from safetensors.numpy import load_file, save_file\n"
+IMPORT_SPECNET = "import specnet.checkpoint.read, specnet.checkpoint.write, specnet.layers.affine, hashlib, threading\n"
+IMPORT_SAFETENSORS = "from safetensors.numpy import load_file, save_file\n"
 ARRAYS = "arrays = {f'l{i}.weight': np.random.default_rng(i).random((1280, 1280), np.float32) for i in range(16)}\n"
 MODEL = """
 layers = [{"type": "affine", "units": 1280, "bias": False, "weight_init": "zeros"}] * 16
@@ -44,13 +44,16 @@ def save_synced():
 timed(save_synced)
 """
 CASES = {
-    "save, specnet": OURS + "import specnet\n" + MODEL + "timed(lambda: specnet.save(f'{folder}/out.h5', model))",
-    "save and fsync, safetensors": THEIRS + ARRAYS + SYNCED,
-    "verified load, specnet": OURS + "import specnet\ntimed(lambda: specnet.load(f'{folder}/m.h5'))",
-    "mapped and verified, specnet": OURS
+    "save, specnet": IMPORT_SPECNET
+    + "import specnet\n"
+    + MODEL
+    + "timed(lambda: specnet.save(f'{folder}/out.h5', model))",
+    "save and fsync, safetensors": IMPORT_SAFETENSORS + ARRAYS + SYNCED,
+    "verified load, specnet": IMPORT_SPECNET + "import specnet\ntimed(lambda: specnet.load(f'{folder}/m.h5'))",
+    "mapped and verified, specnet": IMPORT_SPECNET
     + "import specnet\ntimed(lambda: specnet.load(f'{folder}/m.h5', mmap=True, verify=True))",
-    "mapped, specnet": OURS + "import specnet\ntimed(lambda: specnet.load(f'{folder}/m.h5', mmap=True))",
-    "load, safetensors": THEIRS + "timed(lambda: load_file(f'{folder}/m.safetensors'))",
+    "mapped, specnet": IMPORT_SPECNET + "import specnet\ntimed(lambda: specnet.load(f'{folder}/m.h5', mmap=True))",
+    "load, safetensors": IMPORT_SAFETENSORS + "timed(lambda: load_file(f'{folder}/m.safetensors'))",
     "floor: read the bytes": "timed(lambda: open(f'{folder}/m.h5', 'rb').read())",
     "floor: SHA-256 of the bytes": (
         "import hashlib\ndata = open(f'{folder}/m.h5', 'rb').read()\ntimed(lambda: hashlib.sha256(data).digest())"
@@ -64,12 +67,12 @@ GOALS = (
 
 
 def run(case: str, folder: Path) -> float:
-    """Time one case in a process of its own; seconds."""
+    """Return the seconds that one case takes in its own process."""
     command = [sys.executable, "-c", PRELUDE + CASES[case], str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        sys.exit(f"{case}: {made.stderr}")
-    return float(made.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{case}: {process.stderr}")
+    return float(process.stdout)
 
 
 def main() -> None:
@@ -81,9 +84,9 @@ def main() -> None:
     times: dict[str, list[float]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
-        for case, made in (("save, specnet", "out.h5"), ("save and fsync, safetensors", "out.safetensors")):
+        for case, file_name in (("save, specnet", "out.h5"), ("save and fsync, safetensors", "out.safetensors")):
             run(case, folder)
-            (folder / made).rename(folder / made.replace("out", "m"))
+            (folder / file_name).rename(folder / file_name.replace("out", "m"))
         for _ in range(options.rounds):
             for case, seconds in times.items():
                 seconds.append(run(case, folder))

@@ -1,8 +1,8 @@
-"""How cost grows: with the batch, with the parameters, with the layers; and what a step allocates.
+"""How the time of a step grows with the batch, the parameters and the layers, and what a step allocates.
 
     python tests/benchmarks/growth.py [--large]
 
-One process, pinned to one core; medians. --large goes on to 100 million parameters (1.6 GB).
+Runs in one process, pinned to one core; prints medians. --large adds a network of 100 million parameters (1.6 GB).
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ def step_of(widths: list[int], batch: int, extra: tuple[dict[str, object], ...] 
     return step
 
 
-def show_batches() -> None:
-    print("784-256-128-10: time of a step by batch")
+def print_batches() -> None:
+    print("784-256-128-10: time of a step by batch size")
     for batch in (1, 32, 128, 512, 2048, 8192):
         seconds = timed(step_of([784, 256, 128, 10], batch), max(3, 2000 // batch), 3)
-        print(f"  {batch:6}  {seconds * 1e3:8.2f} ms  {seconds / batch * 1e6:8.2f} µs a row")
+        print(f"  {batch:6}  {seconds * 1e3:8.2f} ms  {seconds / batch * 1e6:8.2f} µs per row")
 
 
-def show_parameters(large: bool) -> None:
-    print("two hidden layers, batch 64: time of a step by parameters")
+def print_parameters(large: bool) -> None:
+    print("two hidden layers, batch 64: time of a step by number of parameters")
     for width in (64, 256, 1024, 3072, *([7070] if large else [])):
         step = step_of([width, width, width, 10], 64)
         count = step.model.parameter_count  # type: ignore[attr-defined]
         seconds = timed(step, max(2, 20_000_000 // count), 3)
-        print(f"  {count:11,}  {seconds * 1e3:8.2f} ms  {seconds / count * 1e9:6.2f} ns a parameter")
+        print(f"  {count:11,}  {seconds * 1e3:8.2f} ms  {seconds / count * 1e9:6.2f} ns per parameter")
 
 
-def show_layers() -> None:
-    """Time relu layers on two numbers, where nothing but the call costs anything."""
+def print_layers() -> None:
+    """Time relu layers on two numbers, for which the time is almost only the overhead of the calls."""
     import specnet
 
-    print("overhead of a layer (relu on a batch of two numbers)")
+    print("overhead per layer (relu on a batch of two numbers)")
     times = {}
     for depth in (1, 101):
         model = specnet.build(specnet.ModelSpec(input_shape=[2], layers=[{"type": "relu"}] * depth))
@@ -67,12 +67,12 @@ def show_layers() -> None:
         times[depth, "forward"] = timed(lambda model=model, x=x: model.forward(x), 2000)
         times[depth, "backward"] = timed(lambda model=model, x=x: model.backward(x), 2000)
         times[depth, "predict"] = timed(lambda model=model, x=x: model.predict(x), 2000)
-    for way in ("forward", "backward", "predict"):
-        print(f"  {way:9} {(times[101, way] - times[1, way]) / 100 * 1e6:5.2f} µs")
+    for method in ("forward", "backward", "predict"):
+        print(f"  {method:9} {(times[101, method] - times[1, method]) / 100 * 1e6:5.2f} µs")
 
 
-def show_allocations() -> None:
-    print("what a step allocates at most in steady state (the returned arrays apart), in bytes")
+def print_allocations() -> None:
+    print("peak allocation of a step in steady state, without the returned arrays, in bytes")
     norm, dropout = {"type": "batch_norm"}, {"type": "dropout", "rate": 0.1}
     for batch, extra in ((32, ()), (128, ()), (128, (norm,)), (128, (norm, dropout))):
         step = step_of([784, 256, 128, 10], batch, extra)
@@ -90,10 +90,10 @@ def show_allocations() -> None:
         print(f"  batch {batch:4} {'+'.join(names):36} {peak - returned:8}")
 
 
-def show_documents() -> None:
+def print_documents() -> None:
     import specnet
 
-    print("documents of relu and affine layers, 16 wide: seconds to validate and to build")
+    print("documents of affine and relu layers of width 16: seconds to validate and to build")
     for count in (500, 2000, 8000):
         layers = [{"type": "affine", "units": 16}, {"type": "relu"}] * (count // 2)
         began = time.perf_counter()
@@ -109,11 +109,11 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    show_batches()
-    show_parameters(options.large)
-    show_layers()
-    show_allocations()
-    show_documents()
+    print_batches()
+    print_parameters(options.large)
+    print_layers()
+    print_allocations()
+    print_documents()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the training loop costs over the bare forward, loss, backward and step, at batch 32 on 64-32-10.
+"""Overhead of the training loop over the bare forward, loss, backward and step, at batch 32 on 64-32-10.
 
     python tests/benchmarks/loop.py [--rounds 15] [--one-core]
 
-The loop shuffles, gathers its rows, counts accuracy, looks whether the gradients are finite, and tells a listener of
-each step. It is held against the four calls on one batch that is there already, and against the ten lines that people
-write by hand, which shuffle and gather too. All in turn, in one process; medians of the ratios.
+The loop shuffles, gathers its rows, computes accuracy, checks that the gradients are finite, and calls a listener at
+each step. It is compared with the four calls on one batch that is gathered in advance, and with a ten-line hand-written
+loop, which shuffles and gathers too. All run in turn, in one process; prints medians of the ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--one-core", action="store_true", help="pin everything to one core: steady on a busy machine")
+    parser.add_argument(
+        "--one-core", action="store_true", help="pin everything to one core, for steadier times on a busy machine"
+    )
     options = parser.parse_args()
     if options.one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -55,16 +57,16 @@ def main() -> None:
     def by_hand() -> float:
         model = specnet.build(spec)
         loss, optimizer = SoftmaxCrossEntropy(), Adam(model)
-        shuffled = np.random.default_rng(0)
+        generator = np.random.default_rng(0)
         begin = time.perf_counter()
         for _ in range(EPOCHS):
-            for rows in np.split(shuffled.permutation(len(x)), STEPS):
+            for rows in np.split(generator.permutation(len(x)), STEPS):
                 _, dy = loss(model.forward(x[rows], training=True), y[rows])
                 model.backward(dy, input_gradient=False)
                 optimizer.step()
         return time.perf_counter() - begin
 
-    def looped() -> float:
+    def by_loop() -> float:
         model = specnet.build(spec)
         training = TrainingSpec(loss="softmax_cross_entropy", epochs=EPOCHS, batch_size=BATCH)
         run = Run(model, SoftmaxCrossEntropy(), Adam(model), training, Dataset(x, y), None, [lambda _event: None])
@@ -72,10 +74,10 @@ def main() -> None:
         run.go()
         return time.perf_counter() - begin
 
-    bare(), by_hand(), looped()
-    times = [(bare(), by_hand(), looped()) for _ in range(options.rounds)]
+    bare(), by_hand(), by_loop()
+    times = [(bare(), by_hand(), by_loop()) for _ in range(options.rounds)]
     for name, column in zip(("four calls", "by hand", "loop"), zip(*times, strict=True), strict=True):
-        print(f"{name:10} {statistics.median(column) / STEPS / EPOCHS * 1e6:.1f} µs a step")
+        print(f"{name:10} {statistics.median(column) / STEPS / EPOCHS * 1e6:.1f} µs per step")
     print(f"loop / four calls {statistics.median(c / a for a, _, c in times):.3f} (goal 1.05)")
     print(f"loop / by hand    {statistics.median(c / b for _, b, c in times):.3f}")
 

@@ -1,4 +1,4 @@
-"""Draws docs/performance.svg from the figures of the benchmarks; needs matplotlib.
+"""Draw docs/performance.svg from the JSON files that the benchmarks write; needs matplotlib.
 
 for b in step predict epoch start; do python tests/benchmarks/$b.py --json $b.json; done
 python tests/benchmarks/picture.py docs/performance.svg step.json predict.json epoch.json start.json
@@ -31,19 +31,21 @@ GREY, FURTHEST = "#6b7280", 40
 
 
 def main() -> None:
-    """Draw one dot a contender, a line a case: how many times as long as specnet it takes."""
+    """Draw a row per case with a dot per contender, at the contender's time relative to specnet's."""
     target, *sources = sys.argv[1:]
-    cases = {case: found for path in sources for case, found in json.loads(Path(path).read_text()).items()}
+    cases = {
+        case: measurements for path in sources for case, measurements in json.loads(Path(path).read_text()).items()
+    }
     mpl.rcParams.update({"svg.hashsalt": "specnet", "font.size": 9, "svg.fonttype": "path"})
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(cases) + 1.4), layout="constrained")
     drawn: dict[str, str] = {}
-    for line, (_, found) in enumerate(cases.items()):
-        ours = found["specnet"]["time"]
+    for line, (_, measurements) in enumerate(cases.items()):
+        ours = measurements["specnet"]["time"]
         axes.axhline(line, color="#e5e7eb", linewidth=0.8, zorder=0)
-        axes.scatter(found["floor"]["time"] / ours, line, marker="|", s=160, color=GREY, zorder=2)
+        axes.scatter(measurements["floor"]["time"] / ours, line, marker="|", s=160, color=GREY, zorder=2)
         for name, color in PEERS.items():
-            if name in found:
-                ratio = found[name]["time"] / ours
+            if name in measurements:
+                ratio = measurements[name]["time"] / ours
                 label = name.split(",")[0]
                 marker = "o" if ratio <= FURTHEST else ">"
                 axes.scatter(min(ratio, FURTHEST), line, color=color, s=36, marker=marker, zorder=3, alpha=0.85)

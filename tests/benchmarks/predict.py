@@ -1,8 +1,8 @@
-"""Prediction, side by side with ONNX Runtime, torch and JAX, and with the matrix products alone.
+"""Time of prediction, compared with ONNX Runtime, torch and JAX, and with the matrix products alone (the floor).
 
     python tests/benchmarks/predict.py [--rounds 5] [--one-core] [--only 64] [--json FILE]
 
-All predict from the same weights; what they predict has to agree.
+All contenders predict with the same weights, and their predictions must agree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from contest import Found, cores, main, timed
+from contest import Measurement, cores, main, timed
 
 NETWORKS = {
     "64-32-10, 1 row": ([64, 32, 10], 1, 5000),
@@ -26,8 +26,8 @@ def inputs(widths: list[int], rows: int) -> tuple[list[np.ndarray], np.ndarray]:
     return weights, rng.uniform(size=(rows, widths[0])).astype("f4")
 
 
-def contender(make: Callable[[list[np.ndarray], np.ndarray], Callable[[], np.ndarray]]) -> Callable[[str], Found]:
-    def measure(network: str) -> Found:
+def contender(make: Callable[[list[np.ndarray], np.ndarray], Callable[[], np.ndarray]]) -> Callable[[str], Measurement]:
+    def measure(network: str) -> Measurement:
         widths, rows, count = NETWORKS[network]
         predict = make(*inputs(widths, rows))
         answer = np.asarray(predict())[0].tolist()
@@ -36,7 +36,7 @@ def contender(make: Callable[[list[np.ndarray], np.ndarray], Callable[[], np.nda
     return measure
 
 
-def floor(network: str) -> Found:
+def floor(network: str) -> Measurement:
     widths, rows, count = NETWORKS[network]
     weights, x = inputs(widths, rows)
     outputs = [x, *(np.empty((rows, units), "f4") for units in widths[1:])]
@@ -77,11 +77,13 @@ def onnx_runtime(weights: list[np.ndarray], x: np.ndarray) -> Callable[[], np.nd
         name = f"a{index}"
     name = f"z{len(weights) - 1}"
     ends = (("x", weights[0].shape[0]), (name, weights[-1].shape[1]))
-    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", width]) for n, width in ends)
-    graph = helper.make_graph(nodes[:-1], "network", [given], [made], arrays)
+    graph_input, graph_output = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", width]) for n, width in ends
+    )
+    graph = helper.make_graph(nodes[:-1], "network", [graph_input], [graph_output], arrays)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()  # by itself it leaves the cores that it is pinned to
+    options.intra_op_num_threads = cores()  # without this, it also uses cores outside the process's affinity
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"x": x})[0]
 
@@ -96,11 +98,11 @@ def torch(weights: list[np.ndarray], x: np.ndarray) -> Callable[[], np.ndarray]:
         linear.bias.data.zero_()
         modules += [linear, torch.nn.ReLU()]
     model = torch.nn.Sequential(*modules[:-1])
-    given = torch.tensor(x)
+    x_tensor = torch.tensor(x)
 
     def predict() -> np.ndarray:
         with torch.inference_mode():
-            return model(given).numpy()
+            return model(x_tensor).numpy()
 
     return predict
 

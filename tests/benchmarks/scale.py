@@ -1,12 +1,13 @@
-"""How a step scales over MPI processes, of one BLAS thread each: step, all-reduce, overlap; beside torch's DDP.
+"""How a training step scales over MPI processes with one BLAS thread each, compared with torch's DDP.
 
-python tests/benchmarks/scale.py [--json FILE] measures with 1, 2 and 4 processes of this machine, fits a model to the
-figures of 1 and 2, holds it against those of 4, and extends it to 1,024. It needs the extra `mpi`, and takes torch.
+python tests/benchmarks/scale.py [--json FILE] measures a step, an all-reduce, and both at once with 1, 2 and 4
+processes on this machine. It predicts the steps of 4 processes from the figures of 1 and 2, compares the predictions
+with the measurements, and extrapolates to 1,024 processes. It needs the extra `mpi`, and uses torch if it is installed.
 
-A round launches four processes, each on a core (two to a core where there are two or three), and measures its figures
-one after the other, while processes that have no part in one sleep. What is shown is the least of all rounds, of every
-figure, as what else the machine does only adds to it; and a virtual machine's cores come nearer to each other and move
-apart (an all-reduce then takes three times as long), which rounds of one figure alone would mix up with what it is.
+A round launches four processes, each on its own core (two per core if there are two or three cores), and measures its
+figures one after the other; processes that take no part in a figure sleep. The minimum over all rounds is printed, as
+other load only adds time. Every round measures all figures, because the distance between a virtual machine's cores
+changes (an all-reduce then takes three times as long); rounds of one figure would mix this change into it.
 """
 
 import argparse
@@ -34,16 +35,16 @@ NETWORKS = {
 SIZES = (1, 64, 1024, 16_384, 131_072, 1_048_576, 8_388_608)
 PARTS = (2, 4, 8, 16, 64, 256, 1024)
 WINDOWS, SECONDS = 3, 0.05
-"""A figure is the least of so many means in each round, each over so long or three steps."""
+"""A figure of one round is the minimum of WINDOWS means, each over SECONDS seconds, but at least three calls."""
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 CROWD = math.ceil(4 / len(CORES))
-"""How many of four processes share a core."""
+"""How many of the four processes share a core, at most."""
 GROUPS = {"1": (0,), "2": (0, 1), "2 on one core": (0, len(CORES)), "4": (0, 1, 2, 3)}
-"""The processes of a figure by rank; rank r is on core r modulo the cores."""
+"""The ranks that take part in a figure; rank r runs on core r modulo the number of cores."""
 if CROWD == 1:
     del GROUPS["2 on one core"]
 FABRICS = {"Ethernet, 10 Gbit/s": (30e-6, 1.1e9), "fast, 200 Gbit/s": (2e-6, 22e9)}
-"""Latency of a message in seconds, and bytes a second of one process; typical figures, not measured here."""
+"""Latency of a message in seconds, and bandwidth of a process in bytes per second; typical, not measured here."""
 
 
 def network(widths):
@@ -56,8 +57,8 @@ def network(widths):
     return specnet.build(specnet.ModelSpec(input_shape=(widths[0],), layers=layers))
 
 
-def stepper(widths, batch, world):
-    """Make a step of a run on this process's part of a batch."""
+def shared_step(widths, batch, world):
+    """Return a function that performs one training step on this process's rows of a batch."""
     from specnet.mpi.batch_shares import BatchShare
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
@@ -79,102 +80,102 @@ def stepper(widths, batch, world):
     return lambda: step(0, x, y, None, outputs, batch)
 
 
-def part(widths, rows, _world):
-    """Make a step on so many rows that each process takes for itself."""
+def single_step(widths, rows, _world):
+    """Return a function that performs one step on `rows` rows, without communication between processes."""
     from specnet.mpi.world import SINGLE
 
-    return stepper(widths, rows, SINGLE)
+    return shared_step(widths, rows, SINGLE)
 
 
-def reducer(numbers, world):
+def all_reduce_of(numbers, world):
     return partial(world.sum, np.zeros(numbers, "f4"))
 
 
 def overlapped(widths, rows, world):
-    """Make an all-reduce of the gradients that is begun before a step, and ends behind it."""
-    vector, alone = np.zeros(size_of(widths), "f4"), part(widths, rows, world)
+    """Return a function that starts an all-reduce of the gradients, performs a step, and waits for the all-reduce."""
+    gradients, step = np.zeros(parameter_count(widths), "f4"), single_step(widths, rows, world)
 
-    def both():
-        request = world.comm.Iallreduce(world.mpi.IN_PLACE, vector)
-        alone()
+    def step_and_reduce():
+        request = world.comm.Iallreduce(world.mpi.IN_PLACE, gradients)
+        step()
         request.Wait()
 
-    return both
+    return step_and_reduce
 
 
 def figures():
-    """List what is measured, what is compared side by side: its group, its place in the result, and how to make it."""
+    """Yield all figures in order, those to be compared next to each other: group, keys in the result, work factory."""
     for size in SIZES:
         for group in list(GROUPS)[1:]:
-            yield group, ("allreduce", str(size)), partial(reducer, size)
+            yield group, ("allreduce", str(size)), partial(all_reduce_of, size)
     for name, (widths, batch) in NETWORKS.items():
         for parts in PARTS:
             if batch // parts:
-                yield "1", ("parts", name, str(batch // parts)), partial(part, widths, batch // parts)
+                yield "1", ("parts", name, str(batch // parts)), partial(single_step, widths, batch // parts)
         for group in GROUPS:
-            yield group, ("steps", name), partial(stepper, widths, batch)
+            yield group, ("steps", name), partial(shared_step, widths, batch)
         for group in ("2", "4"):
             rows = batch // len(GROUPS[group])
-            yield group, ("overlap", name, "alone"), partial(part, widths, rows)
-            yield group, ("overlap", name, "all-reduce"), partial(reducer, size_of(widths))
+            yield group, ("overlap", name, "alone"), partial(single_step, widths, rows)
+            yield group, ("overlap", name, "all-reduce"), partial(all_reduce_of, parameter_count(widths))
             yield group, ("overlap", name, "at once"), partial(overlapped, widths, rows)
 
 
 def worker():
-    """Measure one round in four processes; the first one prints it."""
+    """Measure one round in each of four processes; the first process prints the figures as JSON."""
     from specnet.mpi import MpiWorld, launched_world
 
-    everyone = launched_world(wanted=True)
-    pin(everyone.rank)
+    world = launched_world(wanted=True)
+    pin(world.rank)
     groups = {}
     for group, ranks in GROUPS.items():
-        groups[group] = MpiWorld(everyone.comm.Split(everyone.rank in ranks, everyone.rank))
-    found = {}
-    for group, (*places, last), make in figures():
-        ready = everyone.comm.Ibarrier()
+        groups[group] = MpiWorld(world.comm.Split(world.rank in ranks, world.rank))
+    results = {}
+    for group, (*parents, last), make in figures():
+        ready = world.comm.Ibarrier()
         while not ready.Test():
             time.sleep(0.001)
-        if everyone.rank in GROUPS[group]:
-            at = found.setdefault(group, {})
-            for place in places:
-                at = at.setdefault(place, {})
-            at[last] = collectively(groups[group].comm, make(groups[group]))
-    if everyone.rank == 0:
-        print(json.dumps(found))
+        if world.rank in GROUPS[group]:
+            node = results.setdefault(group, {})
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[last] = seconds_per_call(groups[group].comm, make(groups[group]))
+    if world.rank == 0:
+        print(json.dumps(results))
 
 
 def timed(barrier, work, repeats):
-    """Seconds of what all processes do so often, from when all are there."""
+    """Return the seconds per call of `work`, called `repeats` times in all processes after a barrier."""
     barrier()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(repeats):
         work()
-    return (time.perf_counter() - begun) / repeats
+    return (time.perf_counter() - start) / repeats
 
 
-def collectively(comm, work):
-    """Seconds of what all processes of a group do, as often in each."""
+def seconds_per_call(comm, work):
+    """Return the seconds per call of `work` in all processes of a group, which all make the same number of calls."""
     timed(comm.Barrier, work, 3)
     repeats = max(int(SECONDS / comm.bcast(timed(comm.Barrier, work, 3))), 3)
     return min(timed(comm.Barrier, work, repeats) for _ in range(WINDOWS))
 
 
 def pin(rank):
-    """Keep a process on its core, where the system can."""
+    """Pin a process to its core, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {CORES[rank % len(CORES)]})
 
 
 def ddp_worker(rank, size, port):
-    """The same networks with torch's DistributedDataParallel over gloo, Adam fused."""
+    """Time the same networks with torch's DistributedDataParallel over gloo and fused Adam; rank 0 prints them."""
     import torch
     from torch import nn
     from torch.nn.parallel import DistributedDataParallel
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)  # and on no core of its own, as gloo has threads beside it
+    torch.set_num_threads(1)  # but not pinned to a core, because gloo runs additional threads
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
-    found = {}
+    results = {}
     for name, (widths, batch) in NETWORKS.items():
         layers = []
         for a, b in itertools.pairwise(widths):
@@ -192,21 +193,21 @@ def ddp_worker(rank, size, port):
         for _ in range(20):
             step()
         repeats = {"64": 100, "784": 50, "1024": 3}[name.split("-")[0]]
-        found[name] = min(timed(torch.distributed.barrier, step, repeats) for _ in range(WINDOWS))
+        results[name] = min(timed(torch.distributed.barrier, step, repeats) for _ in range(WINDOWS))
     if rank == 0:
-        print(json.dumps(found))
+        print(json.dumps(results))
     torch.distributed.destroy_process_group()
 
 
-def launched():
+def run_mpi_round():
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     command = [mpiexec, "-n", "4", sys.executable, __file__, "--worker"]
     environment = os.environ | dict.fromkeys(THREADS, "1")
-    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(made.stdout.splitlines()[-1])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def ddp(count):
+def run_ddp(count):
     environment = os.environ | dict.fromkeys(THREADS, "1")
     command = [sys.executable, __file__, "--ddp"]
     processes = [
@@ -221,94 +222,95 @@ def has_torch():
     return subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode == 0
 
 
-def least(rounds):
-    """Take the least of each figure over rounds."""
+def minimum(rounds):
+    """Return the minimum of each figure over the rounds."""
     first = rounds[0]
     if isinstance(first, dict):
-        return {key: least([found[key] for found in rounds]) for key in first}
+        return {key: minimum([figures_of_round[key] for figures_of_round in rounds]) for key in first}
     return min(rounds)
 
 
 def measure(rounds):
-    """Measure in turn, so that what the machine does otherwise falls on all alike."""
-    found = []
+    """Measure several rounds, specnet and torch in turn, so that other load on the machine affects both alike."""
+    results = []
     for _ in range(rounds):
-        found.append(launched())
+        results.append(run_mpi_round())
         if has_torch():
-            found[-1]["ddp"] = ddp(2)
-    return found
+            results[-1]["ddp"] = run_ddp(2)
+    return results
 
 
-def size_of(widths):
+def parameter_count(widths):
     return sum(a * b + b for a, b in itertools.pairwise(widths))
 
 
 def reduction(processes, numbers, latency, rate):
-    """Seconds of an all-reduce by halving and doubling: log2 rounds, 2 (P - 1) / P of the numbers over the wire."""
+    """Return the seconds of an all-reduce by halving and doubling: log2(P) rounds, 2 (P - 1) / P of the numbers."""
     return math.log2(processes) * latency + 2 * (processes - 1) / processes * numbers * rate
 
 
-def share_of_step(parts, whole, batch, rows):
-    """Seconds of a step on so many rows alone, between the sizes that were measured."""
-    sizes = sorted((int(size), time) for size, time in {**parts, str(batch): whole}.items())
-    return float(np.interp(rows, [size for size, _ in sizes], [time for _, time in sizes]))
+def interpolated_step(parts, full_batch, batch, rows):
+    """Return the seconds of a step on `rows` rows without communication, interpolated between measured sizes."""
+    sizes = sorted((int(size), seconds) for size, seconds in {**parts, str(batch): full_batch}.items())
+    return float(np.interp(rows, [size for size, _ in sizes], [seconds for _, seconds in sizes]))
 
 
-def predicted(found):
-    """Predict the steps of 4 processes from the figures of 1 and 2.
+def predict_four(results):
+    """Predict the seconds of a step of 4 processes from the figures of 1 and 2.
 
-    On top of the work alone comes what two on two cores spend on each other: a round of the all-reduce, and waiting for
-    memory. Where four share two cores, so comes what two on one core do, and the round between the cores is made by
-    each of a core's processes; with a core for each, a second round, of half the numbers.
+    The prediction is the time of the work alone, plus the overhead of two processes on two cores: one round of the
+    all-reduce, and waiting for memory. If processes share cores, it adds the overhead of two processes on one core,
+    and one round between the cores for each further process on a core. If each process has its own core, it adds a
+    second round, of half the numbers.
     """
-    rows = {}
+    predictions = {}
     for name, (_, batch) in NETWORKS.items():
-        alone, steps = found["1"]["parts"][name], {group: found[group]["steps"][name] for group in GROUPS}
+        alone, steps = results["1"]["parts"][name], {group: results[group]["steps"][name] for group in GROUPS}
         half, quarter = alone[str(batch // 2)], alone[str(batch // 4)]
-        across, latency = found["2"]["overlap"][name]["all-reduce"], found["2"]["allreduce"]["1"]
-        rows[name] = CROWD * quarter + steps["2"] - half
+        all_reduce, latency = results["2"]["overlap"][name]["all-reduce"], results["2"]["allreduce"]["1"]
+        predictions[name] = CROWD * quarter + steps["2"] - half
         if CROWD == 1:
-            rows[name] += (latency + across) / 2
+            predictions[name] += (latency + all_reduce) / 2
         else:
-            rows[name] += steps["2 on one core"] - CROWD * half + (CROWD - 1) * across
-    return rows
+            predictions[name] += steps["2 on one core"] - CROWD * half + (CROWD - 1) * all_reduce
+    return predictions
 
 
-def extended(found):
-    """Predict steps with a core for each process, over two networks of machines: seconds by fabric, name, processes."""
+def extrapolate(results):
+    """Predict steps of processes with a core each: seconds by fabric, network and number of processes."""
     tables = {}
     for fabric, (latency, bandwidth) in FABRICS.items():
         for name, (widths, batch) in NETWORKS.items():
-            parts, whole = found["1"]["parts"][name], found["1"]["steps"][name]
+            parts, full_batch = results["1"]["parts"][name], results["1"]["steps"][name]
             for count in (1, 8, 32, 128, 1024):
-                compute = share_of_step(parts, whole, batch, max(batch / count, 1))
-                wire = 0.0 if count == 1 else reduction(count, size_of(widths), latency, 4 / bandwidth)
+                compute = interpolated_step(parts, full_batch, batch, max(batch / count, 1))
+                wire = 0.0 if count == 1 else reduction(count, parameter_count(widths), latency, 4 / bandwidth)
                 tables.setdefault(fabric, {}).setdefault(name, {})[count] = compute + wire
     return tables
 
 
 def show(rounds):
-    """Print all of it as Markdown tables."""
-    found = least(rounds)
+    """Print the minimum of all rounds, and the predictions, as Markdown tables."""
+    results = minimum(rounds)
     print(f"| step, µs | {' | '.join(GROUPS)} | torch DDP, 2 |\n|---|{'---|' * (len(GROUPS) + 1)}")
     for name in NETWORKS:
-        cells = [f"{found[key]['steps'][name] * 1e6:,.0f}" for key in GROUPS]
-        print(f"| {name} | {' | '.join(cells)} | {found.get('ddp', {}).get(name, math.nan) * 1e6:,.0f} |")
+        cells = [f"{results[key]['steps'][name] * 1e6:,.0f}" for key in GROUPS]
+        print(f"| {name} | {' | '.join(cells)} | {results.get('ddp', {}).get(name, math.nan) * 1e6:,.0f} |")
     several = list(GROUPS)[1:]
-    print(f"\n| all-reduce of numbers, µs | {' | '.join(several)} |\n|---|{'---|' * len(several)}")
+    print(f"\n| all-reduce by vector length, µs | {' | '.join(several)} |\n|---|{'---|' * len(several)}")
     for size in SIZES:
-        cells = [f"{found[key]['allreduce'][str(size)] * 1e6:,.1f}" for key in several]
+        cells = [f"{results[key]['allreduce'][str(size)] * 1e6:,.1f}" for key in several]
         print(f"| {size:,} | {' | '.join(cells)} |")
     for group in ("2", "4"):
         print(f"\n| overlap with {group}, µs | alone | all-reduce | one after the other | at once |\n|{'---|' * 5}")
-        for name, figure in found[group]["overlap"].items():
+        for name, figure in results[group]["overlap"].items():
             alone, wire, both = (figure[key] * 1e6 for key in ("alone", "all-reduce", "at once"))
             print(f"| {name} | {alone:,.0f} | {wire:,.0f} | {alone + wire:,.0f} | {both:,.0f} |")
-    print("\n| 4 processes, µs | predicted | measured | off |\n|---|---|---|---|")
-    for name, told in predicted(found).items():
-        measured = found["4"]["steps"][name]
-        print(f"| {name} | {told * 1e6:,.0f} | {measured * 1e6:,.0f} | {told / measured - 1:+.0%} |")
-    for fabric, table in extended(found).items():
+    print("\n| 4 processes, µs | predicted | measured | error |\n|---|---|---|---|")
+    for name, prediction in predict_four(results).items():
+        measured = results["4"]["steps"][name]
+        print(f"| {name} | {prediction * 1e6:,.0f} | {measured * 1e6:,.0f} | {prediction / measured - 1:+.0%} |")
+    for fabric, table in extrapolate(results).items():
         counts = list(next(iter(table.values())))
         print(f"\n| {fabric}: step, µs | {' | '.join(map(str, counts))} |\n|---|{'---|' * len(counts)}")
         for name, times in table.items():
@@ -320,19 +322,19 @@ def main():
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--ddp", nargs=3, type=int)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--json", help="write the figures here; read them from here where the file is there already")
-    given = parser.parse_args()
-    if given.worker:
+    parser.add_argument("--json", help="write the figures to this file, or print them from it if it exists")
+    options = parser.parse_args()
+    if options.worker:
         worker()
-    elif given.ddp:
-        ddp_worker(*given.ddp)
-    elif given.json and Path(given.json).exists():
-        show(json.loads(Path(given.json).read_text()))
+    elif options.ddp:
+        ddp_worker(*options.ddp)
+    elif options.json and Path(options.json).exists():
+        show(json.loads(Path(options.json).read_text()))
     else:
-        found = measure(given.rounds)
-        if given.json:
-            Path(given.json).write_text(json.dumps(found, indent=1))
-        show(found)
+        results = measure(options.rounds)
+        if options.json:
+            Path(options.json).write_text(json.dumps(results, indent=1))
+        show(results)
 
 
 if __name__ == "__main__":

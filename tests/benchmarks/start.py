@@ -1,8 +1,9 @@
-"""A cold process that imports, loads a model and predicts one row, beside the bare imports of numpy, h5py and pydantic.
+"""Time of a new process that imports, loads a model and predicts one row, compared with bare imports.
 
     python tests/benchmarks/start.py [--rounds 15] [--json FILE]
 
-784-256-128-10. Files are in the page cache. torch loads a state dict, Keras (on JAX) a whole .keras model.
+784-256-128-10. The floor is the bare imports of numpy, h5py and pydantic. Files are in the page cache. torch loads a
+state dict, Keras (on JAX) a complete .keras model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from contest import Found, main
+from contest import Measurement, main
 
 WIDTHS = [784, 256, 128, 10]
 MAKE_SPECNET = """
@@ -45,24 +46,24 @@ keras.Sequential([keras.Input((784,)), Dense(256, "relu"), Dense(128, "relu"), D
 RUN_KERAS = "import keras, numpy; keras.saving.load_model('m.keras').predict(numpy.full((1, 784), 0.5), verbose=0)"
 
 
-def cold(code: str, make: str = "") -> Callable[[str], Found]:
-    """Time a process that runs `code`, the second one, in a folder where `make` has run."""
+def cold(code: str, make: str = "") -> Callable[[str], Measurement]:
+    """Return a contender that times the second process that runs `code`, in a folder in which `make` has run."""
 
-    def measure(_case: str) -> Found:
+    def measure(_case: str) -> Measurement:
         with tempfile.TemporaryDirectory() as folder:
             for text in (make, code):
-                _python(text, folder)
+                _run_python(text, folder)
             began = time.perf_counter()
-            _python(code, folder)
+            _run_python(code, folder)
             return {"time": time.perf_counter() - began}
 
     return measure
 
 
-def _python(code: str, folder: str) -> None:
-    made = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    if made.returncode:
-        sys.exit(made.stderr.strip())
+def _run_python(code: str, folder: str) -> None:
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(process.stderr.strip())
 
 
 if __name__ == "__main__":

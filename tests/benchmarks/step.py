@@ -1,9 +1,10 @@
-"""A training step (forward, softmax cross-entropy, backward, Adam), side by side with others and with the floor.
+"""Time of a training step (forward, softmax cross-entropy, backward, Adam), compared with others and with the floor.
 
     python tests/benchmarks/step.py [--rounds 5] [--one-core] [--only 784] [--json FILE]
 
-The floor is the matrix products alone, as numpy does them. All start from the same weights on the same data; the losses
-of the first steps have to agree. "textbook" is the style of tutorials: new arrays everywhere, one line a formula.
+The floor is the matrix products alone, computed by numpy. All contenders start from the same weights and data, and
+their losses in the first steps must agree. "textbook" is tutorial-style numpy: new arrays everywhere, one line per
+formula.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from contest import Found, main, timed
+from contest import Measurement, main, timed
 
 WIDE = [512] * 13
 NETWORKS: dict[str, tuple[list[int], int, int]] = {
@@ -26,7 +27,7 @@ RATE = 0.001
 
 
 def is_normed(widths: list[int]) -> bool:
-    """Whether a batch norm stands before each ReLU; then the layers before it have no bias."""
+    """Return whether the network has a batch norm before each ReLU; its affine layers then have no bias."""
     return widths == WIDE
 
 
@@ -36,10 +37,10 @@ def inputs(widths: list[int], batch: int) -> tuple[list[np.ndarray], np.ndarray,
     return weights, rng.uniform(size=(batch, widths[0])).astype("f4"), rng.integers(0, widths[-1], batch)
 
 
-def contender(make: Callable[[list[int], int], Callable[[bool], float] | None]) -> Callable[[str], Found | None]:
-    """Turn what makes a step, which gives the loss where it is asked to, into a contender."""
+def contender(make: Callable[[list[int], int], Callable[[bool], float] | None]) -> Callable[[str], Measurement | None]:
+    """Return a contender that times the step built by `make`; the step's argument says whether its loss is needed."""
 
-    def measure(network: str) -> Found | None:
+    def measure(network: str) -> Measurement | None:
         widths, batch, count = NETWORKS[network]
         step = make(widths, batch)
         if step is None:
@@ -50,7 +51,7 @@ def contender(make: Callable[[list[int], int], Callable[[bool], float] | None]) 
     return measure
 
 
-def floor(network: str) -> Found:
+def floor(network: str) -> Measurement:
     widths, batch, count = NETWORKS[network]
     weights, x, _ = inputs(widths, batch)
     rng = np.random.default_rng(1)
@@ -88,7 +89,7 @@ def specnet(widths: list[int], batch: int) -> Callable[[bool], float]:
         model.parameters[f"affine_{index}.weight"][...] = weight
     loss, optimizer = SoftmaxCrossEntropy(), Adam(model, RATE)
 
-    def step(_value: bool) -> float:
+    def step(_needs_loss: bool) -> float:
         value, dy = loss(model.forward(x, training=True), y)
         model.backward(dy, input_gradient=False)
         optimizer.step()
@@ -105,7 +106,7 @@ def textbook(widths: list[int], batch: int) -> Callable[[bool], float] | None:
     first, second = ([np.zeros_like(p) for p in parameters] for _ in range(2))
     steps = 0
 
-    def step(_value: bool) -> float:
+    def step(_needs_loss: bool) -> float:
         nonlocal steps
         steps += 1
         activations = [x]
@@ -152,12 +153,12 @@ def torch(widths: list[int], batch: int, *, fused: bool) -> Callable[[bool], flo
     model = torch.nn.Sequential(*modules)
     loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), RATE, fused=fused)
 
-    def step(value: bool) -> float:
+    def step(needs_loss: bool) -> float:
         optimizer.zero_grad()
         result = loss(model(x), y)
         result.backward()
         optimizer.step()
-        return result.item() if value else 0.0
+        return result.item() if needs_loss else 0.0
 
     return step
 
@@ -196,10 +197,10 @@ def jax(widths: list[int], batch: int) -> Callable[[bool], float]:
     first, second = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
     state: list[Any] = [parameters, first, second, 0]
 
-    def step(value: bool) -> float:
+    def step(needs_loss: bool) -> float:
         state[3] += 1
         *state[:3], loss = compiled(*state[:3], float(state[3]))
-        return float(loss) if value else loss.block_until_ready() and 0.0
+        return float(loss) if needs_loss else loss.block_until_ready() and 0.0
 
     return step
 
@@ -216,7 +217,7 @@ def keras(widths: list[int], batch: int) -> Callable[[bool], float] | None:
         layer.set_weights([weight, np.zeros(weight.shape[1])])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(RATE, epsilon=1e-8), loss)
-    return lambda _value: float(model.train_on_batch(x, y))
+    return lambda _needs_loss: float(model.train_on_batch(x, y))
 
 
 def scikit_learn(widths: list[int], batch: int) -> Callable[[bool], float] | None:
@@ -235,7 +236,7 @@ def scikit_learn(widths: list[int], batch: int) -> Callable[[bool], float] | Non
     for array in (*optimizer.ms, *optimizer.vs):
         array[...] = 0
 
-    def step(_value: bool) -> float:
+    def step(_needs_loss: bool) -> float:
         model.partial_fit(x, y)
         return float(model.loss_)
 
@@ -256,11 +257,11 @@ def thinc(widths: list[int], batch: int) -> Callable[[bool], float] | None:
     optimizer = Adam(RATE, L2=0, grad_clip=0, use_averages=False)
     loss = CategoricalCrossentropy()
 
-    def step(value: bool) -> float:
+    def step(needs_loss: bool) -> float:
         p, backward = model.begin_update(x)
         backward(loss.get_grad(p, y))
         model.finish_update(optimizer)
-        return float(-np.log(p[np.arange(batch), y]).mean()) if value else 0.0
+        return float(-np.log(p[np.arange(batch), y]).mean()) if needs_loss else 0.0
 
     return step
 

@@ -1,9 +1,10 @@
-"""Training on rows that stay in their file, beside the same rows in memory and the bare reading of the file.
+"""Time of training on rows streamed from a file, compared with rows in memory and with only reading the file.
 
     python tests/benchmarks/stored.py [--rows 250000] [--rounds 3]
 
-784-128-10 at batch 256; the file is in the page cache where it fits there. Seconds an epoch, the first scan of the file
-apart; each in a process of its own, in turn; medians.
+784-128-10 at batch 256; the file is in the page cache if it fits there. Prints seconds per epoch, and separately the
+time before the first epoch, which includes the first scan of the file. Each case runs in its own process, in turn;
+medians.
 """
 
 from __future__ import annotations
@@ -66,18 +67,18 @@ def main() -> None:
             "training": {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 256},
         }
         (folder / "e.json").write_text(json.dumps(document))
-        cases = {"in memory": [CHILD, "memory"], "in its file": [CHILD, "file"], "read alone": [READ]}
-        found: dict[str, list[list[float]]] = {case: [] for case in cases}
+        cases = {"in memory": [CHILD, "memory"], "streamed": [CHILD, "file"], "read only": [READ]}
+        results: dict[str, list[list[float]]] = {case: [] for case in cases}
         for _ in range(options.rounds):
             for case, (code, *arguments) in cases.items():
                 command = [sys.executable, "-c", code, *arguments]
-                made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-                found[case].append(json.loads(made.stdout))
+                process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+                results[case].append(json.loads(process.stdout))
     print(f"{options.rows * WIDTH * 4 / 1e9:.1f} GB")
-    for case, values in found.items():
+    for case, values in results.items():
         first, epoch, peak = (statistics.median(column) for column in zip(*values, strict=True))
-        told = f", {first:.2f} s before the first, at most {peak:.0f} MB" if peak else ""
-        print(f"{case:12} {epoch:6.2f} s an epoch{told}")
+        details = f", {first:.2f} s before the first epoch, peak memory {peak:.0f} MB" if peak else ""
+        print(f"{case:12} {epoch:6.2f} s per epoch{details}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-// Reads a checkpoint with h5wasm, HDF5 compiled for browsers (what H5Web reads with); prints what it sees as JSON.
+// Read a checkpoint with h5wasm (HDF5 compiled for browsers, which H5Web uses) and print some of its contents as JSON.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const entry = process.cwd() + "/node_modules/h5wasm/dist/node/hdf5_hl.js";  // "h5wasm/node", from where npm put it
+const entry = process.cwd() + "/node_modules/h5wasm/dist/node/hdf5_hl.js";  // the module "h5wasm/node" in npm's folder
 const { default: h5wasm } = await import(pathToFileURL(entry).href);
 const { FS } = await h5wasm.ready;
 FS.writeFile("m.h5", readFileSync(process.argv[2]));

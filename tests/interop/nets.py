@@ -1,4 +1,4 @@
-"""Random networks, for round trips with other programs."""
+"""Build random networks for round-trip tests with other programs."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def affine():
 
 
 def blocks(*, branching):
-    """A few layers in a row; with `branching`, residuals and concats among them."""
+    """Return a strategy for lists of layers; with `branching`, some of them are residuals and concats."""
     inner = st.lists(st.one_of(affine(), st.sampled_from(ACTIVATIONS + NORMS)), min_size=1, max_size=3)
     kinds = [inner]
     if branching:
@@ -54,23 +54,23 @@ def blocks(*, branching):
     else:
         kinds.append(inner.map(lambda layers: [{"type": "sequential", "layers": layers}]))
     return st.lists(st.one_of(*kinds), min_size=1, max_size=4).map(
-        lambda lists: [entry for some in lists for entry in some]
+        lambda lists: [entry for entries in lists for entry in entries]
     )
 
 
 def random_model(layers, seed, dtype="float32", input_shape=(5,)):
-    """Build a model and fill every array, running statistics included, with numbers of an ordinary size."""
+    """Build a model and fill every array, including running statistics, with random numbers of moderate size."""
     model = model_of(*layers, dtype=dtype, input_shape=input_shape)
     rng = np.random.default_rng(seed)
     for name, array in {**model.parameters, **model.buffers}.items():
-        if array.dtype.kind == "f" and not name.endswith((".mean", ".std")):  # which the document says
+        if array.dtype.kind == "f" and not name.endswith((".mean", ".std")):  # the document sets mean and std
             low, high = (0.5, 2) if name.endswith("running_var") else (-1, 1)
             array[...] = rng.uniform(low, high, array.shape)
     return model
 
 
 def same_floats(a, b):
-    """Whether two models hold the same bits in the arrays that other programs know."""
+    """Return whether the arrays of two models are bitwise equal, except batch counts, which other programs lack."""
     first, second = ({**m.parameters, **m.buffers} for m in (a, b))
     names = [name for name in first if not name.endswith(".count")]
     return first.keys() == second.keys() and all(first[n].tobytes() == second[n].tobytes() for n in names)

@@ -1,4 +1,4 @@
-"""Files that Keras 2, Keras 3, torch and its ONNX exporters wrote (golden/foreign/make.py), read without them."""
+"""Test the import of files that golden/foreign/make.py wrote with Keras 2, Keras 3, torch and its ONNX exporters."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ TORCH = {
 }
 
 
-def needs(file):
+def skip_without_reader(file):
     if file.endswith(".onnx"):
         pytest.importorskip("onnx", reason="onnx is not installed")
     if file.endswith(".safetensors"):
@@ -66,53 +66,53 @@ def needs(file):
 
 
 @pytest.mark.parametrize("file", EXPECTED)
-def test_the_model_predicts_what_the_library_did(file):
-    needs(file)
+def test_the_imported_model_predicts_as_the_original(file):
+    skip_without_reader(file)
     documents = {"keras2-weights.h5": KERAS, "keras2.weights.h5": KERAS, "keras3.weights.h5": KERAS}
     document = {**documents, "torch.safetensors": TORCH}.get(file)
-    found = import_model(FOLDER / file, document and specnet.ModelSpec(**document))
-    assert np.abs(found.model.predict(INPUTS) - EXPECTED[file]["outputs"]).max() < 5e-7
+    imported = import_model(FOLDER / file, document and specnet.ModelSpec(**document))
+    assert np.abs(imported.model.predict(INPUTS) - EXPECTED[file]["outputs"]).max() < 5e-7
 
 
 @pytest.mark.parametrize("file", ["keras2.h5", "keras2.keras", "keras3.h5", "keras3.keras"])
-def test_whole_models_of_keras_bring_names_settings_and_the_optimizer(file):
-    found = import_model(FOLDER / file)
+def test_keras_models_are_imported_with_names_settings_and_optimizer(file):
+    imported = import_model(FOLDER / file)
     expected = json.loads(specnet.ModelSpec(**KERAS).to_json())
-    got = json.loads(found.model.spec.to_json())
-    for document in (expected, got):  # Keras numbers layers by what else the process has made
+    actual = json.loads(imported.model.spec.to_json())
+    for document in (expected, actual):  # Keras numbers layers across the whole process
         for layer in document["layers"]:
             layer["name"] = layer["name"].replace("dense_2", "dense").replace("dense_3", "dense_1")
-    assert [layer["type"] for layer in got["layers"]] == [layer["type"] for layer in expected["layers"]]
-    assert got["layers"][1:8] == expected["layers"][1:8]
-    assert found.notes == ("norm: has no scale in Keras; it is trained from now on, from 1",)
-    optimizer = found.optimizer
+    assert [layer["type"] for layer in actual["layers"]] == [layer["type"] for layer in expected["layers"]]
+    assert actual["layers"][1:8] == expected["layers"][1:8]
+    assert imported.notes == ("norm: has no scale in Keras; here it starts at 1 and is trained",)
+    optimizer = imported.optimizer
     assert (type(optimizer).__name__, optimizer.steps, round(optimizer.learning_rate, 9)) == ("Adam", 12, 0.01)
     assert optimizer.epsilon == 1e-7
     state = optimizer.state
     assert np.abs(state["first_moment/hidden.weight"]).max() > 0
     assert (state["second_moment/hidden.weight"] >= 0).all()
-    assert (state["first_moment/norm.scale"] == 0).all()  # which Keras does not train
+    assert (state["first_moment/norm.scale"] == 0).all()  # Keras does not train it
     optimizer.model.forward(INPUTS, training=True)
     optimizer.model.backward(np.ones((4, 3)))
     optimizer.step()
 
 
-def test_the_commands_way(tmp_path):
+def test_the_import_command(tmp_path):
     _, err = run("import", FOLDER / "keras3.keras", "--out", "k.h5", cwd=tmp_path)
     assert "k.h5: 101 parameters in 14 layers" in err
     assert "norm: has no scale in Keras" in err
-    assert "the optimizer's state is not in it" in err
+    assert "the optimizer's state is not saved" in err
     np.save(tmp_path / "x.npy", INPUTS)
     run("predict", "k.h5", "--data", "x.npy", "--out", "y.npy", cwd=tmp_path)
     assert np.abs(np.load(tmp_path / "y.npy") - EXPECTED["keras3.keras"]["outputs"]).max() < 5e-7
     _, err = run("import", FOLDER / "keras3.weights.h5", "--out", "w.h5", cwd=tmp_path, code=1)
-    assert "holds weights and no architecture; name a document of the same layers: --model FILE" in err
+    assert "contains weights but no architecture; pass a document of the same layers: --model FILE" in err
     (tmp_path / "m.json").write_text(json.dumps(KERAS))
     run("import", FOLDER / "keras3.weights.h5", "--model", "m.json", "--out", "w.h5", cwd=tmp_path)
     assert specnet.load(tmp_path / "w.h5").parameter_count == 101
 
 
-def test_names_are_mapped(tmp_path):
+def test_layer_names_are_mapped(tmp_path):
     document = json.loads(json.dumps(KERAS).replace('"hidden"', '"first"').replace('"norm"', '"second"'))
     spec = specnet.ModelSpec(**document)
     by_order = import_model(FOLDER / "keras3.weights.h5", spec)

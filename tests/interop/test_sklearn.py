@@ -1,4 +1,4 @@
-"""scikit-learn: its perceptrons come in, and SpecClassifier and SpecRegressor are estimators by its own checks."""
+"""Test the import of scikit-learn's perceptrons; SpecClassifier and SpecRegressor pass its estimator checks."""
 
 import pickle
 import warnings
@@ -25,11 +25,11 @@ CLASSES = np.array(["ash", "elm", "oak"])[(X[:, 0] > 0).astype(int) + (X[:, 1] >
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_perceptrons_come_in(activation, dtype):
+def test_fitted_perceptrons_are_imported(activation, dtype):
     x = X.astype(dtype)
     settings = {"hidden_layer_sizes": (6, 5), "activation": activation, "max_iter": 20, "random_state": 0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # twenty epochs are no convergence
+        warnings.simplefilter("ignore")  # training does not converge in twenty epochs
         several = MLPClassifier(**settings).fit(x, CLASSES)
         two = MLPClassifier(**settings).fit(x, CLASSES == "oak")
         labels = MLPClassifier(**settings).fit(x, np.stack([CLASSES == "oak", x[:, 2] > 0], 1).astype(int))
@@ -51,33 +51,34 @@ def test_perceptrons_come_in(activation, dtype):
     assert from_sklearn(labels).model.spec.labels == ()
 
 
-def test_what_is_no_fitted_perceptron_is_refused():
+def test_other_and_unfitted_estimators_are_rejected():
     with pytest.raises(specnet.SpecnetError, match="has not been fitted"):
         from_sklearn(MLPClassifier())
     with pytest.raises(specnet.CheckpointError, match="LogisticRegression: expected a fitted MLPClassifier"):
         from_sklearn(LogisticRegression())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("estimator", [SpecClassifier(), SpecRegressor()], ids=["classifier", "regressor"])
-@pytest.mark.filterwarnings("ignore")  # the checks look at warnings themselves
-def test_scikit_learns_own_checks(estimator):
+@pytest.mark.filterwarnings("ignore")  # the checks test for warnings themselves
+def test_the_estimators_pass_the_checks_of_scikit_learn(estimator):
     results = check_estimator(estimator, on_skip=None)
     assert {result["status"] for result in results} <= {"passed", "skipped"}
     assert sum(result["status"] == "passed" for result in results) > 45
 
 
-def test_it_learns_and_searches_and_survives_pickle():
+def test_the_classifier_works_in_pipelines_searches_and_pickles():
     x, y = load_digits(return_X_y=True)
     pipe = make_pipeline(StandardScaler(), SpecClassifier(hidden_units=(64,), epochs=8, random_state=0))
     assert cross_val_score(pipe, x, y, cv=3).mean() > 0.85
     grid = {"specclassifier__hidden_units": [(8,), (64,)], "specclassifier__learning_rate": [1e-5, 1e-2]}
     search = GridSearchCV(pipe, grid, cv=2, n_jobs=2).fit(x[:600], y[:600])
     assert search.best_params_ == {"specclassifier__hidden_units": (64,), "specclassifier__learning_rate": 1e-2}
-    again = pickle.loads(pickle.dumps(search.best_estimator_))
-    assert (again.predict_proba(x) == search.best_estimator_.predict_proba(x)).all()
+    unpickled = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert (unpickled.predict_proba(x) == search.best_estimator_.predict_proba(x)).all()
 
 
-def test_documents_losses_and_checkpoints(tmp_path):
+def test_the_classifier_takes_documents_and_losses_and_can_be_saved(tmp_path):
     x, y = load_iris(return_X_y=True)
     document = {
         "input_shape": [4],
@@ -86,13 +87,13 @@ def test_documents_losses_and_checkpoints(tmp_path):
     (tmp_path / "m.json").write_text(specnet.ModelSpec(**document).to_json())
     predicted = []
     for model in (document, specnet.ModelSpec(**document), tmp_path / "m.json", str(tmp_path / "m.json")):
-        found = SpecClassifier(model, epochs=60, learning_rate=0.01, random_state=0).fit(x, y)
-        predicted.append(found.predict_proba(x))
-        assert found.n_iter_ == 60
-        assert found.score(x, y) > 0.9
+        classifier = SpecClassifier(model, epochs=60, learning_rate=0.01, random_state=0).fit(x, y)
+        predicted.append(classifier.predict_proba(x))
+        assert classifier.n_iter_ == 60
+        assert classifier.score(x, y) > 0.9
     assert all((p == predicted[0]).all() for p in predicted)
-    specnet.save(tmp_path / "m.h5", found.model_)
-    assert specnet.load(tmp_path / "m.h5").spec.layers == found.model_.spec.layers
+    specnet.save(tmp_path / "m.h5", classifier.model_)
+    assert specnet.load(tmp_path / "m.h5").spec.layers == classifier.model_.spec.layers
     binary = SpecClassifier(loss="binary_cross_entropy", epochs=80, random_state=0).fit(x, y == 0)
     assert binary.model_.output_shape == (1,)
     probabilities = binary.predict_proba(x)
@@ -112,9 +113,9 @@ def test_regression_of_several_targets_with_early_stopping():
     x = np.random.default_rng(1).normal(size=(200, 3))
     y = np.stack([x.sum(1), x[:, 0] - x[:, 1]], 1)
     early = {"early_stopping": {"patience": 3}}
-    found = SpecRegressor(epochs=300, learning_rate=0.01, validation_fraction=0.2, training=early, random_state=0).fit(
-        x, y
-    )
-    assert found.predict(x).shape == (200, 2)
-    assert found.score(x, y) > 0.95
-    assert found.n_iter_ < 300
+    regressor = SpecRegressor(
+        epochs=300, learning_rate=0.01, validation_fraction=0.2, training=early, random_state=0
+    ).fit(x, y)
+    assert regressor.predict(x).shape == (200, 2)
+    assert regressor.score(x, y) > 0.95
+    assert regressor.n_iter_ < 300

@@ -1,6 +1,6 @@
-"""The table in docs/interop.md: every cell is tried here, and the page has to say what came out.
+"""Test every cell of the table in docs/interop.md.
 
-`python -m tests.interop.test_table` writes the table anew.
+`python -m tests.interop.test_table` regenerates the table.
 """
 
 import sys
@@ -42,21 +42,21 @@ def model_with(kind, dtype="float32"):
     return random_model([{"type": "affine", "units": 6}, entry], 1, dtype)
 
 
-def goes_out(folder, kind, suffix):
+def is_exported(folder, kind, suffix):
     try:
         export(folder / f"m.{suffix}", model_with(kind))
     except specnet.SpecnetError as error:
-        assert "nothing for a layer" in str(error) or "has no layer like" in str(error)
+        assert "has no operator for a layer" in str(error) or "has no layer of type" in str(error)
         return False
     return True
 
 
-def has(spec, kind):
+def contains_layer(spec, kind):
     return any(layer.type == kind for _, layer, _ in spec.walk())
 
 
 def onnx_in(folder, kind):
-    """A file of others: our own without its document, or a graph of the operator where ours does without it."""
+    """Import our export without its document, or a graph of the ONNX operator if our export does not use it."""
     import onnx
 
     path, make = folder / "m.onnx", onnx.helper
@@ -78,8 +78,8 @@ def onnx_in(folder, kind):
         model = onnx.load(path)
         del model.metadata_props[:]
         onnx.save(model, path)
-    found = import_model(path).model.spec
-    return True if has(found, kind) else "as its layers" if kind == "sequential" else False
+    spec = import_model(path).model.spec
+    return True if contains_layer(spec, kind) else "as its layers" if kind == "sequential" else False
 
 
 def keras_in(folder, kind):
@@ -87,7 +87,7 @@ def keras_in(folder, kind):
         export(folder / "m.h5", model_with(kind), "keras")
     except specnet.SpecnetError:
         return False
-    return has(import_model(folder / "m.h5").model.spec, kind)
+    return contains_layer(import_model(folder / "m.h5").model.spec, kind)
 
 
 def by_name(folder, kind):
@@ -99,18 +99,18 @@ def by_name(folder, kind):
 
 
 def caffe_in(folder, kind):
-    """A layer with arrays is known, one without is the document's own matter."""
+    """Import a layer with arrays from a Caffe snapshot; a layer without arrays is known only from the document."""
     model = model_with(kind)
     kinds = {"weight": 0, "bias": 1, "slope": 0}
-    names_ = [name for name in model.parameters if name.startswith(f"{kind}_")]
-    if not names_:
+    parameter_names = [name for name in model.parameters if name.startswith(f"{kind}_")]
+    if not parameter_names:
         return "document"
     with h5py.File(folder / "m.caffemodel.h5", "w") as file:
         for full, array in model.parameters.items():
             layer, _, short = full.rpartition(".")
             file[f"data/{layer}/{kinds.get(short, 0)}" if short in kinds else f"data/{layer}/{short}"] = array.T
     try:
-        return has(import_model(folder / "m.caffemodel.h5", model.spec).model.spec, kind)
+        return contains_layer(import_model(folder / "m.caffemodel.h5", model.spec).model.spec, kind)
     except specnet.SpecnetError:
         return False
 
@@ -125,13 +125,13 @@ def sklearn_in(_folder, kind):
         warnings.simplefilter("ignore")
         settings = {"activation": activation if activation in ("relu", "tanh", "logistic") else "relu", "max_iter": 2}
         fitted = MLPClassifier((4,), **settings).fit(np.eye(6), [0, 1, 2, 0, 1, 2])
-    return has(from_sklearn(fitted).model.spec, kind)
+    return contains_layer(from_sklearn(fitted).model.spec, kind)
 
 
 CELLS = {
-    "ONNX out": lambda folder, kind: goes_out(folder, kind, "onnx"),
+    "ONNX out": lambda folder, kind: is_exported(folder, kind, "onnx"),
     "ONNX in": onnx_in,
-    "Keras out": lambda folder, kind: goes_out(folder, kind, "keras"),
+    "Keras out": lambda folder, kind: is_exported(folder, kind, "keras"),
     "Keras in": keras_in,
     "safetensors, npz": by_name,
     "Caffe in": caffe_in,
@@ -142,16 +142,16 @@ CELLS = {
 def table():
     rows = [f"| layer | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
     for kind in sorted(BUILT_IN):
-        found = []
+        cells = []
         for column in COLUMNS:
             with tempfile.TemporaryDirectory() as folder:
                 value = CELLS[column](Path(folder), kind)
-            found.append(value if isinstance(value, str) else "yes" if value else "")
-        rows.append(f"| `{kind}` | {' | '.join(found)} |")
+            cells.append(value if isinstance(value, str) else "yes" if value else "")
+        rows.append(f"| `{kind}` | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def test_every_cell_of_the_page_is_so():
+def test_the_table_in_the_documentation_is_current():
     for package in ("onnx", "onnxruntime", "safetensors", "sklearn"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     page = PAGE.read_text()

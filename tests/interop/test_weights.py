@@ -1,4 +1,4 @@
-"""Weights alone, for a document: Caffe's snapshots, Keras's weights, state dicts, with and without a map of names."""
+"""Test the import of weights without architecture: Caffe snapshots, Keras weights and torch state dicts."""
 
 import h5py
 import numpy as np
@@ -36,37 +36,37 @@ def write_caffe(path, model, names=None, *, diff=True, old=False):
             file.create_group(f"{group}/relu_without_blobs")
 
 
-def test_a_caffe_snapshot_brings_weights_and_gradients(tmp_path, model):
+def test_weights_and_gradients_of_a_caffe_snapshot_are_imported(tmp_path, model):
     for old in (False, True):
         write_caffe(tmp_path / "net.caffemodel.h5", model, old=old)
-        found = import_model(tmp_path / "net.caffemodel.h5", model.spec)
-        assert found.notes == ("its gradients were taken, too",)
+        imported = import_model(tmp_path / "net.caffemodel.h5", model.spec)
+        assert imported.notes == ("its gradients were imported as well",)
         for name in model.parameters:
-            assert (found.model.parameters[name] == model.parameters[name]).all()
-            assert (found.model.gradients[name] == model.gradients[name]).all()
+            assert (imported.model.parameters[name] == model.parameters[name]).all()
+            assert (imported.model.gradients[name] == model.gradients[name]).all()
     write_caffe(tmp_path / "plain.caffemodel.h5", model, diff=False)
     assert not import_model(tmp_path / "plain.caffemodel.h5", model.spec).model.has_gradients
 
 
-def test_caffes_names_are_mapped(tmp_path, model):
+def test_caffe_layer_names_are_mapped(tmp_path, model):
     write_caffe(tmp_path / "net.caffemodel.h5", model, {"ip1": "encoder/fc1"})
     (tmp_path / "m.json").write_text(model.spec.to_json())
     arguments = ("import", "net.caffemodel.h5", "--model", "m.json", "--out", "m.h5")
     _, err = run(*arguments, cwd=tmp_path, code=1)
-    assert "/data/encoder/fc1: no layer with arrays is called 'encoder/fc1'" in err
-    assert "--map encoder/fc1=NAME says which it is" in err
+    assert "/data/encoder/fc1: no layer with arrays is named 'encoder/fc1'" in err
+    assert "map it with --map encoder/fc1=NAME" in err
     run(*arguments, "--map", "encoder/fc1=ip1", cwd=tmp_path)
-    read = specnet.load(tmp_path / "m.h5")
-    assert (read.gradients["ip1.weight"] == model.gradients["ip1.weight"]).all()
+    imported = specnet.load(tmp_path / "m.h5")
+    assert (imported.gradients["ip1.weight"] == model.gradients["ip1.weight"]).all()
     _, err = run(*arguments, "--map", "ip1", cwd=tmp_path, code=2)
     assert "expected THEIRS=OURS" in err
     _, err = run(*arguments, "--map", "a=ip1", "--map", "b=ip1", cwd=tmp_path, code=2)
-    assert "mapped to one" in err
+    assert "mapped to one layer" in err
 
 
-def test_what_does_not_fit_a_snapshot_is_told(tmp_path, model):
+def test_mismatches_with_a_snapshot_are_reported(tmp_path, model):
     path = tmp_path / "net.caffemodel.h5"
-    for change, told in (
+    for change, message_pattern in (
         (lambda f: f.__delitem__("data/ip1/1"), r"ip1\.bias is missing"),
         (lambda f: f.__delitem__("diff/ip1/1"), r"/diff: the gradient of ip1\.bias is missing"),
         (lambda f: f.create_dataset("data/act/1", data=np.ones(3)), "/data/act/1: a layer of type 'prelu'"),
@@ -75,55 +75,59 @@ def test_what_does_not_fit_a_snapshot_is_told(tmp_path, model):
         write_caffe(path, model)
         with h5py.File(path, "r+") as file:
             change(file)
-        with pytest.raises(specnet.CheckpointError, match=told):
+        with pytest.raises(specnet.CheckpointError, match=message_pattern):
             import_model(path, model.spec)
-    with pytest.raises(specnet.CheckpointError, match="name a document of the same layers: --model FILE"):
+    with pytest.raises(specnet.CheckpointError, match="pass a document of the same layers: --model FILE"):
         import_model(path)
 
 
-def test_state_dicts_are_mapped(tmp_path, model):
+def test_names_of_state_dicts_are_mapped(tmp_path, model):
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
-    ours = {"z": "ip1", "y": "act", "x": "ip2"}  # whose alphabet is the wrong order
+    layer_of_module = {"z": "ip1", "y": "act", "x": "ip2"}  # not in alphabetical order
     torch_names = {"slope": "weight"}
     arrays = {}
-    for theirs, mine in ours.items():
+    for module, layer_name in layer_of_module.items():
         for full, array in model.parameters.items():
             layer, _, short = full.rpartition(".")
-            if layer == mine:
+            if layer == layer_name:
                 value = array.T if array.ndim == 2 else array
-                arrays[f"net.{theirs}.{torch_names.get(short, short)}"] = np.ascontiguousarray(value)
+                arrays[f"net.{module}.{torch_names.get(short, short)}"] = np.ascontiguousarray(value)
     safetensors.save_file(arrays, tmp_path / "t.safetensors")
     with pytest.raises(specnet.CheckpointError):
         import_model(tmp_path / "t.safetensors", model.spec)
-    names = {f"net.{theirs}": mine for theirs, mine in ours.items()}
-    found = import_model(tmp_path / "t.safetensors", model.spec, names).model
-    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
-    for wrong, told in (
+    names = {f"net.{module}": layer_name for module, layer_name in layer_of_module.items()}
+    imported = import_model(tmp_path / "t.safetensors", model.spec, names).model
+    assert all((imported.parameters[name] == array).all() for name, array in model.parameters.items())
+    for invalid_names, message_pattern in (
         ({"net.q": "ip1"}, r"--map net\.q=ip1: the file has net\."),
-        ({"net.z": "ip9"}, "the model ip1, act, ip2"),
+        ({"net.z": "ip9"}, "the model has ip1, act, ip2"),
         ({"net.z": "ip1"}, "has no module for act, ip2"),
     ):
-        with pytest.raises(specnet.CheckpointError, match=told):
-            import_model(tmp_path / "t.safetensors", model.spec, wrong)
-    plain = {f"{theirs}.{full.rpartition('.')[2]}": array for theirs, mine in ours.items()
-             for full, array in model.parameters.items() if full.startswith(mine + ".")}  # fmt: skip
-    np.savez(tmp_path / "t.npz", **plain)
-    found = import_model(tmp_path / "t.npz", model.spec, ours).model
-    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
+        with pytest.raises(specnet.CheckpointError, match=message_pattern):
+            import_model(tmp_path / "t.safetensors", model.spec, invalid_names)
+    arrays_by_module = {f"{module}.{full.rpartition('.')[2]}": array for module, layer_name in layer_of_module.items()
+                        for full, array in model.parameters.items() if full.startswith(layer_name + ".")}  # fmt: skip
+    np.savez(tmp_path / "t.npz", **arrays_by_module)
+    imported = import_model(tmp_path / "t.npz", model.spec, layer_of_module).model
+    assert all((imported.parameters[name] == array).all() for name, array in model.parameters.items())
 
 
-def test_digits_that_are_lost_are_told(tmp_path, model):
+def test_rounding_to_float32_is_reported(tmp_path, model):
     arrays = {name: array.astype("f8") + 1e-12 for name, array in model.parameters.items()}
     np.savez(tmp_path / "m.npz", **arrays)
-    assert import_model(tmp_path / "m.npz", model.spec).notes == ("4 arrays were rounded to float32, ip1.weight first",)
+    assert import_model(tmp_path / "m.npz", model.spec).notes == (
+        "4 arrays were rounded to float32, the first is ip1.weight",
+    )
     np.savez(tmp_path / "m.npz", **{name: array.astype("f8") for name, array in model.parameters.items()})
     assert import_model(tmp_path / "m.npz", model.spec).notes == ()
 
 
-def test_integers_and_numbers_too_large_are_not_lost_silently(tmp_path):
+def test_integers_and_large_numbers_are_not_rounded_silently(tmp_path):
     spec = specnet.ModelSpec(input_shape=(1,), layers=[{"type": "affine", "units": 1, "bias": False}])
     np.savez(tmp_path / "m.npz", **{"affine_1.weight": np.array([[16777217]])})
-    assert import_model(tmp_path / "m.npz", spec).notes == ("1 arrays were rounded to float32, affine_1.weight first",)
+    assert import_model(tmp_path / "m.npz", spec).notes == (
+        "1 arrays were rounded to float32, the first is affine_1.weight",
+    )
     np.savez(tmp_path / "m.npz", **{"affine_1.weight": np.array([[1e300]])})
     with pytest.raises(specnet.CheckpointError, match="its numbers are too large for float32"):
         import_model(tmp_path / "m.npz", spec)
@@ -131,17 +135,17 @@ def test_integers_and_numbers_too_large_are_not_lost_silently(tmp_path):
     assert import_model(tmp_path / "m.npz", spec).notes == ()
 
 
-def test_modules_taken_in_order_are_told(tmp_path):
+def test_modules_assigned_by_order_are_reported(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     safetensors.save_file(
         {f"{n}.weight": np.ones((4, 4), "f4") for n in ("encoder", "decoder")}, tmp_path / "t.safetensors"
     )
     layers = [{"type": "affine", "units": 4, "bias": False}] * 2
-    found = import_model(tmp_path / "t.safetensors", specnet.ModelSpec(input_shape=(4,), layers=layers))
-    assert found.notes == ("modules were taken in the order of their names: decoder=affine_1, encoder=affine_2",)
+    imported = import_model(tmp_path / "t.safetensors", specnet.ModelSpec(input_shape=(4,), layers=layers))
+    assert imported.notes == ("modules were assigned in the order of their names: decoder=affine_1, encoder=affine_2",)
 
 
-def test_weights_of_keras_have_to_fit(tmp_path):
+def test_keras_weights_must_match_the_document(tmp_path):
     keras_layers = [{"type": "affine", "name": "a", "units": 2}, {"type": "batch_norm", "name": "b"}]
     model = random_model(keras_layers, 1)
 
@@ -156,11 +160,11 @@ def test_weights_of_keras_have_to_fit(tmp_path):
             change(file)
         return tmp_path / "k.weights.h5"
 
-    found = import_model(write(), model.spec).model
-    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
-    found = import_model(write(names=("other", "names")), model.spec).model
-    assert all((found.parameters[name] == array).all() for name, array in model.parameters.items())
-    for change, told in (
+    imported = import_model(write(), model.spec).model
+    assert all((imported.parameters[name] == array).all() for name, array in model.parameters.items())
+    imported = import_model(write(names=("other", "names")), model.spec).model
+    assert all((imported.parameters[name] == array).all() for name, array in model.parameters.items())
+    for change, message_pattern in (
         (lambda f: f.__delitem__("layers/dense/vars/1"), "a has 1 arrays in the file, 2 in the network"),
         (lambda f: f.create_dataset("layers/dense_1/vars/0", data=np.ones(3)), "/layers/dense_1"),
         (lambda f: f.__delitem__("layers/dense"), "has 0 arrays"),
@@ -169,10 +173,12 @@ def test_weights_of_keras_have_to_fit(tmp_path):
             "shape",
         ),
     ):
-        with pytest.raises(specnet.CheckpointError, match=told):
+        with pytest.raises(specnet.CheckpointError, match=message_pattern):
             import_model(write(change), model.spec)
     residual = specnet.ModelSpec(
         input_shape=(5,), layers=[{"type": "residual", "layers": [{"type": "affine", "units": 5}]}]
     )
-    with pytest.raises(specnet.CheckpointError, match="--model: residual_1: a Keras Sequential has no layer like"):
+    with pytest.raises(
+        specnet.CheckpointError, match="--model: residual_1: a Keras Sequential has no layer of type 'residual'"
+    ):
         import_model(write(), residual)

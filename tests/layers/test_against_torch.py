@@ -1,4 +1,4 @@
-"""Random networks of random layers agree with torch's functions of the same names, in training and in prediction."""
+"""Random networks agree with the same networks built from torch functions, in training and in prediction."""
 
 import random
 
@@ -31,22 +31,10 @@ WITH_ARRAYS = ["affine", "affine", "prelu", "batch_norm", "layer_norm", "rms_nor
 
 
 def random_layers(rng, shape, depth):
-    """Draw layers that fit inputs of this shape; give them with the shape of their output."""
+    """Draw random layers for inputs of this shape; return the layers and their output shape."""
     layers = []
     for _ in range(rng.randint(1, 4)):
-        kind = rng.choice(
-            [
-                "affine",
-                "affine",
-                "prelu",
-                "batch_norm",
-                "layer_norm",
-                "rms_norm",
-                "standardize",
-                "composite",
-                *ACTIVATIONS,
-            ]
-        )
+        kind = rng.choice([*WITH_ARRAYS, "composite", *ACTIVATIONS])
         entry = {"type": kind}
         if kind == "affine":
             entry |= {"units": rng.randint(1, 6), "bias": rng.random() < 0.7}
@@ -73,47 +61,48 @@ def random_layers(rng, shape, depth):
 
 
 def random_composite(rng, shape, depth):
+    """Draw a random composite layer for inputs of this shape; return its entry and its output shape."""
     if depth == 0:
         return {"type": "residual", "layers": [{"type": "tanh"}]}, shape
     kind = rng.choice(["sequential", "residual", "concat"])
     if kind == "sequential":
-        inside, shape = random_layers(rng, shape, depth - 1)
-        return {"type": kind, "layers": inside}, shape
+        layers, shape = random_layers(rng, shape, depth - 1)
+        return {"type": kind, "layers": layers}, shape
     branches = []
     for _ in range(2):
-        inside, found = random_layers(rng, shape, depth - 1)
-        inside.append({"type": "flatten"})
-        branches.append((inside, int(np.prod(found))))
+        layers, output_shape = random_layers(rng, shape, depth - 1)
+        layers.append({"type": "flatten"})
+        branches.append((layers, int(np.prod(output_shape))))
     if kind == "concat":
         return {"type": kind, "branches": [b for b, _ in branches]}, (branches[0][1] + branches[1][1],)
     units = rng.randint(1, 5)
-    sides = [[*inside, {"type": "affine", "units": units}] for inside, _ in branches]
+    sides = [[*layers, {"type": "affine", "units": units}] for layers, _ in branches]
     return {"type": kind, "layers": sides[0], "shortcut": sides[1]}, (units,)
 
 
 def evaluate(specs, prefix, x, arrays, training):
-    """Compute a list of layers with torch; `arrays` holds its tensors by full name."""
+    """Compute the output of a list of layers with torch; `arrays` holds the tensors by full name."""
     for spec in specs:
         name = f"{prefix}{spec.name}"
-        own = {n.removeprefix(f"{name}."): t for n, t in arrays.items() if n.startswith(f"{name}.")}
+        tensors = {n.removeprefix(f"{name}."): t for n, t in arrays.items() if n.startswith(f"{name}.")}
         if spec.type in ACTIVATIONS:
             x = ACTIVATIONS[spec.type](spec, x)
         elif spec.type == "affine":
-            x = F.linear(x, own["weight"].T, own.get("bias"))
+            x = F.linear(x, tensors["weight"].T, tensors.get("bias"))
         elif spec.type == "prelu":
-            x = torch.where(x > 0, x, own["slope"] * x)
+            x = torch.where(x > 0, x, tensors["slope"] * x)
         elif spec.type == "embedding":
-            x = F.embedding(x, own["weight"])
+            x = F.embedding(x, tensors["weight"])
         elif spec.type == "standardize":
-            x = (x - own["mean"]) / own["std"]
+            x = (x - tensors["mean"]) / tensors["std"]
         elif spec.type == "layer_norm":
-            x = F.layer_norm(x, x.shape[-1:], own["scale"], own["shift"], spec.epsilon)
+            x = F.layer_norm(x, x.shape[-1:], tensors["scale"], tensors["shift"], spec.epsilon)
         elif spec.type == "rms_norm":
-            x = F.rms_norm(x, x.shape[-1:], own["scale"], spec.epsilon)
+            x = F.rms_norm(x, x.shape[-1:], tensors["scale"], spec.epsilon)
         elif spec.type == "batch_norm":
             rows = x.reshape(-1, x.shape[-1])
-            running = own["running_mean"], own["running_var"]
-            y = F.batch_norm(rows, *running, own["scale"], own["shift"], training, spec.momentum, spec.epsilon)
+            running = tensors["running_mean"], tensors["running_var"]
+            y = F.batch_norm(rows, *running, tensors["scale"], tensors["shift"], training, spec.momentum, spec.epsilon)
             x = y.reshape(x.shape)
         elif spec.type == "sequential":
             x = evaluate(spec.layers, f"{name}.", x, arrays, training)
@@ -125,12 +114,12 @@ def evaluate(specs, prefix, x, arrays, training):
     return x
 
 
-def agree(ours, theirs):
+def nearly_equal(ours, theirs):
     return np.allclose(ours, theirs.detach().numpy(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_networks(seed):
+def test_random_networks_agree_with_torch(seed):
     rng = random.Random(seed)
     shape = tuple(rng.randint(1, 5) for _ in range(rng.randint(1, 3)))
     if seed % 6:
@@ -145,18 +134,18 @@ def test_random_networks(seed):
         x = sample_inputs(model, 7, seed=step)
         dy = np.random.default_rng(step).normal(size=(7, *model.output_shape))
         arrays = {n: torch.tensor(a, requires_grad=True) for n, a in model.parameters.items()}
-        given = torch.tensor(x, requires_grad=x.dtype.kind == "f")
-        expected = evaluate(spec.layers, "", given, {**arrays, **buffers}, training)
+        inputs = torch.tensor(x, requires_grad=x.dtype.kind == "f")
+        expected = evaluate(spec.layers, "", inputs, {**arrays, **buffers}, training)
         if expected.requires_grad:
             expected.backward(torch.tensor(dy))
-        assert agree(model.forward(x, training=training), expected), spec.to_json()
+        assert nearly_equal(model.forward(x, training=training), expected), spec.to_json()
         dx = model.backward(dy)
         if dx is not None:
-            assert agree(dx, given.grad), spec.to_json()
+            assert nearly_equal(dx, inputs.grad), spec.to_json()
         for name, tensor in arrays.items():
             gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            assert agree(model.gradients[name], gradient), name
+            assert nearly_equal(model.gradients[name], gradient), name
         for name, tensor in buffers.items():
             if not name.endswith("count"):
-                assert agree(model.buffers[name], tensor), name
-    assert agree(model.predict(x), expected)
+                assert nearly_equal(model.buffers[name], tensor), name
+    assert nearly_equal(model.predict(x), expected)

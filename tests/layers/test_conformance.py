@@ -1,4 +1,4 @@
-"""What holds for every layer, alone and in a model."""
+"""Properties that every layer must have, standalone and in a model, and tests of single layers."""
 
 import copy
 import math
@@ -19,8 +19,8 @@ from tests.support import LAYERS, model_of
 every_layer = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
 
 
-def alone(entry, input_shape=(5,), dtype="float64"):
-    """Build one layer that belongs to no model, its parameters random."""
+def standalone(entry, input_shape=(5,), dtype="float64"):
+    """Build one layer outside a model, with random parameters."""
     cls = layer_types()[entry["type"]]
     spec = cls.model_validate(entry)
     rng = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def alone(entry, input_shape=(5,), dtype="float64"):
     return plan.make({n: rng.normal(size=shape).astype(dtype) for n, shape in plan.parameters.items()})
 
 
-def test_every_built_in_layer_is_tested_here():
+def test_every_built_in_layer_type_is_covered():
     tested = {entry["type"] for entry in LAYERS.values()} | {"embedding"}
     assert tested == set(layer_types()) - {"test_double"}
     assert len(tested) == 25
@@ -36,14 +36,14 @@ def test_every_built_in_layer_is_tested_here():
 
 @every_layer
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 3, 5)])
-def test_the_conformance_kit(entry, shape):
+def test_check_layer_passes(entry, shape):
     if entry["type"] == "reshape":
         entry = {"type": "reshape", "shape": [5, *shape[:-1]]}
     check_layer(entry, shape)
 
 
 @pytest.mark.parametrize("shape", [(1,), (4,), (2, 3)])
-def test_the_conformance_kit_on_layers_that_come_first(shape):
+def test_check_layer_passes_for_layers_that_must_come_first(shape):
     check_layer({"type": "embedding", "vocabulary": 6, "dimension": 3}, shape)
     check_layer({"type": "standardize"}, shape)
     branch = {"type": "embedding", "vocabulary": 4, "dimension": 2}
@@ -57,12 +57,12 @@ def test_predict_equals_forward_bit_for_bit(entry, batch):
     x = np.random.default_rng(3).normal(size=(batch, 5)).astype(np.float32)
     model = model_of({"type": "affine", "units": 5}, entry, {"type": "affine", "units": 3}, dtype="float32")
     assert model.predict(x).tobytes() == model.forward(x).tobytes()
-    layer = alone(entry, dtype="float32")
+    layer = standalone(entry, dtype="float32")
     assert layer.predict(x).tobytes() == layer.forward(x).tobytes()
 
 
 @every_layer
-def test_predict_leaves_a_pending_backward_alone(entry):
+def test_predict_does_not_affect_a_pending_backward(entry):
     rng = np.random.default_rng(5)
     model = model_of({"type": "affine", "units": 5}, entry)
     x = rng.normal(size=(6, 5))
@@ -81,7 +81,7 @@ def test_predict_leaves_a_pending_backward_alone(entry):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_large_inputs_neither_overflow_nor_warn(entry, dtype):
     x = np.array([[1e4, -1e4, 0.0, 88.0, -88.0]], dtype)
-    layer = alone(entry, dtype=dtype)
+    layer = standalone(entry, dtype=dtype)
     with warnings.catch_warnings(), np.errstate(all="warn", under="ignore"):
         warnings.simplefilter("error")
         y = layer.forward(x, training=True)
@@ -92,39 +92,45 @@ def test_large_inputs_neither_overflow_nor_warn(entry, dtype):
 
 
 @every_layer
-def test_a_nan_is_passed_on(entry):
+def test_a_nan_propagates(entry):
     x = np.full((2, 5), np.nan)
-    assert np.isnan(alone(entry).forward(x)).all()
+    assert np.isnan(standalone(entry).forward(x)).all()
 
 
 @every_layer
-@pytest.mark.parametrize("bad", [np.ones((2, 5), complex), [["a"] * 5], [[1, 2], [3]], None, [[object()] * 5], 3.0])
-def test_what_is_no_real_number_is_a_shape_error_that_names_the_layer(entry, bad):
-    layer = alone(entry)
+@pytest.mark.parametrize("inputs", [np.ones((2, 5), complex), [["a"] * 5], [[1, 2], [3]], None, [[object()] * 5], 3.0])
+def test_inputs_that_are_not_real_numbers_raise_a_shape_error_with_the_layers_name(entry, inputs):
+    layer = standalone(entry)
     layer.name = "seventh"
     with pytest.raises(specnet.ShapeError, match=r"seventh: expected .*\(batch, \.\.\.\), got"):
-        layer.forward(bad)
+        layer.forward(inputs)
     with pytest.raises(specnet.ShapeError, match=r"seventh: expected .*\(batch, \.\.\.\), got"):
-        layer.predict(bad)
+        layer.predict(inputs)
 
 
 @every_layer
-def test_a_gradient_of_another_shape_is_refused_with_both_shapes(entry):
-    layer = alone(entry)
+def test_a_gradient_of_the_wrong_shape_is_rejected_with_both_shapes(entry):
+    layer = standalone(entry)
     y = layer.forward(np.ones((3, 5)))
     with pytest.raises(specnet.ShapeError, match=re.escape(str(y.shape)) + r".*\(7, 7\)"):
         layer.backward(np.ones((7, 7)))
 
 
 @every_layer
-def test_lists_integers_and_odd_memory_are_taken(entry):
-    whole = np.arange(-7, 8).reshape(3, 5)
-    expected = alone(entry).forward(whole.astype(float))
-    for given in (whole, whole.tolist(), np.asfortranarray(whole), whole.astype(">f8"), whole.astype(np.int8)):
-        assert np.array_equal(alone(entry).forward(given), expected)
+def test_lists_integers_and_other_memory_layouts_are_accepted(entry):
+    integers = np.arange(-7, 8).reshape(3, 5)
+    expected = standalone(entry).forward(integers.astype(float))
+    for inputs in (
+        integers,
+        integers.tolist(),
+        np.asfortranarray(integers),
+        integers.astype(">f8"),
+        integers.astype(np.int8),
+    ):
+        assert np.array_equal(standalone(entry).forward(inputs), expected)
     strided = np.zeros((3, 10))
-    strided[:, ::2] = whole
-    assert np.allclose(alone(entry).forward(strided[:, ::2]), expected, rtol=1e-14)
+    strided[:, ::2] = integers
+    assert np.allclose(standalone(entry).forward(strided[:, ::2]), expected, rtol=1e-14)
 
 
 def test_relu_passes_no_gradient_at_zero():
@@ -133,7 +139,7 @@ def test_relu_passes_no_gradient_at_zero():
     assert relu.backward([[5.0, 5.0, 5.0]]).tolist() == [[0.0, 0.0, 5.0]]
 
 
-def test_affine_keeps_float_arrays_by_reference_and_makes_integers_float64():
+def test_affine_keeps_float_arrays_by_reference_and_converts_integers_to_float64():
     weight = np.ones((2, 3), np.float32)
     affine = specnet.layers.Affine(weight)
     assert affine.weight is weight
@@ -148,7 +154,7 @@ def test_affine_keeps_float_arrays_by_reference_and_makes_integers_float64():
     assert weight[0, 0] == 4
 
 
-def test_affine_takes_any_memory_order_and_can_be_copied():
+def test_affine_accepts_any_memory_order_and_can_be_copied():
     weight = np.asfortranarray(np.arange(12.0).reshape(3, 4))
     affine = specnet.layers.Affine(weight, np.ones(4, np.float32))
     x, dy = np.ones((2, 3)), np.ones((2, 4))
@@ -164,7 +170,7 @@ def test_affine_takes_any_memory_order_and_can_be_copied():
 
 
 @pytest.mark.parametrize("arrays", [([1, 2],), ([[1, 2]], [1]), ([[1, 2]], [[1, 2]]), ([],), (np.ones((2, 0)),)])
-def test_affine_refuses_arrays_that_do_not_fit(arrays):
+def test_affine_rejects_arrays_of_mismatched_shapes(arrays):
     with pytest.raises(specnet.ShapeError):
         specnet.layers.Affine(*arrays)
 
@@ -180,7 +186,7 @@ def test_affine_works_on_the_last_axis():
     assert np.allclose(affine.bias_grad, dy.sum(axis=(0, 1)), rtol=1e-12)
 
 
-def test_batch_norm_normalizes_while_training_and_remembers():
+def test_batch_norm_normalizes_in_training_and_updates_its_running_statistics():
     model = model_of({"type": "batch_norm"})
     x = np.random.default_rng(8).normal(3, 2, size=(50, 5))
     y = model.forward(x, training=True)
@@ -190,11 +196,11 @@ def test_batch_norm_normalizes_while_training_and_remembers():
     assert np.allclose(model.buffers["batch_norm_1.running_mean"], 0.1 * x.mean(axis=0))
     assert np.allclose(model.buffers["batch_norm_1.running_var"], 0.9 + 0.1 * x.var(axis=0, ddof=1))
     assert model.buffers["batch_norm_1.count"] == 1
-    kept = {name: array.copy() for name, array in model.buffers.items()}
+    saved_buffers = {name: array.copy() for name, array in model.buffers.items()}
     model.forward(x)
     model.predict(x)
     model.forward(x[:1], training=True)  # a single row has no variance
-    assert all(np.array_equal(model.buffers[name], array) for name, array in kept.items())
+    assert all(np.array_equal(model.buffers[name], array) for name, array in saved_buffers.items())
 
 
 def test_dropout_keeps_the_mean_and_differs_from_step_to_step():
@@ -212,13 +218,13 @@ def test_dropout_of_a_row_does_not_depend_on_the_batch():
     model = model_of({"type": "dropout", "rate": 0.5}, input_shape=(13,))
     x = np.ones((10, 13))
     model.draws.step = 4
-    whole = model.forward(x, training=True)
+    full_output = model.forward(x, training=True)
     model.draws.step, model.draws.first_row = 4, 6
-    assert np.array_equal(model.forward(x[6:], training=True), whole[6:])
+    assert np.array_equal(model.forward(x[6:], training=True), full_output[6:])
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
-def test_dropout_refuses_other_rates(rate):
+def test_dropout_rejects_rates_outside_0_to_1(rate):
     with pytest.raises(specnet.SpecnetError, match="rate"):
         specnet.layers.Dropout(rate)
 
@@ -229,13 +235,13 @@ def test_normal_distribution_function_is_exact():
     x = np.linspace(-9, 9, 2001)
     exact = np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x])
     assert np.abs(normal_cdf(x) - exact).max() < 4e-16
-    assert np.abs(normal_cdf(x) / exact - 1).max() < 2e-14  # the division by sqrt(2) alone costs 1e-14 out there
+    assert np.abs(normal_cdf(x) / exact - 1).max() < 2e-14  # at the ends, dividing by sqrt(2) alone costs 1e-14
 
 
 def test_layers_agree_with_torch():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     nn = torch.nn
-    pairs = {
+    torch_layers = {
         "relu": nn.ReLU(),
         "leaky_relu": nn.LeakyReLU(),
         "elu": nn.ELU(),
@@ -258,27 +264,27 @@ def test_layers_agree_with_torch():
     }
     rng = np.random.default_rng(7)
     x, dy = rng.normal(size=(6, 5)) * 3, rng.normal(size=(6, 5))
-    for name, theirs in pairs.items():
-        ours = alone(LAYERS[name])
-        pairs_of_arrays = list(zip(ours.parameters.items(), theirs.parameters(), strict=True))
-        for (_, array), tensor in pairs_of_arrays:
+    for name, torch_layer in torch_layers.items():
+        layer = standalone(LAYERS[name])
+        parameter_pairs = list(zip(layer.parameters.items(), torch_layer.parameters(), strict=True))
+        for (_, array), tensor in parameter_pairs:
             tensor.data[...] = torch.tensor(array)
         for training in (True, True, False):
-            theirs.train(training)
-            theirs.zero_grad()
-            given = torch.tensor(x, requires_grad=True)
-            expected = theirs(given)
+            torch_layer.train(training)
+            torch_layer.zero_grad()
+            inputs = torch.tensor(x, requires_grad=True)
+            expected = torch_layer(inputs)
             expected.backward(torch.tensor(dy))
-            y = ours.forward(x, training=training)
+            y = layer.forward(x, training=training)
             assert np.allclose(y, expected.detach().numpy(), rtol=1e-9, atol=1e-9), name
-            assert np.allclose(ours.backward(dy), given.grad.numpy(), rtol=1e-9, atol=1e-9), name
-            for (parameter, _), tensor in pairs_of_arrays:
-                assert np.allclose(ours.gradients[parameter], tensor.grad.numpy(), rtol=1e-9, atol=1e-9), name
-            for array, tensor in zip(ours.buffers.values(), theirs.buffers(), strict=True):
+            assert np.allclose(layer.backward(dy), inputs.grad.numpy(), rtol=1e-9, atol=1e-9), name
+            for (parameter, _), tensor in parameter_pairs:
+                assert np.allclose(layer.gradients[parameter], tensor.grad.numpy(), rtol=1e-9, atol=1e-9), name
+            for array, tensor in zip(layer.buffers.values(), torch_layer.buffers(), strict=True):
                 assert np.allclose(array, tensor.numpy(), rtol=1e-12), name
 
 
-def test_specs_of_layers_are_public():
+def test_layer_specs_are_public():
     assert specnet.layers.AffineSpec is specs.AffineSpec
     assert specnet.layers.AffineSpec(units=3).type == "affine"
     with pytest.raises(specnet.SpecError, match="units"):

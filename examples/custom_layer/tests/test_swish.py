@@ -1,4 +1,4 @@
-"""All that a layer has to hold, checked by specnet's own kit."""
+"""Check the layer with specnet's conformance test."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A reader of exactly the HDF5 structures that checkpoints use; it needs no HDF5 library.
+"""Read exactly the HDF5 structures that checkpoints use, without the HDF5 library.
 
 Imports `errors` and `files`.
 """

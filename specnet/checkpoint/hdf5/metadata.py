@@ -1,4 +1,4 @@
-"""Bytes of an HDF5 file's metadata: read within bounds, held against their checksums, accounted for."""
+"""Read the metadata of an HDF5 file within bounds, verify its checksums, and track which bytes belong to structures."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import BinaryIO, NoReturn
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError
 
 UNDEFINED = 2**64 - 1
-"""HDF5's address of nothing."""
+"""The address that HDF5 stores for "none"."""
 
 
 MAX_PATH_DEPTH = 256
 
 
 class Reader:
-    """Reads metadata from an open file and notes which bytes it has accounted for."""
+    """Reads metadata from an open file and tracks which bytes belong to structures."""
 
     def __init__(self, file: BinaryIO | RawIOBase, name: str, size: int) -> None:
         self.file = file
         self.name = name
         self.size = size
         self.extents: dict[int, int] = {}
-        self.owned = 0
-        self.named = 0
+        self.claimed_bytes = 0
+        self.path_length = 0
 
     def corrupt(self, what: str) -> NoReturn:
-        """Refuse bytes that specnet cannot have written so."""
+        """Raise CheckpointCorruptError for bytes that specnet cannot have written."""
         msg = f"{self.name}: {what}; the file is damaged"
         raise CheckpointCorruptError(msg)
 
     def foreign(self, what: str) -> NoReturn:
-        """Refuse what HDF5 allows and specnet does not write."""
+        """Raise CheckpointUnsupportedError for what HDF5 allows but specnet does not write."""
         self.unsupported(
-            f"{what}: not as specnet writes it; if another program has rewritten a checkpoint, "
+            f"{what}: specnet does not write files like this; if another program has rewritten a checkpoint, "
             "`specnet import FILE --out CKPT` reads it"
         )
 
     def unsupported(self, what: str) -> NoReturn:
-        """Refuse a file of another kind."""
+        """Raise CheckpointUnsupportedError for a file that specnet does not read."""
         msg = f"{self.name}: {what}"
         raise CheckpointUnsupportedError(msg)
 
     def peek(self, offset: int, size: int) -> bytes:
-        """Read bytes without accounting for them."""
+        """Return bytes without claiming them."""
         if offset < 0 or size < 0 or offset + size > self.size:
             self.corrupt(f"a structure at byte {offset} reaches beyond the end of the file ({self.size} bytes)")
         self.file.seek(offset)
@@ -54,61 +54,61 @@ class Reader:
         return data
 
     def claim(self, offset: int, size: int) -> bytes:
-        """Read bytes that belong to one structure."""
+        """Return bytes and claim them for one structure."""
         data = self.peek(offset, size)
         self.own(offset, size)
         return data
 
     def own(self, offset: int, size: int) -> None:
-        """Account for bytes; at once refused when a structure begins where another did: no walk goes in circles."""
-        self.owned += size
-        if offset in self.extents or self.owned > self.size:
+        """Claim bytes for one structure. Rejects a second structure at its offset, so that no walk runs in a cycle."""
+        self.claimed_bytes += size
+        if offset in self.extents or self.claimed_bytes > self.size:
             self.corrupt(f"two structures share the bytes from {offset} on")
         self.extents[offset] = offset + size
 
     def name_path(self, path: str) -> str:
-        """Account for a path: deep groups of long names would make all paths together far longer than the file."""
-        self.named += len(path)
-        if path.count("/") > MAX_PATH_DEPTH or self.named > 8 * self.size + 2**20:
+        """Return a path and count its length: paths of deep groups with long names could far exceed the file size."""
+        self.path_length += len(path)
+        if path.count("/") > MAX_PATH_DEPTH or self.path_length > 8 * self.size + 2**20:
             self.foreign("its groups nest too deeply")
         return path
 
     def checked(self, offset: int, size: int, signature: bytes, used: int | None = None) -> bytes:
-        """Read a structure of `size` bytes that begins with a signature; a checksum follows its `used` bytes."""
+        """Claim a structure of `size` bytes, check its signature and checksum, and return its first `used` bytes."""
         data = self.claim(offset, size)
         used = size - 4 if used is None else used
-        self.unused(offset + used + 4, data[used + 4 :], f"behind the {signature.decode()} structure at byte {offset}")
+        self.unused(offset + used + 4, data[used + 4 :], f"after the {signature.decode()} structure at byte {offset}")
         if not data.startswith(signature):
-            self.corrupt(f"no {signature.decode()} structure stands at byte {offset}")
+            self.corrupt(f"there is no {signature.decode()} structure at byte {offset}")
         if lookup3(data[:used]) != int.from_bytes(data[used : used + 4], "little"):
             self.corrupt(f"the checksum of the {signature.decode()} structure at byte {offset} is wrong")
         return data[:used]
 
     def unused(self, _offset: int, data: bytes, where: str) -> None:
-        """Hold that bytes of a structure which say nothing are zero."""
+        """Check that the unused bytes of a structure are zero."""
         if data.strip(b"\0"):
-            self.corrupt(f"bytes stand {where}")
+            self.corrupt(f"there are nonzero bytes {where}")
 
     def text(self, data: bytes, where: str) -> str:
-        """Decode text from the file; printable, as it goes into messages and paths."""
+        """Decode text from the file. It must be printable, because messages and paths contain it."""
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
             self.corrupt(f"{where} is not UTF-8")
         if not text.isprintable():
-            self.corrupt(f"{where} holds characters that cannot be printed")
+            self.corrupt(f"{where} contains unprintable characters")
         return text
 
     def check_extents(self) -> None:
-        """Hold that no two structures overlap and that every byte outside them is zero."""
+        """Check that no two structures overlap and that every byte outside them is zero."""
         for start, stop in self.gaps():
             for at in range(start, stop, 2**20):
                 step = min(stop - at, 2**20)
                 if self.peek(at, step).count(0) != step:
-                    self.corrupt(f"bytes that belong to nothing stand after byte {at}")
+                    self.corrupt(f"there are nonzero bytes outside all structures, after byte {at}")
 
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield the spans that belong to nothing; refuse structures that overlap."""
+        """Yield the spans outside all structures. Rejects structures that overlap."""
         end = 0
         for start, stop in [*sorted(self.extents.items()), (self.size, self.size)]:
             if start < end:

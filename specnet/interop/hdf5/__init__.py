@@ -1,4 +1,4 @@
-"""Other programs' HDF5 files: h5py opens them in a child process, which a forged file may crash.
+"""Reading of HDF5 files from other programs: h5py runs in a child process, because a malicious file can crash it.
 
 Imports everything up to `checkpoint`.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint that another program has rewritten (h5repack, a viewer): what it says is held against its digests."""
+"""Import of a checkpoint that another program has rewritten (h5repack, a viewer); every digest is checked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from specnet.model import assemble
 
 
 def from_rewritten(path: str | os.PathLike[str], content: Hdf5Content | None = None) -> Imported:
-    """Read the model, gradients, buffers and run of a checkpoint whose structures another program has rewritten.
+    """Read the model, gradients, buffers and run state of a checkpoint whose HDF5 structures another program rewrote.
 
-    Every dataset has to have the bytes of its digest. Raises CheckpointError.
+    Every dataset must match its digest. Raises CheckpointError.
     """
     name = os.fspath(path)
     content = content or read_hdf5(path)
@@ -39,33 +39,33 @@ def from_rewritten(path: str | os.PathLike[str], content: Hdf5Content | None = N
     spec = document_of(name, document.tobytes(), layout.MODEL_SPEC)
     arrays.pop(layout.PLUGINS.strip("/"), None)
     model = assemble(spec.plan(), lambda: spec)
-    _fill(name, "parameters", model.parameters, arrays)
+    _fill_arrays(name, "parameters", model.parameters, arrays)
     if any("/gradients/" in key for key in arrays):
-        _fill(name, "gradients", model.store.gradients, arrays)
+        _fill_arrays(name, "gradients", model.store.gradients, arrays)
         model.adopt_gradients()
-    _fill(name, "buffers", model.buffers, arrays)
+    _fill_arrays(name, "buffers", model.buffers, arrays)
     prefix = layout.TRAINING.strip("/") + "/"
-    state = {key.removeprefix(prefix): _plain(arrays.pop(key)) for key in list(arrays) if key.startswith(prefix)}
+    state = {key.removeprefix(prefix): _run_value(arrays.pop(key)) for key in list(arrays) if key.startswith(prefix)}
     if arrays:
-        msg = f"{name}: /{next(iter(arrays))} is not a part of this model"
+        msg = f"{name}: /{next(iter(arrays))} is not part of this model"
         raise CheckpointCorruptError(msg)
     model.run_state = state or None
     return Imported(model, ("every digest was checked",))
 
 
-def _fill(name: str, kind: str, targets: Any, arrays: dict[str, npt.NDArray[Any]]) -> None:
+def _fill_arrays(name: str, kind: str, targets: Any, arrays: dict[str, npt.NDArray[Any]]) -> None:
     for full, target in targets.items():
         key = layout.array_path(full, kind).strip("/")
-        found = arrays.pop(key, None)
-        if found is None or (found.dtype, found.shape) != (target.dtype, target.shape):
-            told = "is missing" if found is None else f"is {found.dtype} of shape {found.shape}"
-            msg = f"{name}: expected {target.dtype} of shape {target.shape} in /{key}, it {told}"
+        array = arrays.pop(key, None)
+        if array is None or (array.dtype, array.shape) != (target.dtype, target.shape):
+            detail = "but it is missing" if array is None else f"got {array.dtype} of shape {array.shape}"
+            msg = f"{name}: /{key}: expected {target.dtype} of shape {target.shape}, {detail}"
             raise CheckpointCorruptError(msg)
-        target[...] = found
+        target[...] = array
 
 
-def _plain(value: npt.NDArray[Any]) -> Any:
-    """Give a run's value as load gives it: text, a number, or an array."""
+def _run_value(value: npt.NDArray[Any]) -> Any:
+    """Convert a value of the run state to what `load` returns for it: text, a number, or an array."""
     if value.dtype == np.uint8:
         return value.tobytes().decode()
     return value.item() if value.shape == () and value.dtype.str in ("<i8", "<f8") else value

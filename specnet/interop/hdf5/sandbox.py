@@ -1,4 +1,4 @@
-"""Foreign HDF5 files, read by a child process within limits of time and memory, handed over as plain arrays."""
+"""Read foreign HDF5 files in a child process with limits of time and memory, and return their arrays."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from specnet.errors import CheckpointError, CheckpointUnsupportedError
 from specnet.files.paths import user_path
 
 SECONDS, BYTES_A_SECOND = 30, 10_000_000
-"""How long the child may read: so many seconds, and one more for each so many bytes."""
+"""The time limit of the child process: SECONDS, plus one second for every BYTES_A_SECOND bytes of the file."""
 
 
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 class Hdf5Content(NamedTuple):
-    """All datasets of a file, text as its bytes, and the attributes of each object, by path ("/", "/layers/dense")."""
+    """All datasets of a file (text as bytes) and the attributes of every object, by path ("/", "/layers/dense")."""
 
     arrays: dict[str, npt.NDArray[Any]]
     attributes: dict[str, dict[str, Any]]
 
 
 def read_hdf5(path: str | os.PathLike[str], name: str | None = None) -> Hdf5Content:
-    """Read an HDF5 file that anyone may have made; messages call it `name`.
+    """Read an HDF5 file from an untrusted source; error messages call it `name`.
 
-    Links and data that lead out of the file, types but numbers and text, plugins, and arrays far larger than the file
-    are refused. Raises CheckpointUnsupportedError, CheckpointError where the file cannot be opened.
+    Refuses links and data that point outside the file, types other than numbers and text, plugins, and arrays far
+    larger than the file, with CheckpointUnsupportedError. Raises CheckpointError if the file cannot be opened.
     """
     name = name or os.fspath(path)
     try:
         size = user_path(path).stat().st_size
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "arrays.npz"
-            _run(os.path.realpath(user_path(path)), out, size, name)
+            _run_child(os.path.realpath(user_path(path)), out, size, name)
             with np.load(out, allow_pickle=False) as stored:
                 index = json.loads(stored["index"].tobytes())
                 return Hdf5Content({p: stored[str(i)] for i, p in enumerate(index["paths"])}, index["attributes"])
@@ -50,19 +50,19 @@ def read_hdf5(path: str | os.PathLike[str], name: str | None = None) -> Hdf5Cont
         raise CheckpointError(msg) from error
 
 
-def _run(source: str, out: Path, size: int, name: str) -> None:
+def _run_child(source: str, out: Path, size: int, name: str) -> None:
     allowed = 2**28 + 8 * size
     command = [sys.executable, "-I", str(_CHILD), source, str(out), str(allowed), str(2**30 + 3 * allowed)]
-    environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::"}  # no plugin is ever loaded
+    environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::"}  # disables HDF5 filter plugins
     seconds = SECONDS + size // BYTES_A_SECOND
     try:
-        made = subprocess.run(  # noqa: S603 - this very interpreter, and a module of this package
+        child = subprocess.run(  # noqa: S603 - runs this interpreter with a module of this package
             command, capture_output=True, text=True, errors="replace", check=False, timeout=seconds, env=environment
         )
     except subprocess.TimeoutExpired:
-        msg = f"{name}: HDF5 has not read it within {seconds} seconds; it is damaged or hostile"
+        msg = f"{name}: HDF5 did not read it within {seconds} seconds; the file is damaged or malicious"
         raise CheckpointUnsupportedError(msg) from None
-    if made.returncode or not out.exists():
-        told = (made.stderr.strip().splitlines() or [f"the reader ended with {made.returncode}"])[-1]
-        msg = f"{name}: HDF5 cannot read it: {told[:200]}"
+    if child.returncode or not out.exists():
+        detail = (child.stderr.strip().splitlines() or [f"the child process exited with {child.returncode}"])[-1]
+        msg = f"{name}: HDF5 cannot read it: {detail[:200]}"
         raise CheckpointUnsupportedError(msg)

@@ -1,6 +1,7 @@
-"""Reads a foreign HDF5 file: `python sandbox_child.py FILE OUT BYTES` writes all datasets and attributes to OUT (.npz).
+"""Read a foreign HDF5 file: `python sandbox_child.py FILE OUT BYTES MEMORY` writes its datasets and attributes to OUT.
 
-It runs in a process of its own, as the HDF5 library crashes or hangs on forged files. It imports nothing of specnet.
+OUT is an .npz file; BYTES limits the arrays in total, MEMORY the address space. This is a separate process because the
+HDF5 library can crash or hang on malicious files. It imports nothing from specnet.
 """
 
 from __future__ import annotations
@@ -17,33 +18,33 @@ import numpy.typing as npt
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
-def _objects(group: Any, seen: set[Any]) -> Iterator[Any]:
-    """Walk all objects, by hard links alone; refuse the other links and an object of two names."""
+def _walk_objects(group: Any, addresses: set[Any]) -> Iterator[Any]:
+    """Yield all objects below a group; refuse links other than hard links, and objects with two names."""
     for name in group:
         path = f"{group.name.rstrip('/')}/{name}"
         if type(group.get(name, getlink=True)) is not h5py.HardLink:
-            _refuse(path, "is a link to elsewhere")
+            _refuse(path, "is a soft or external link, which specnet does not follow")
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
-        if address in seen:
-            _refuse(path, "is reached by two names")
-        seen.add(address)
+        if address in addresses:
+            _refuse(path, "is a second name of another object")
+        addresses.add(address)
         if not isinstance(item, (h5py.Group, h5py.Dataset)):
             _refuse(path, "is neither a group nor a dataset")
         yield item
         if isinstance(item, h5py.Group):
-            yield from _objects(item, seen)
+            yield from _walk_objects(item, addresses)
 
 
-def _array(item: Any) -> npt.NDArray[Any]:
-    """Read a dataset of numbers or text that lies whole in this file; text comes as its bytes."""
+def _read_dataset(item: Any) -> npt.NDArray[Any]:
+    """Read a dataset of numbers or text that is stored entirely in this file; return text as bytes."""
     properties = item.id.get_create_plist()
     filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
     text = h5py.check_string_dtype(item.dtype) is not None
     if item.external or item.is_virtual or not filters <= FILTERS or item.shape is None:
-        _refuse(item.name, "is stored in a way that specnet does not follow")
+        _refuse(item.name, "uses a form of storage that specnet does not support")
     if item.dtype.kind not in "iuf" and not text:
-        _refuse(item.name, f"is of the type {item.dtype}, expected numbers or text")
+        _refuse(item.name, f"has the type {item.dtype}, expected numbers or text")
     if not text and item.nbytes > 1000 * item.id.get_storage_size():
         _refuse(item.name, f"claims {item.nbytes:,} bytes, more than 1,000 times what is stored")
     value = item[()]
@@ -52,21 +53,21 @@ def _array(item: Any) -> npt.NDArray[Any]:
     return np.asarray(value.astype("S") if value.dtype.kind == "O" else value)
 
 
-def _attributes(item: Any) -> dict[str, Any]:
-    """Give numbers and text, single or in lists, as JSON knows them; what is of another type is left out."""
-    found = {}
+def _read_attributes(item: Any) -> dict[str, Any]:
+    """Return attributes that are numbers or text, single or in lists, as JSON values; skip those of other types."""
+    attributes = {}
     for name in item.attrs:
-        kind = item.attrs.get_id(name).dtype
-        if kind.kind in "iuf" or h5py.check_string_dtype(kind) is not None:
+        dtype = item.attrs.get_id(name).dtype
+        if dtype.kind in "iuf" or h5py.check_string_dtype(dtype) is not None:
             value = item.attrs[name]
-            plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-            found[name] = _decoded(plain)
-    return found
+            json_value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            attributes[name] = _decode(json_value)
+    return attributes
 
 
-def _decoded(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return [_decoded(inner) for inner in value]
+        return [_decode(inner) for inner in value]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
@@ -75,18 +76,18 @@ def _refuse(path: str, why: str) -> None:
 
 
 def main(source: str, out: str, allowed: int) -> None:
-    """Read `source`, of which all arrays together are to have at most `allowed` bytes, into `out`."""
+    """Read `source` and write its content to `out`; refuse more than `allowed` bytes of arrays in total."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     paths: list[str] = []
     with h5py.File(source, "r", locking=False) as file:
-        attributes = {"/": _attributes(file)}
-        for item in _objects(file, {h5py.h5o.get_info(file.id).addr}):
-            attributes[item.name] = _attributes(item)
+        attributes = {"/": _read_attributes(file)}
+        for item in _walk_objects(file, {h5py.h5o.get_info(file.id).addr}):
+            attributes[item.name] = _read_attributes(item)
             if isinstance(item, h5py.Dataset):
                 allowed -= item.nbytes
                 if allowed < 0:
-                    _refuse(item.name, "is one too many: together they are far larger than the file")
-                arrays[str(len(paths))] = _array(item)
+                    _refuse(item.name, "exceeds the limit: all arrays together are far larger than the file")
+                arrays[str(len(paths))] = _read_dataset(item)
                 paths.append(item.name)
     index = json.dumps({"paths": paths, "attributes": attributes})
     np.savez(out, index=np.frombuffer(index.encode("utf-8", "surrogateescape"), np.uint8), **arrays)  # type: ignore[arg-type]
@@ -100,5 +101,5 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):
-        sys.stderr.write("")  # Windows has no limits of this kind
+        sys.stderr.write("")  # Windows does not have these limits
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""Keras: models (.keras, legacy .h5) and weights, both ways.
+"""Keras: import and export of models (.keras, legacy .h5), import of weights.
 
 Imports everything up to `training`, and `interop.hdf5`.
 """

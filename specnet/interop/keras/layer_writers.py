@@ -1,4 +1,4 @@
-"""Each layer type as Keras writes it."""
+"""Writers of the Keras config of each layer type."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
 from specnet.interop.keras.layers import INITIALIZERS, Entry
 
-# To Keras.
-
 
 class Written(NamedTuple):
-    """A layer as Keras has it: its class, its config but for name and dtype, its variables in Keras's order."""
+    """A layer in Keras: its class, its config without name and dtype, and its variables in Keras's order."""
 
     class_name: str
     config: Entry
@@ -26,24 +24,24 @@ class Written(NamedTuple):
 def _write_affine(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
     bias = fields["bias"]
     config = {"units": fields["units"], "use_bias": bias, "activation": "linear"}
-    theirs = {ours: name for name, ours in INITIALIZERS.items()}
-    for ours, key in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
-        if isinstance(fields[ours], str):
-            made = {"module": "keras.initializers", "class_name": theirs[fields[ours]], "config": {}}
-            config[key] = {**made, "registered_name": None}
+    class_names = {initializer: class_name for class_name, initializer in INITIALIZERS.items()}
+    for field, setting in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
+        if isinstance(fields[field], str):
+            initializer = {"module": "keras.initializers", "class_name": class_names[fields[field]], "config": {}}
+            config[setting] = {**initializer, "registered_name": None}
     return Written("Dense", config, ("weight", "bias") if bias else ("weight",))
 
 
 def _write_gelu(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
     if fields["approximate"] != "none":
-        msg = 'Keras has no layer for gelu with approximate "tanh"; ONNX has'
+        msg = 'Keras has no layer for gelu with approximate "tanh"; export to onnx instead'
         raise SpecnetError(msg)
     return Written("Activation", {"activation": "gelu"})
 
 
 def _write_softplus(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
     if fields["beta"] != 1:
-        msg = f"Keras has no softplus of beta {fields['beta']:g}; ONNX has"
+        msg = f"Keras has no softplus with beta {fields['beta']:g}; export to onnx instead"
         raise SpecnetError(msg)
     return Written("Activation", {"activation": "softplus"})
 
@@ -60,7 +58,7 @@ def _write_standardize(fields: Mapping[str, Any], shape: ShapeTuple) -> Written:
     return Written("Normalization", {"axis": [-1], "mean": mean.tolist(), "variance": (std * std).tolist()})
 
 
-def _of_activation(name: str) -> Callable[[Mapping[str, Any], ShapeTuple], Written]:
+def _activation_writer(name: str) -> Callable[[Mapping[str, Any], ShapeTuple], Written]:
     return lambda _fields, _shape: Written("Activation", {"activation": name})
 
 
@@ -78,25 +76,25 @@ WRITERS: dict[str, Callable[[Mapping[str, Any], ShapeTuple], Written]] = {
         "LayerNormalization", {"axis": -1, "epsilon": fields["epsilon"]}, ("scale", "shift")
     ),
     "leaky_relu": lambda fields, _: Written("LeakyReLU", {"negative_slope": fields["negative_slope"]}),
-    "log_softmax": _of_activation("log_softmax"),
-    "mish": _of_activation("mish"),
+    "log_softmax": _activation_writer("log_softmax"),
+    "mish": _activation_writer("mish"),
     "prelu": lambda _fields, shape: Written("PReLU", {"shared_axes": list(range(1, len(shape)))}, ("slope",)),
     "relu": lambda _fields, _: Written("ReLU", {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}),
     "reshape": lambda fields, _: Written("Reshape", {"target_shape": list(fields["shape"])}),
     "rms_norm": lambda fields, _: Written("RMSNormalization", {"axis": -1, "epsilon": fields["epsilon"]}, ("scale",)),
-    "selu": _of_activation("selu"),
-    "sigmoid": _of_activation("sigmoid"),
-    "silu": _of_activation("silu"),
+    "selu": _activation_writer("selu"),
+    "sigmoid": _activation_writer("sigmoid"),
+    "silu": _activation_writer("silu"),
     "softmax": lambda _fields, _: Written("Softmax", {"axis": -1}),
     "softplus": _write_softplus,
     "standardize": _write_standardize,
-    "tanh": _of_activation("tanh"),
+    "tanh": _activation_writer("tanh"),
 }
 
 
 def to_keras_array(target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], rank: int) -> npt.NDArray[Any]:
-    """Give Keras's array of a layer's variable; arrays by full name, `rank` of the layer's inputs, with the batch."""
-    if target == "":  # how many rows a Normalization has seen
+    """Return Keras's array for a layer's variable; `arrays` by full name, `rank` of the inputs with the batch axis."""
+    if target == "":  # the row count of a Normalization
         return np.zeros((), np.int32)
     if target == "variance":
         return np.asarray(arrays[f"{layer}.std"] * arrays[f"{layer}.std"])

@@ -1,7 +1,7 @@
-"""Layers as Keras calls them, both ways: each reader has its writer beside it.
+"""Readers of Keras's layer configs; the writers are in layer_writers.py.
 
-Keras keeps Dense's kernel as (in, out), as `affine` does. A layer's variables come in Keras's order, the trained ones
-first. Its batch normalization moves its variance by the biased variance of a batch, ours by the unbiased one.
+Keras stores Dense's kernel as (in, out), as `affine` does. A layer's variables are in Keras's order, the trained ones
+first. Keras's batch normalization updates its running variance with the biased batch variance, specnet the unbiased.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Entry = dict[str, Any]
 
 
 EPSILON = 1e-7
-"""Keras's epsilon(): its Normalization divides by no less."""
+"""Keras's epsilon(), the smallest standard deviation by which its Normalization divides."""
 
 
-class Unsupported(Exception):  # noqa: N818 - a reason, gathered with the others before any is told
-    """Why a layer of Keras has no counterpart."""
+class Unsupported(Exception):  # noqa: N818 - a reason, collected with others before an error is raised
+    """The reason why a Keras layer cannot be converted."""
 
 
 class Variable(NamedTuple):
-    """One variable of a Keras layer: our array that it becomes, none for what is not kept; whether it is trained."""
+    """A variable of a Keras layer: the specnet array for it, "" if it is dropped, and whether Keras trains it."""
 
     target: str
     trained: bool = True
 
 
 class Found:
-    """One layer of a Keras config: what its reader looks at, and where it leaves what it finds."""
+    """A layer of a Keras config: the input of its reader, and the variables, fills and notes that the reader adds."""
 
     def __init__(self, name: str, config: Mapping[str, Any], shape: ShapeTuple) -> None:
         self.name = name
@@ -44,42 +44,42 @@ class Found:
         self.shape = shape
         self.variables: list[Variable] = []
         self.fills: dict[str, float] = {}
-        """Arrays that Keras leaves out, where it neither scales nor shifts, by what they are filled with."""
+        """The fill values of arrays that Keras omits, for a normalization without scale or center."""
         self.notes: list[str] = []
 
     def need(self, key: str, *allowed: Any) -> None:
-        """Refuse another value of a setting; one that is missing is right."""
+        """Raise Unsupported if a setting has another value than `allowed`; a missing setting is accepted."""
         value = self.config.get(key, allowed[0])
         if value not in allowed:
             raise Unsupported(f"{key}={value!r:.40}")
 
     def number(self, *keys: str, default: float) -> float:
-        """Give a setting under the first of its names that is there (Keras 2 called some otherwise)."""
+        """Return a number under the first of its names that is present (Keras 2 has other names for some)."""
         value = next((self.config[key] for key in keys if self.config.get(key) is not None), default)
-        if isinstance(value, Mapping):  # Keras 2 wrote arrays so
+        if isinstance(value, Mapping):  # how Keras 2 writes arrays
             value = np.asarray(value.get("config", {}).get("value", math.nan)).item()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise Unsupported(f"{keys[0]}={value!r:.40}")
         return undo_float32_rounding(float(value))
 
     def need_last_axis(self, key: str = "axis") -> None:
-        """Refuse what does not work on the last axis."""
+        """Raise Unsupported if the layer works on another axis than the last."""
         axis = self.config.get(key, -1)
         axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
         if axis not in (-1, len(self.shape)):
-            raise Unsupported(f"{key}={axis!r:.40}, expected the last")
+            raise Unsupported(f"{key}={axis!r:.40}, expected the last axis")
 
 
 def is_kerass(layer: Mapping[str, Any]) -> bool:
-    """Tell whether a layer is Keras's own, and not somebody's of the same name. Legacy files do not say a module."""
+    """Return whether a layer is Keras's, not a custom layer of the same name. Legacy files do not name the module."""
     class_name = layer.get("class_name")
     module = layer.get("module", "keras")
-    own = str(module).split(".", maxsplit=1)[0] in ("keras", "tf_keras", "tensorflow")
-    return own and (layer.get("registered_name") or class_name) == class_name
+    is_keras_module = str(module).split(".", maxsplit=1)[0] in ("keras", "tf_keras", "tensorflow")
+    return is_keras_module and (layer.get("registered_name") or class_name) == class_name
 
 
 def keys_by_class(class_names: Iterable[str]) -> list[str]:
-    """Give the names under which a weights file keeps layers: the class in snake case, and a number among its kind."""
+    """Return the keys of layers in a weights file: the class in snake case, from the second on with a number."""
     counts: dict[str, int] = {}
     keys = []
     for class_name in class_names:
@@ -90,12 +90,10 @@ def keys_by_class(class_names: Iterable[str]) -> list[str]:
 
 
 def _snake_case(class_name: str) -> str:
-    """Write LeakyReLU as leaky_re_lu."""
-    parted = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", parted).lower()
+    """Convert a class name to snake case: LeakyReLU becomes leaky_re_lu."""
+    separated = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", separated).lower()
 
-
-# From Keras.
 
 _ACTIVATIONS: dict[str, Entry] = {
     "relu": {"type": "relu"},
@@ -127,16 +125,17 @@ INITIALIZERS = {
 
 
 def _activation(layer: Found) -> list[Entry]:
+    """Read the setting `activation` of a layer as an additional layer; return nothing for a linear activation."""
     value = layer.config.get("activation", "linear")
-    if isinstance(value, Mapping):  # a layer, or a function by its name
+    if isinstance(value, Mapping):  # a layer, or the name of a function
         inner, kind = value.get("config"), str(value.get("class_name"))
         if isinstance(inner, Mapping) and kind in READERS and is_kerass(value):
             units = layer.config.get("units")
-            behind = (*layer.shape[:-1], units) if isinstance(units, int) else layer.shape
-            found = Found(layer.name, inner, behind)
-            entries = READERS[kind](found)
-            if found.variables or found.fills:
-                raise Unsupported(f"activation={kind:.40}, which has weights; make it a layer of its own")
+            output_shape = (*layer.shape[:-1], units) if isinstance(units, int) else layer.shape
+            activation = Found(layer.name, inner, output_shape)
+            entries = READERS[kind](activation)
+            if activation.variables or activation.fills:
+                raise Unsupported(f"activation={kind:.40}, which has weights; make it a separate layer")
             return entries
         value = inner if kind == "function" else kind
     if value in (None, "linear"):
@@ -152,11 +151,11 @@ def _dense(layer: Found) -> list[Entry]:
     bias = bool(layer.config.get("use_bias", True))
     layer.variables = [Variable("weight"), *([Variable("bias")] if bias else [])]
     entry: Entry = {"type": "affine", "units": layer.config.get("units"), "bias": bias}
-    for ours, theirs in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
-        value = layer.config.get(theirs)
+    for field, setting in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
+        value = layer.config.get(setting)
         kind = value.get("class_name") if isinstance(value, Mapping) else value
         if kind in INITIALIZERS:
-            entry[ours] = INITIALIZERS[kind]
+            entry[field] = INITIALIZERS[kind]
     return [entry, *_activation(layer)]
 
 
@@ -170,7 +169,7 @@ def _relu(layer: Found) -> list[Entry]:
 def _prelu(layer: Found) -> list[Entry]:
     shared = layer.config.get("shared_axes") or []
     if sorted(shared) != list(range(1, len(layer.shape))):
-        raise Unsupported(f"shared_axes={shared!r:.40}, expected all but the last")
+        raise Unsupported(f"shared_axes={shared!r:.40}, expected all axes except the last")
     layer.variables = [Variable("slope")]
     return [{"type": "prelu"}]
 
@@ -188,8 +187,8 @@ def _dropout(layer: Found) -> list[Entry]:
 def _reshape(layer: Found) -> list[Entry]:
     shape = list(layer.config.get("target_shape") or ())
     if shape.count(-1) == 1:
-        known = -math.prod(shape)
-        shape[shape.index(-1)] = math.prod(layer.shape) // known if known > 0 else 0
+        product = -math.prod(shape)
+        shape[shape.index(-1)] = math.prod(layer.shape) // product if product > 0 else 0
     return [{"type": "reshape", "shape": shape}]
 
 
@@ -198,29 +197,29 @@ def _flatten(layer: Found) -> list[Entry]:
     return [{"type": "flatten"}]
 
 
-def _scaled(layer: Found) -> None:
-    """Expect gamma and beta, as far as the layer has them."""
+def _add_scale_and_shift(layer: Found) -> None:
+    """Add the variables gamma and beta; one that the layer does not have is filled with its neutral value."""
     for key, target, fill in (("scale", "scale", 1.0), ("center", "shift", 0.0)):
         if layer.config.get(key, True):
             layer.variables.append(Variable(target))
         else:
             layer.fills[target] = fill
-            layer.notes.append(f"{layer.name}: has no {target} in Keras; it is trained from now on, from {fill:g}")
+            layer.notes.append(f"{layer.name}: has no {target} in Keras; here it starts at {fill:g} and is trained")
 
 
 def _batch_norm(layer: Found) -> list[Entry]:
     layer.need_last_axis()
     layer.need("renorm", 0)
-    _scaled(layer)
+    _add_scale_and_shift(layer)
     layer.variables += [Variable("running_mean", trained=False), Variable("running_var", trained=False)]
-    momentum = round(1 - layer.number("momentum", default=0.99), 12)  # 1 - 0.99 is to be 0.01
+    momentum = round(1 - layer.number("momentum", default=0.99), 12)  # so that 1 - 0.99 is 0.01
     return [{"type": "batch_norm", "momentum": momentum, "epsilon": layer.number("epsilon", default=1e-3)}]
 
 
 def _layer_norm(layer: Found) -> list[Entry]:
     layer.need_last_axis()
     layer.need("rms_scaling", 0)
-    _scaled(layer)
+    _add_scale_and_shift(layer)
     return [{"type": "layer_norm", "epsilon": layer.number("epsilon", default=1e-3)}]
 
 
@@ -238,8 +237,8 @@ def _normalization(layer: Found) -> list[Entry]:
         return [{"type": "standardize"}]
     mean, variance = (np.asarray(layer.config[key], np.float64).reshape(-1) for key in ("mean", "variance"))
     std = np.maximum(np.sqrt(variance), EPSILON)
-    plain = [value.item() if value.size == 1 else value.tolist() for value in (mean, std)]
-    return [{"type": "standardize", "mean": plain[0], "std": plain[1]}]
+    values = [value.item() if value.size == 1 else value.tolist() for value in (mean, std)]
+    return [{"type": "standardize", "mean": values[0], "std": values[1]}]
 
 
 def _embedding(layer: Found) -> list[Entry]:
@@ -272,7 +271,7 @@ READERS: dict[str, Callable[[Found], list[Entry]]] = {
 
 
 def from_keras_array(target: str, array: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
-    """Give our name and array of a variable of Keras: its Normalization keeps a variance, a prelu's slope its axes."""
+    """Return a Keras variable's name and array in specnet: std for a variance, and a slope of shape (features,)."""
     if target == "variance":
         return "std", np.maximum(np.sqrt(array), array.dtype.type(EPSILON))
     return target, array.reshape(array.shape[-1:]) if target == "slope" else array

@@ -1,7 +1,7 @@
-"""The optimizer of a Keras file becomes one of ours, as far as the two compute the same.
+"""Conversion of the optimizer of a Keras file to specnet's, if both compute the same.
 
-Keras adds epsilon to the root of the uncorrected second moment, ours to that of the corrected one: with the same state
-the next steps differ by less than epsilon's share.
+Keras adds epsilon to the root of the uncorrected second moment, specnet to that of the corrected one. With the same
+state, the next steps differ by less than epsilon contributes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Slots = dict[str, float]
 
 
 class _Rule(NamedTuple):
-    """How an optimizer is made from Keras's settings, and what its slots are of Keras's, in Keras's order.
+    """How to make an optimizer from Keras's settings; its slots, in Keras's order; the settings that prevent it.
 
-    A slot is Keras's array times a factor: our Adam keeps its moments without their factors 1 - beta, and Keras's SGD
-    keeps its velocity with the factor -learning_rate.
+    A slot is Keras's array times a factor: specnet's Adam keeps its moments without their factors 1 - beta, and Keras's
+    SGD keeps its velocity with the factor -learning_rate.
     """
 
     make: Callable[[Model, float, Settings], Optimizer]
@@ -50,7 +50,7 @@ def _adam(model: Model, rate: float, settings: Settings) -> Optimizer:
     return AdamW(model, rate, betas, epsilon, float(decay)) if decay else Adam(model, rate, betas, epsilon)
 
 
-_DECAY = "weight_decay"  # Keras decouples it in every optimizer, ours in AdamW and Lion alone
+_DECAY = "weight_decay"  # Keras decouples it in every optimizer, specnet only in AdamW and Lion
 
 
 _RULES: dict[str, _Rule] = {
@@ -81,50 +81,50 @@ _RULES: dict[str, _Rule] = {
 def restored(
     model: Model, written: Any, arrays: Sequence[npt.NDArray[Any]], trained: Sequence[str]
 ) -> tuple[Optimizer | None, list[str]]:
-    """Make the optimizer that a file holds, and say what of it is left behind.
+    """Return the optimizer that a file contains, or None, and notes on what was not imported.
 
-    `written` is its class and settings as Keras writes them, `arrays` its variables: the steps taken, in some versions
-    the learning rate, then the slots of each parameter of `trained`.
+    `written` is its class and settings as Keras writes them, `arrays` its variables: the number of steps taken, in some
+    versions the learning rate, then the slots of each parameter of `trained`.
     """
     if not arrays:
-        told = ["the optimizer is left behind: the file has no state of it"] if isinstance(written, Mapping) else []
-        return None, told
+        has_settings = isinstance(written, Mapping)
+        return None, ["the optimizer was not imported: the file does not contain its state"] if has_settings else []
     if not isinstance(written, Mapping):
-        return None, ["the optimizer is left behind: the file has its state, not its settings"]
+        return None, ["the optimizer was not imported: the file contains its state but not its settings"]
     class_name, settings = str(written.get("class_name")).removeprefix("Custom>"), written.get("config")
-    left = f"the optimizer ({class_name:.40}) is left behind"
+    not_imported = f"the optimizer ({class_name:.40}) was not imported"
     rule = _RULES.get(class_name)
     if rule is None or not isinstance(settings, Mapping):
-        return None, [left]
-    odd = [key for key in (*rule.refused, "use_ema", "decay", "is_legacy_optimizer") if settings.get(key)]
-    if odd:
-        return None, [f"{left}: ours has no {odd[0]}"]
+        return None, [not_imported]
+    unsupported = [key for key in (*rule.refused, "use_ema", "decay", "is_legacy_optimizer") if settings.get(key)]
+    if unsupported:
+        return None, [f"{not_imported}: specnet's has no {unsupported[0]}"]
     try:
         rate = settings.get("learning_rate")
         count = len(rule.slots(1.0, settings)) * len(trained)
         if len(arrays) == count + 2:
             rate = float(arrays[1])
         elif len(arrays) != count + 1:
-            return None, [f"{left}: {len(arrays)} arrays, expected {count + 2}"]
+            return None, [f"{not_imported}: expected {count + 2} arrays, got {len(arrays)}"]
         if not isinstance(rate, float):
-            return None, [f"{left}: its learning rate follows a schedule"]
+            return None, [f"{not_imported}: its learning rate follows a schedule"]
         optimizer = rule.make(model, rate, settings)
-        optimizer.restore(_state(optimizer, rule.slots(rate, settings), arrays, trained))
+        optimizer.restore(_convert_state(optimizer, rule.slots(rate, settings), arrays, trained))
     except (KeyError, TypeError, ValueError, ArithmeticError, SpecnetError) as error:
-        return None, [f"{left}: {error}"[:200]]
+        return None, [f"{not_imported}: {error}"[:200]]
     clipped = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if settings.get(key)]
-    return optimizer, [f"the optimizer's {key} is left behind" for key in clipped]
+    return optimizer, [f"the optimizer's {key} was not imported" for key in clipped]
 
 
-def _state(
+def _convert_state(
     optimizer: Optimizer, slots: Slots, arrays: Sequence[npt.NDArray[Any]], trained: Sequence[str]
 ) -> dict[str, Any]:
-    """Put Keras's arrays, parameter by parameter, in our names; what Keras does not train has a state of zeros."""
+    """Convert Keras's arrays to an optimizer state; parameters that Keras does not train get a state of zeros."""
     state = {key: value if key == "steps" else np.zeros_like(value) for key, value in optimizer.state.items()}
     state["steps"] = int(arrays[0])
-    found = iter(arrays[len(arrays) - len(slots) * len(trained) :])
+    slot_arrays = iter(arrays[len(arrays) - len(slots) * len(trained) :])
     for full in trained:
         for slot, factor in slots.items():
-            value = next(found)
+            value = next(slot_arrays)
             state[f"{slot}/{full}"] = (value * factor).reshape(state[f"{slot}/{full}"].shape)
     return state

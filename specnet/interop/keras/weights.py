@@ -1,10 +1,10 @@
-"""HDF5 files of weights alone, for a document that is given.
+"""Import of HDF5 files that hold only weights; the caller passes the document.
 
-Keras  .weights.h5   /layers/<key>/vars/<n>: found by the layers' names, else by their order within a class
-Keras 2              save_weights: /<layer>, named by the root's layer_names: by name, else by order
-Caffe  .caffemodel.h5  /data/<layer>/<n> and, where it has been asked for, /diff/<layer>/<n>, the gradients: by name
+Keras  .weights.h5   /layers/<key>/vars/<n>: matched by the layers' names, else by their order within a class
+Keras 2              save_weights: /<layer>, listed in the root's layer_names: matched by name, else by order
+Caffe  .caffemodel.h5  /data/<layer>/<n> and optionally the gradients, /diff/<layer>/<n>: matched by name
 
-Caffe keeps a weight as (out, in), unless its layer says `transpose`, which the file does not tell.
+Caffe stores a weight as (out, in), unless its layer sets `transpose`, which the file does not record.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Names = Mapping[str, str]
 def from_keras_weights(
     path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
 ) -> Imported:
-    """Fill a document's model from Keras's .weights.h5, or a weights file of Keras 2. Raises CheckpointError."""
+    """Fill the model of a document from a .weights.h5 file or a weights file of Keras 2. Raises CheckpointError."""
     name, names = os.fspath(path), names or {}
     try:
         layers = tuple(_keras_layers(forms_of(spec)))
     except SpecnetError as error:
         raise unsupported(name, f"--model: {error}") from None
     if "layer_names" in content.attributes["/"] or "layer_names0" in content.attributes["/"]:
-        arrays = _keras2(name, content, layers, names)
+        arrays = _keras2_arrays(name, content, layers, names)
     else:
         arrays = arrays_by_key(
-            name, content, layers, "", lambda layers, group: _keys(name, content, layers, group, names)
+            name, content, layers, "", lambda layers, group: _group_keys(name, content, layers, group, names)
         )
     notes: list[str] = []
     if "/optimizer/vars" in content.attributes:
-        notes.append("the optimizer's state is left behind: a file of weights does not say of which optimizer it is")
+        notes.append("the optimizer's state was not imported: a weights file does not name its optimizer")
     return Imported(fill_model(name, spec, arrays, notes), tuple(notes))
 
 
@@ -55,34 +55,34 @@ def _keras_layers(forms: Sequence[KerasForm]) -> Iterator[KerasLayer]:
             yield KerasLayer(form.written.class_name, form.name, variables, tuple(_keras_layers(form.inner)))
 
 
-def _keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: str, names: Names) -> list[str]:
-    """Find each layer's group: as --map says, by the name that Keras has written beside it, or by order."""
-    called = {}
+def _group_keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: str, names: Names) -> list[str]:
+    """Return each layer's group: by --map, by the name that Keras stores with the variables, or by order."""
+    key_by_name = {}
     for path, attributes in content.attributes.items():
         if path.startswith(f"{group}/") and path.endswith("/vars") and path.count("/") == group.count("/") + 2:
             key = path.removesuffix("/vars")
-            called[str(attributes.get("name"))] = key
+            key_by_name[str(attributes.get("name"))] = key
     if names:
-        ours = {mine: theirs for theirs, mine in names.items()}
-        wanted = [ours.get(layer.name, layer.name) for layer in layers]
-        keys = {key.rpartition("/")[2]: key for key in called.values()}
-        missing = [theirs for theirs in wanted if theirs not in called and theirs not in keys]
+        keras_names = {ours: theirs for theirs, ours in names.items()}
+        wanted = [keras_names.get(layer.name, layer.name) for layer in layers]
+        keys = {key.rpartition("/")[2]: key for key in key_by_name.values()}
+        missing = [keras_name for keras_name in wanted if keras_name not in key_by_name and keras_name not in keys]
         if missing:
-            raise unsupported(name, f"has no layer {missing[0]!r:.80}; there are {', '.join([*called])}"[:400])
-        return [called.get(theirs) or keys[theirs] for theirs in wanted]
-    if all(layer.name in called for layer in layers):
-        return [called[layer.name] for layer in layers]
+            raise unsupported(name, f"has no layer {missing[0]!r:.80}; it has {', '.join([*key_by_name])}"[:400])
+        return [key_by_name.get(keras_name) or keys[keras_name] for keras_name in wanted]
+    if all(layer.name in key_by_name for layer in layers):
+        return [key_by_name[layer.name] for layer in layers]
     return by_class(layers, group)
 
 
-def _keras2(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: Names) -> Arrays:
+def _keras2_arrays(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: Names) -> Arrays:
     stored = [(names.get(layer, layer), arrays) for layer, arrays in legacy_groups(name, content, "") if arrays]
     if len(stored) != len(layers):
-        told = f"{len(stored)} layers with arrays, the model {len(layers)}: {', '.join(layer.name for layer in layers)}"
-        raise unsupported(name, f"holds {told}"[:400])
+        counts = f"{len(stored)} layers with arrays, the model has {len(layers)}"
+        raise unsupported(name, f"contains {counts}: {', '.join(layer.name for layer in layers)}"[:400])
     by_name = dict(stored)
-    found: Arrays = {}
-    known = all(layer.name in by_name for layer in layers)
+    result: Arrays = {}
+    all_named = all(layer.name in by_name for layer in layers)
     for layer, (_, arrays) in zip(layers, stored, strict=True):
-        take(name, layer, by_name[layer.name] if known else arrays, found)
-    return found
+        take(name, layer, by_name[layer.name] if all_named else arrays, result)
+    return result

@@ -1,4 +1,4 @@
-"""ONNX, both ways.
+"""ONNX: import and export.
 
 Imports everything up to `training`.
 """

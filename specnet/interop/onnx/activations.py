@@ -1,4 +1,4 @@
-"""Activations that a graph writes in elementary operators, told by their values on a grid."""
+"""Recognition of activations that a graph computes with elementary operators, by their values on a grid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = npt.NDArray[np.float64]
 
 
 NEAR = 30.0
-"""Up to here, and no farther, every spelling of an activation stays finite in float64."""
+"""For |x| up to this limit, every form of an activation stays finite in float64."""
 
 
 _FAR = np.array([0.3, 1e-3, 1e-6, 17.3, 24.9, 29.7, 61.0, 1.1e3, 4.7e5])
@@ -23,11 +23,11 @@ GRID: Values = np.concatenate([np.linspace(-12, 12, 97), _FAR, -_FAR, [-1.0, 1.0
 
 
 ONE_BELOW, ZERO = -2, 48
-"""Where the grid has -1 and 0."""
+"""The indices of -1 and 0 in the grid."""
 
 
 TOLERANCE = 2e-6
-"""Of a value, or of x: the constants of a float32 graph are rounded."""
+"""Relative to the value or to x, because the constants of a float32 graph are rounded."""
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -56,27 +56,27 @@ OPERATORS: dict[str, Callable[..., Values]] = {
 
 
 JOINING = ("Add", "Div", "Max", "Min", "Mul", "Sub", "Where")
-"""What the last operator of a spelled out activation may be."""
+"""The operators that can be the last one of an activation in elementary operators."""
 
 
 def recognized(graph: Any, origin: str, value: str) -> dict[str, Any] | None:
-    """Give the layer that computes one value from another; None where they are not so related, or by no such layer."""
+    """Return the entry of the layer that computes `value` from `origin`, None if no activation does."""
     with np.errstate(all="ignore"):
         known: dict[str, Values | None] = {origin: GRID}
-        result = _evaluated(graph, value, known, 0)
+        result = _evaluate(graph, value, known, 0)
         if result is None or result.shape != GRID.shape or not np.isfinite(result[np.abs(GRID) <= NEAR]).all():
             return None
         return next((entry for entry, y in _candidates(result) if _agree(y, result)), None)
 
 
 def _agree(y: Values, result: Values) -> bool:
-    there = np.isfinite(result)
-    near = np.abs(y - result) <= TOLERANCE * np.maximum(np.abs(result), np.abs(GRID))
-    return bool(near[there].all())
+    is_finite = np.isfinite(result)
+    is_close = np.abs(y - result) <= TOLERANCE * np.maximum(np.abs(result), np.abs(GRID))
+    return bool(is_close[is_finite].all())
 
 
-def _evaluated(graph: Any, value: str, known: dict[str, Values | None], depth: int) -> Values | None:
-    """Compute a value from what is known; None where other than scalar arithmetic is on the way."""
+def _evaluate(graph: Any, value: str, known: dict[str, Values | None], depth: int) -> Values | None:
+    """Compute a value on the grid from the known values; return None if it needs more than scalar arithmetic."""
     if value in known:
         return known[value]
     if value in graph.constants:
@@ -88,7 +88,7 @@ def _evaluated(graph: Any, value: str, known: dict[str, Values | None], depth: i
         return None
     inputs = []
     for name in node.input:
-        inputs.append(_evaluated(graph, name, known, depth + 1))
+        inputs.append(_evaluate(graph, name, known, depth + 1))
         if inputs[-1] is None:
             return None
     try:
@@ -99,7 +99,7 @@ def _evaluated(graph: Any, value: str, known: dict[str, Values | None], depth: i
 
 
 def _candidates(result: Values) -> list[tuple[dict[str, Any], Values]]:
-    """Give the activations that it could be, with their settings taken from single values, on the grid."""
+    """Return candidate activations and their values on the grid; single values of `result` give their settings."""
     x = GRID
     positive, negative = np.maximum(x, 0), np.minimum(x, 0)
     soft = np.logaddexp(x, 0)
@@ -107,7 +107,7 @@ def _candidates(result: Values) -> list[tuple[dict[str, Any], Values]]:
     below, at_zero = float(result[ONE_BELOW]), float(result[ZERO])
     slope, alpha = -below, below / math.expm1(-1)
     beta = math.log(2) / at_zero if at_zero > 0 else 1.0
-    leaks = abs(slope - 1) > TOLERANCE  # else it would be the identity
+    leaks = abs(slope - 1) > TOLERANCE  # a slope of 1 is the identity
     return [
         ({"type": "relu"}, positive),
         ({"type": "silu"}, x / (1 + np.exp(-x))),
@@ -116,12 +116,16 @@ def _candidates(result: Values) -> list[tuple[dict[str, Any], Values]]:
         ({"type": "mish"}, x * np.tanh(soft)),
         ({"type": "sigmoid"}, 1 / (1 + np.exp(-x))),
         ({"type": "selu"}, 1.0507009873554805 * (positive + 1.6732632423543772 * np.expm1(negative))),
-        ({"type": "elu", "alpha": _short(alpha)}, positive + alpha * np.expm1(negative)),
-        *([({"type": "leaky_relu", "negative_slope": _short(slope)}, positive + slope * negative)] if leaks else []),
-        ({"type": "softplus", "beta": _short(beta)}, np.logaddexp(beta * x, 0) / beta),
+        ({"type": "elu", "alpha": _undo_rounding(alpha)}, positive + alpha * np.expm1(negative)),
+        *(
+            [({"type": "leaky_relu", "negative_slope": _undo_rounding(slope)}, positive + slope * negative)]
+            if leaks
+            else []
+        ),
+        ({"type": "softplus", "beta": _undo_rounding(beta)}, np.logaddexp(beta * x, 0) / beta),
     ]
 
 
-def _short(value: float) -> float:
-    """Give the number that was meant, where rounding to seven digits is all that has happened to it."""
+def _undo_rounding(value: float) -> float:
+    """Return the value rounded to six digits if it differs from that only by float32 rounding, else the value."""
     return float(f"{value:.6g}") if math.isclose(value, float(f"{value:.6g}"), rel_tol=3e-7) else value

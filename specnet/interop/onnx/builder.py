@@ -15,15 +15,15 @@ Entry = dict[str, Any]
 
 
 NO_EPSILON = 1e-30
-"""For a variance that holds it already: a document has none of 0."""
+"""Used instead of an epsilon of 0, which a document does not allow; the variance then already includes epsilon."""
 
 
 class UnsupportedNodeError(Exception):
-    """Why a node is no layer."""
+    """The reason why a node cannot become a layer."""
 
 
 class LayerBuilder:
-    """Where steps become entries: the layers so far, the shape behind them, arrays by full name."""
+    """Collects layer entries and arrays by full name, and keeps the output shape of the layers so far."""
 
     def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: LayerNames) -> None:
         self.file = file
@@ -39,14 +39,14 @@ class LayerBuilder:
         self.counts: dict[str, int] = {}
 
     def add(self, entry: Entry, arrays: Arrays | None = None, source: str = "") -> None:
-        """Add a layer; `source` is the name of one of its arrays in the file, "hidden.weight"."""
+        """Add a layer; it is named after `source`, the name of one of its arrays in the file: "hidden.weight"."""
         kind = entry["type"]
         self.counts[kind] = self.counts.get(kind, 0) + 1
         module = source.rpartition(".")[0].rpartition("/")[2].rpartition(".")[2]
         wanted = module if module and not module.isdecimal() else f"{kind}_{self.counts[kind]}"
         name = self.names(wanted)
         if self.integers and kind != "embedding":
-            raise UnsupportedNodeError("computes with integers, as the graph's input are")
+            raise UnsupportedNodeError("computes with integers, the type of the graph's input")
         self.integers = False
         self.shape = shape_after(self.file, entry, self.shape)
         self.entries.append({"name": name, **entry})
@@ -58,7 +58,7 @@ class LayerBuilder:
 
 
 def vector_of(array: npt.NDArray[Any], size: int, rank: int = 2) -> npt.NDArray[Any]:
-    """Give one number a feature, of a constant that is broadcast along all other axes of `rank`."""
+    """Return the constant as an array of shape (size,); `rank` is that of the value it is broadcast to."""
     if array.size not in (1, size) or (array.ndim and array.shape[-1] != array.size) or array.ndim > rank:
-        raise UnsupportedNodeError(f"a constant of shape {array.shape} for {size} features")
+        raise UnsupportedNodeError(f"a constant of shape {array.shape} does not fit {size} features")
     return np.broadcast_to(array.reshape(-1), (size,))

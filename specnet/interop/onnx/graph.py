@@ -1,4 +1,4 @@
-"""An ONNX graph in the making."""
+"""A builder for ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from specnet.plan import LayerPlan
 from specnet.spec.composite_spec import CompositeSpec
 
 OLDEST = (13, 7)
-"""Operator set and file version of ONNX 1.8: what old runtimes read; newer ones only where a layer needs them."""
+"""Operator set and file version of ONNX 1.8, which old runtimes read. A layer can require newer ones."""
 
 
 class Graph:
-    """Nodes and arrays of a graph in the making; `operators` is the operator set that they need.
+    """The nodes and arrays added to a graph so far; `operators` is the version of the operator set that they need.
 
-    `writers` add the nodes of one layer, by its type, and return the name of the output.
+    `writers` maps a layer type to the function that adds the nodes of a layer and returns the name of its output.
     """
 
     def __init__(self, model: Model, onnx: Any, writers: Mapping[str, LayerWriter]) -> None:
@@ -33,7 +33,7 @@ class Graph:
         self.arrays: list[Any] = []
 
     def made(self) -> Any:
-        """Give the graph as ONNX has it."""
+        """Return the graph as an ONNX GraphProto."""
         types, model = self.onnx.TensorProto, self.model
         kinds = {"float32": types.FLOAT, "float64": types.DOUBLE, "int64": types.INT64}
         value = self.onnx.helper.make_tensor_value_info
@@ -46,7 +46,7 @@ class Graph:
         )
 
     def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        """Add a node; give the name of its output."""
+        """Add a node; return the name of its output."""
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(
             self.onnx.helper.make_node(kind, inputs, [name], name=f"node_{len(self.nodes)}", **attributes)
@@ -54,20 +54,20 @@ class Graph:
         return name
 
     def array(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Add a constant; give its name."""
+        """Add a constant; return its name."""
         self.arrays.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def number(self, value: float) -> str:
-        """Add a constant of the model's dtype."""
+        """Add a scalar constant of the model's dtype; return its name."""
         return self.array(f"number_{len(self.arrays)}", np.array(value, self.model.dtype))
 
     def need(self, operators: int) -> None:
-        """Ask for an operator set at least as new."""
+        """Require at least this version of the operator set."""
         self.operators = max(self.operators, operators)
 
     def chain(self, specs: Any, plans: Any, x: str, prefix: str) -> str:
-        """Add layers one behind the other."""
+        """Add layers in sequence; return the name of the last output. Raises SpecnetError for an unsupported type."""
         for spec, plan in zip(specs, plans, strict=True):
             name = f"{prefix}{spec.name}"
             if isinstance(spec, CompositeSpec):
@@ -75,28 +75,28 @@ class Graph:
             elif spec.type in self.writers:
                 x = self.writers[spec.type](self, GraphLayer(self.model, name, spec, plan), x)
             else:
-                msg = f"{name}: ONNX has nothing for a layer of type {spec.type!r}"
+                msg = f"{name}: ONNX has no operator for a layer of type {spec.type!r}"
                 raise SpecnetError(msg)
         return x
 
     def _composite(self, spec: Any, plan: LayerPlan, x: str, name: str) -> str:
-        inside = iter(plan.layers)
+        inner_plans = iter(plan.layers)
 
-        def way(specs: Any) -> str:
-            return self.chain(specs, [next(inside) for _ in specs], x, f"{name}.")
+        def branch_output(specs: Any) -> str:
+            return self.chain(specs, [next(inner_plans) for _ in specs], x, f"{name}.")
 
         if spec.type == "sequential":
-            return way(spec.layers)
+            return branch_output(spec.layers)
         if spec.type == "residual":
-            return self.node("Add", [way(spec.layers), way(spec.shortcut)])
+            return self.node("Add", [branch_output(spec.layers), branch_output(spec.shortcut)])
         if spec.type == "concat":
-            return self.node("Concat", [way(branch) for branch in spec.branches], axis=-1)
-        msg = f"{name}: ONNX has nothing for a layer of type {spec.type!r}"
+            return self.node("Concat", [branch_output(branch) for branch in spec.branches], axis=-1)
+        msg = f"{name}: ONNX has no operator for a layer of type {spec.type!r}"
         raise SpecnetError(msg)
 
 
 class GraphLayer:
-    """What the writers below ask of a layer: its fields, its arrays by their short names, its shapes."""
+    """A layer as its writer sees it: its fields, its plan, the rank of its inputs, and its arrays by short name."""
 
     def __init__(self, model: Model, name: str, spec: LayerSpec, plan: LayerPlan) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""The ONNX nodes of each layer type."""
+"""Writers that add the ONNX nodes of each layer type."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _affine(graph: Graph, layer: GraphLayer, x: str) -> str:
 
 def _batch_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
     names = ("scale", "shift", "running_mean", "running_var")
-    graph.need(14)  # before, the operator said nothing of training, and onnx's own evaluator took it for that
+    graph.need(14)  # older versions lack training_mode; onnx's evaluator then uses training mode
     arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
     momentum = 1 - layer.fields["momentum"]
-    if layer.rank > 2:  # ONNX normalizes the axis behind the batch's: the last is made to be that
+    if layer.rank > 2:  # ONNX normalizes the second axis, so the others are merged
         rows = graph.array(f"{layer.name}.rows", np.array([-1, layer.plan.input_shape[-1]]))
         x = graph.node("Reshape", [x, rows])
     epsilon = layer.fields["epsilon"]
-    if _is_double(graph):  # an attribute is a float32: epsilon is added before
+    if _is_double(graph):  # an attribute is a float32, too coarse for epsilon: add it to the variance
         arrays[3] = graph.node("Add", [arrays[3], graph.number(epsilon)])
         epsilon = 0.0
     x = graph.node("BatchNormalization", [x, *arrays], epsilon=epsilon, momentum=momentum)
@@ -44,13 +44,13 @@ def _layer_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
         graph.need(17)
         arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("scale", "shift")]
         return graph.node("LayerNormalization", [x, *arrays], axis=-1, epsilon=layer.fields["epsilon"])
-    x = graph.node("Sub", [x, _mean(graph, x)])  # an attribute is a float32, and epsilon is not one
-    y = _over_root(graph, layer, x)
+    x = graph.node("Sub", [x, _mean(graph, x)])  # an attribute is a float32, too coarse for epsilon
+    y = _scaled_rms(graph, layer, x)
     return graph.node("Add", [y, graph.array(f"{layer.name}.shift", layer["shift"])])
 
 
 def _rms_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
-    return _over_root(graph, layer, x)
+    return _scaled_rms(graph, layer, x)
 
 
 def _mean(graph: Graph, x: str) -> str:
@@ -58,8 +58,8 @@ def _mean(graph: Graph, x: str) -> str:
     return graph.node("ReduceMean", [x, graph.array(f"axis_{len(graph.arrays)}", np.array([-1]))])
 
 
-def _over_root(graph: Graph, layer: GraphLayer, x: str) -> str:
-    """Divide by the root of mean(x^2) + epsilon, and scale."""
+def _scaled_rms(graph: Graph, layer: GraphLayer, x: str) -> str:
+    """Add the nodes of x / sqrt(mean(x^2) + epsilon) * scale."""
     mean = _mean(graph, graph.node("Mul", [x, x]))
     root = graph.node("Sqrt", [graph.node("Add", [mean, graph.number(layer.fields["epsilon"])])])
     return graph.node("Mul", [graph.node("Div", [x, root]), graph.array(f"{layer.name}.scale", layer["scale"])])
@@ -70,7 +70,7 @@ def _standardize(graph: Graph, layer: GraphLayer, x: str) -> str:
     return graph.node("Div", [x, graph.array(f"{layer.name}.std", layer["std"])])
 
 
-# ONNX Runtime has most activations in float32 alone: in float64 they are written with what it has.
+# ONNX Runtime has most activations only in float32; in float64 they are composed of elementary operators.
 
 
 def _is_double(graph: Graph) -> bool:
@@ -99,8 +99,8 @@ def _leaky_relu(graph: Graph, layer: GraphLayer, x: str) -> str:
     return graph.node("Add", [_positive(graph, x), graph.node("Mul", [_negative(graph, x), graph.number(slope)])])
 
 
-def _exponential(graph: Graph, x: str, scale: float, alpha: float) -> str:
-    """Add scale * max(x, 0) + scale * alpha * (exp(min(x, 0)) - 1)."""
+def _scaled_elu(graph: Graph, x: str, scale: float, alpha: float) -> str:
+    """Add the nodes of scale * max(x, 0) + scale * alpha * (exp(min(x, 0)) - 1)."""
     below = graph.node("Sub", [graph.node("Exp", [_negative(graph, x)]), graph.number(1)])
     parts = [graph.node("Mul", [_positive(graph, x), graph.number(scale)])]
     parts.append(graph.node("Mul", [below, graph.number(scale * alpha)]))
@@ -110,11 +110,11 @@ def _exponential(graph: Graph, x: str, scale: float, alpha: float) -> str:
 def _elu(graph: Graph, layer: GraphLayer, x: str) -> str:
     if not _is_double(graph):
         return graph.node("Elu", [x], alpha=layer.fields["alpha"])
-    return _exponential(graph, x, 1.0, layer.fields["alpha"])
+    return _scaled_elu(graph, x, 1.0, layer.fields["alpha"])
 
 
 def _selu(graph: Graph, _layer: GraphLayer, x: str) -> str:
-    return graph.node("Selu", [x]) if not _is_double(graph) else _exponential(graph, x, SELU_SCALE, SELU_ALPHA)
+    return graph.node("Selu", [x]) if not _is_double(graph) else _scaled_elu(graph, x, SELU_SCALE, SELU_ALPHA)
 
 
 def _gelu(graph: Graph, layer: GraphLayer, x: str) -> str:
@@ -127,9 +127,9 @@ def _gelu(graph: Graph, layer: GraphLayer, x: str) -> str:
         raise SpecnetError(msg)
     cube = graph.node("Mul", [graph.node("Mul", [x, x]), x])
     inner = graph.node("Add", [x, graph.node("Mul", [cube, graph.number(0.044715)])])
-    bent = graph.node("Tanh", [graph.node("Mul", [inner, graph.number(math.sqrt(2 / math.pi))])])
+    tanh = graph.node("Tanh", [graph.node("Mul", [inner, graph.number(math.sqrt(2 / math.pi))])])
     half = graph.node("Mul", [x, graph.number(0.5)])
-    return graph.node("Mul", [half, graph.node("Add", [bent, graph.number(1)])])
+    return graph.node("Mul", [half, graph.node("Add", [tanh, graph.number(1)])])
 
 
 def _softplus(graph: Graph, layer: GraphLayer, x: str) -> str:
@@ -156,7 +156,7 @@ def _mish(graph: Graph, _layer: GraphLayer, x: str) -> str:
 
 
 def _reshape(graph: Graph, layer: GraphLayer, x: str) -> str:
-    shape = np.array([0, *layer.plan.output_shape])  # 0: as it is
+    shape = np.array([0, *layer.plan.output_shape])  # 0 keeps the batch size
     return graph.node("Reshape", [x, graph.array(f"{layer.name}.shape", shape)])
 
 
@@ -164,8 +164,8 @@ def _embedding(graph: Graph, layer: GraphLayer, x: str) -> str:
     return graph.node("Gather", [graph.array(f"{layer.name}.weight", layer["weight"]), x])
 
 
-def _plain(kind: str, **attributes: Any) -> LayerWriter:
-    """Make the writer of a layer that is one node."""
+def _single_node_writer(kind: str, **attributes: Any) -> LayerWriter:
+    """Return the writer of a layer type that is a single node."""
     return lambda graph, _layer, x: graph.node(kind, [x], **attributes)
 
 
@@ -179,17 +179,17 @@ LAYER_WRITERS: dict[str, LayerWriter] = {
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "leaky_relu": _leaky_relu,
-    "log_softmax": _plain("LogSoftmax", axis=-1),
+    "log_softmax": _single_node_writer("LogSoftmax", axis=-1),
     "mish": _mish,
     "prelu": _prelu,
-    "relu": _plain("Relu"),
+    "relu": _single_node_writer("Relu"),
     "reshape": _reshape,
     "rms_norm": _rms_norm,
     "selu": _selu,
-    "sigmoid": _plain("Sigmoid"),
+    "sigmoid": _single_node_writer("Sigmoid"),
     "silu": _silu,
-    "softmax": _plain("Softmax", axis=-1),
+    "softmax": _single_node_writer("Softmax", axis=-1),
     "softplus": _softplus,
     "standardize": _standardize,
-    "tanh": _plain("Tanh"),
+    "tanh": _single_node_writer("Tanh"),
 }

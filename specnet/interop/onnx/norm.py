@@ -12,10 +12,10 @@ from specnet.interop.onnx.steps import NodeRead
 
 
 def _batch_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    """Read a batch norm; ONNX normalizes the axis behind the batch, which has to be the last, too."""
+    """Read a batch norm. ONNX normalizes the second axis; it must also be the last one."""
     step = steps[0]
     if len(reader.shape) > 1:
-        raise UnsupportedNodeError(f"normalizes the second axis of {reader.shape}, specnet the last")
+        raise UnsupportedNodeError(f"normalizes the second axis of {reader.shape}; specnet normalizes the last")
     return take_batch_norm(reader, step)
 
 
@@ -25,7 +25,7 @@ def take_batch_norm(reader: LayerBuilder, step: NodeRead) -> int:
         raise UnsupportedNodeError("was exported for training; export the model for inference")
     names = ("scale", "shift", "running_mean", "running_var")
     arrays = {short: array for short, (_, array) in zip(names, step.constants, strict=True)}
-    momentum = round(1 - step.attributes.get("momentum", 0.9), 7)  # of a float32
+    momentum = round(1 - step.attributes.get("momentum", 0.9), 7)  # removes the rounding to float32
     epsilon = undo_float32_rounding(step.attributes.get("epsilon", 1e-5)) or NO_EPSILON
     entry = {"type": "batch_norm", "epsilon": epsilon, "momentum": momentum}
     reader.add(entry, arrays, step.constants[0][0])

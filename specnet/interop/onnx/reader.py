@@ -1,8 +1,8 @@
-"""ONNX: a graph of the operators that layers are made of becomes a model.
+"""Import of an ONNX graph whose operators correspond to layers.
 
-The graph is walked back from its output. Where two ways meet (an Add, a Concat), the value where they parted is the
-nearest dominator of both; what lies between is a residual or a concat, or an activation spelled out in elementary
-operators, which is told by its values. Nothing outside the file is read: tensors that lie elsewhere are refused.
+The graph is read from its output back to its input. If an Add or a Concat combines branches, they start at the nearest
+common dominator. The nodes in between form a residual, a concat, or an activation in elementary operators, which is
+recognized by its values. Nothing outside the file is read: external tensors are refused.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from specnet.interop.onnx.writer import graph_of, onnx_package
 from specnet.model import Model, assemble
 
 LARGEST_GRAPH = 20_000
-"""Nodes; a document has at most 32,768 layers."""
+"""The largest number of nodes and layers; a document has at most 32,768 layers."""
 
 
 _FOLDED = ("Add", "Cast", "Identity", "Transpose")
-"""What may be done to constants."""
+"""The operators that are computed at once if all their inputs are constants."""
 
 
-_REMEDY = "export the layers around it, or write the model as a document and take its weights: --model FILE"
+_REMEDY = "export the model without it, or describe the model in a document and import only its weights: --model FILE"
 
 
 def from_onnx(path: str | os.PathLike[str]) -> Imported:
-    """Read an ONNX file: a chain of layers, with residual Adds and Concats. Raises CheckpointError.
+    """Read an ONNX file with a chain of layers, residual Adds and Concats. Raises CheckpointError.
 
-    In a file of ours, the document comes back whole, if the graph is the one that it makes.
+    If the file contains a specnet document and exactly the graph that it generates, that document is used.
     """
     onnx = onnx_package()
     name = os.fspath(path)
@@ -61,29 +61,29 @@ def from_onnx(path: str | os.PathLike[str]) -> Imported:
         raise unsupported(name, "cannot be read as ONNX") from error
     properties = {entry.key: entry.value for entry in loaded.metadata_props}
     graph = OnnxGraph(name, loaded, onnx)
-    ours = _by_document(name, loaded.graph, graph.constants, properties.get(MODEL_KEY))
-    if ours is not None:
-        return Imported(ours)
-    notes = ["its specnet document is of another graph than this, which was taken"] if MODEL_KEY in properties else []
-    return graph.imported(notes)
+    model = _from_document(name, loaded.graph, graph.constants, properties.get(MODEL_KEY))
+    if model is not None:
+        return Imported(model)
+    note = "its specnet document describes another graph than the file contains; the graph was used"
+    return graph.imported([note] if MODEL_KEY in properties else [])
 
 
-def _by_document(name: str, graph: Any, constants: Mapping[str, npt.NDArray[Any]], text: str | None) -> Model | None:
-    """Fill the model of the file's own document; None where the graph is not the one that the model makes."""
+def _from_document(name: str, graph: Any, constants: Mapping[str, npt.NDArray[Any]], text: str | None) -> Model | None:
+    """Return the model of the file's document, None if there is none or its graph differs from the file's."""
     if text is None:
         return None
     try:
         spec = document_of(name, text)
-        wanted = arrays_of(assemble(spec.plan(), lambda: spec))
-        model = fill_model(name, spec, {full: constants[full] for full in wanted if full in constants})
-        made = graph_of(model)
+        expected = arrays_of(assemble(spec.plan(), lambda: spec))
+        model = fill_model(name, spec, {full: constants[full] for full in expected if full in constants})
+        generated = graph_of(model).SerializeToString(deterministic=True)
     except SpecnetError:
         return None
-    return model if made.SerializeToString(deterministic=True) == graph.SerializeToString(deterministic=True) else None
+    return model if generated == graph.SerializeToString(deterministic=True) else None
 
 
 class OnnxGraph:
-    """The nodes of a graph by what they give, its constants, and the nearest dominator of each value."""
+    """A graph: its nodes by the name of their output, its constants, and the nearest dominator of each value."""
 
     def __init__(self, name: str, model: Any, onnx: Any) -> None:
         self.name = name
@@ -94,10 +94,10 @@ class OnnxGraph:
         if len(graph.node) > LARGEST_GRAPH or model.functions or len(graph.sparse_initializer):
             raise unsupported(name, f"has functions, sparse tensors, or more than {LARGEST_GRAPH:,} nodes")
         for tensor in graph.initializer:
-            self.constants[tensor.name] = self._tensor(tensor)
+            self.constants[tensor.name] = self._read_tensor(tensor)
         self.nodes: dict[str, Any] = {}
         for node in graph.node:
-            self._add(node)
+            self._add_node(node)
         inputs = [value for value in graph.input if value.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
             raise unsupported(
@@ -107,19 +107,19 @@ class OnnxGraph:
         self.parents: dict[str, str] = {}
         self._count = 0
 
-    def _add(self, node: Any) -> None:
-        """Take a node; what it makes of constants alone is a constant."""
+    def _add_node(self, node: Any) -> None:
+        """Add a node, or a constant if its output depends only on constants."""
         inputs = [name for name in node.input if name]
         if node.op_type == "Constant" and len(node.attribute) == 1:
-            self.constants[node.output[0]] = self._constant(node.attribute[0])
+            self.constants[node.output[0]] = self._read_constant(node.attribute[0])
         elif node.op_type in _FOLDED and inputs and all(name in self.constants for name in inputs):
-            self.constants[node.output[0]] = self._folded(node, [self.constants[name] for name in inputs])
+            self.constants[node.output[0]] = self._fold_constants(node, [self.constants[name] for name in inputs])
         elif node.output:
             if node.output[0] in self.nodes or node.output[0] in self.constants:
-                raise unsupported(self.name, f"the value {node.output[0]!r:.80} has two origins")
+                raise unsupported(self.name, f"the value {node.output[0]!r:.80} is produced twice")
             self.nodes[node.output[0]] = node
 
-    def _folded(self, node: Any, values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    def _fold_constants(self, node: Any, values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         try:
             if node.op_type == "Transpose":
                 return values[0].transpose(self.attributes(node).get("perm"))
@@ -129,28 +129,28 @@ class OnnxGraph:
             if node.op_type == "Identity":
                 return values[0]
             if math.prod(np.broadcast_shapes(*(value.shape for value in values))) > max(v.size for v in values):
-                raise ValueError("makes a larger array of its constants")  # noqa: TRY301 - told as the others are
+                raise ValueError("the result is larger than its constants")  # noqa: TRY301 - raised like the others
             return values[0] + values[1]
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise unsupported(self.name, f"{node.name or node.output[0]} ({node.op_type}): {error}"[:300]) from None
 
-    def _constant(self, attribute: Any) -> npt.NDArray[Any]:
+    def _read_constant(self, attribute: Any) -> npt.NDArray[Any]:
         if attribute.name == "value":
-            return self._tensor(attribute.t)
+            return self._read_tensor(attribute.t)
         if attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
             kind = np.float32 if "float" in attribute.name else np.int64
             return np.asarray(self.onnx.helper.get_attribute_value(attribute), kind)
-        raise unsupported(self.name, f"a Constant with {attribute.name!r:.40}")
+        raise unsupported(self.name, f"a Constant has the unsupported attribute {attribute.name!r:.40}")
 
-    def _tensor(self, tensor: Any) -> npt.NDArray[Any]:
-        """Read a tensor whose bytes are in the file, and as many as its shape says."""
+    def _read_tensor(self, tensor: Any) -> npt.NDArray[Any]:
+        """Read a tensor; its values must be in this file, and their number must match the shape."""
         types = self.onnx.TensorProto
         if tensor.data_location != types.DEFAULT or len(tensor.external_data):
-            raise unsupported(self.name, f"{tensor.name!r:.80} lies in another file; save the model as one file")
+            raise unsupported(self.name, f"{tensor.name!r:.80} is stored in another file; save the model as one file")
         kinds = {types.FLOAT: 4, types.DOUBLE: 8, types.INT64: 8, types.INT32: 4, types.FLOAT16: 2, types.BOOL: 1}
         if tensor.data_type not in kinds:
             raise unsupported(
-                self.name, f"{tensor.name!r:.80} is of data type {tensor.data_type}; expected floats or integers"
+                self.name, f"{tensor.name!r:.80}: expected floats or integers, got data type {tensor.data_type}"
             )
         size = math.prod(tensor.dims)
         stored = (
@@ -158,54 +158,54 @@ class OnnxGraph:
         )
         stored = stored or len(tensor.double_data) or len(tensor.int64_data) or len(tensor.int32_data)
         if stored != size or any(dim < 0 for dim in tensor.dims):
-            told = f"{stored:,} values for the shape {tuple(tensor.dims)}"
-            raise unsupported(self.name, f"{tensor.name!r:.80} holds {told}"[:300])
+            detail = f"{stored:,} values for the shape {tuple(tensor.dims)}"
+            raise unsupported(self.name, f"{tensor.name!r:.80} has {detail}"[:300])
         return np.asarray(self.onnx.numpy_helper.to_array(tensor))
 
     def attributes(self, node: Any) -> dict[str, Any]:
-        """Give a node's attributes by name."""
+        """Return a node's attributes by name."""
         return {attribute.name: self.onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
     def variables(self, node: Any) -> list[str]:
-        """Name the inputs of a node that are not constant."""
+        """Return the names of a node's inputs that are not constant."""
         return [name for name in node.input if name and name not in self.constants]
 
     def _check_operators(self) -> None:
-        """Name every node, at once, that no layer is made of. Raises CheckpointUnsupportedError."""
-        odd = [
+        """Raise CheckpointUnsupportedError with the names of all nodes that no layer can represent."""
+        unknown = [
             f"{node.name or node.output[0]} ({node.domain}{'.' if node.domain else ''}{node.op_type})"
             for node in self.nodes.values()
             if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")
         ]
-        if odd:
-            raise unsupported(self.name, f"holds what specnet has nothing for: {', '.join(odd[:20])}; {_REMEDY}")
+        if unknown:
+            raise unsupported(self.name, f"contains unsupported operators: {', '.join(unknown[:20])}; {_REMEDY}")
 
     def _dominators(self) -> dict[str, str]:
-        """Give each value the nearest one that every way from the input to it passes (Cooper and others, 2001)."""
+        """Return the immediate dominators: the nearest value on all paths from the input (Cooper and others, 2001)."""
         parents: dict[str, str] = {}
         depth = {self.input.name: 0}
-        for name, node in self.nodes.items():  # ONNX lists them in an order in which they can run
-            suggestion: str | None = None
+        for name, node in self.nodes.items():  # ONNX requires topological order
+            dominator: str | None = None
             for value in self.variables(node):
                 if value not in depth:
                     raise unsupported(
-                        self.name, f"{node.name or name}: its input {value!r:.80} does not come from the input"
+                        self.name, f"{node.name or name}: its input {value!r:.80} does not depend on the graph's input"
                     )
                 other = value
-                while suggestion is not None and suggestion != other:
-                    if depth[suggestion] >= depth[other]:
-                        suggestion = parents[suggestion]
+                while dominator is not None and dominator != other:
+                    if depth[dominator] >= depth[other]:
+                        dominator = parents[dominator]
                     else:
                         other = parents[other]
-                suggestion = other
-            if suggestion is not None:
-                parents[name], depth[name] = suggestion, depth[suggestion] + 1
+                dominator = other
+            if dominator is not None:
+                parents[name], depth[name] = dominator, depth[dominator] + 1
         if self.output not in depth:
             raise unsupported(self.name, f"its output {self.output!r:.80} does not depend on its input")
         return parents
 
     def imported(self, notes: list[str]) -> Imported:
-        """Make the model of what the operators say. Raises CheckpointUnsupportedError."""
+        """Build the model from the operators, and add to the notes. Raises CheckpointUnsupportedError."""
         self._check_operators()
         self.parents = self._dominators()
         shape, dtype = self._input_type()
@@ -214,11 +214,11 @@ class OnnxGraph:
         batch = self.input.type.tensor_type.shape.dim[0].dim_value
         kind = {"float32": "FLOAT", "float64": "DOUBLE"}[dtype]
         given = Given(checked_inputs(self.name, shape), batch, self.versions.get("", 1), integers=integers, kind=kind)
-        layers, arrays, told = layers_of(self.name, steps, given)
+        layers, arrays, layer_notes = layers_of(self.name, steps, given)
         if not layers:
-            raise unsupported(self.name, "computes nothing that is a layer")
+            raise unsupported(self.name, "contains no operator that becomes a layer")
         spec = spec_of_layers(self.name, shape, layers, dtype=dtype)
-        notes += told
+        notes += layer_notes
         return Imported(fill_model(self.name, spec, arrays, notes), tuple(notes))
 
     def _input_type(self) -> tuple[tuple[int, ...], str]:
@@ -227,57 +227,57 @@ class OnnxGraph:
         shape = tuple(dim.dim_value for dim in tensor.shape.dim)
         if len(shape) < 2 or any(size < 1 for size in shape[1:]):
             raise unsupported(
-                self.name, f"its input has shape {shape}; specnet needs all sizes but the first, the batch's"
+                self.name, f"its input has shape {shape}; specnet needs every size except the first, the batch size"
             )
         floats = {value.dtype for value in self.constants.values() if value.dtype.kind == "f"}
         kinds = {types.FLOAT: "float32", types.DOUBLE: "float64"}
         integers = tensor.elem_type in (types.INT64, types.INT32)
         dtype = ("float64" if np.dtype("f8") in floats else "float32") if integers else kinds.get(tensor.elem_type)
         if dtype is None:
-            raise unsupported(self.name, f"its input is of data type {tensor.elem_type}, expected float or double")
+            raise unsupported(self.name, f"its input: expected float or double, got data type {tensor.elem_type}")
         return shape[1:], dtype
 
     def steps(self, start: str, end: str, depth: int = 0) -> list[NodeRead]:
-        """List what happens between two values, of which the first dominates the second."""
+        """Return the steps that compute `end` from `start`, which must dominate it."""
         if depth > 64:
-            raise unsupported(self.name, "its residuals are nested more than 64 deep")
-        found: list[NodeRead] = []
+            raise unsupported(self.name, "its residuals are nested more than 64 levels deep")
+        reversed_steps: list[NodeRead] = []
         value = end
         while value != start:
-            step, value = self._step(start, value, depth)
-            found.append(step)
+            step, value = self._read_step(start, value, depth)
+            reversed_steps.append(step)
             self._count += 1
             if self._count > LARGEST_GRAPH:
-                raise unsupported(self.name, f"joins values so often that it makes more than {LARGEST_GRAPH:,} layers")
-        return found[::-1]
+                raise unsupported(self.name, f"its branches expand to more than {LARGEST_GRAPH:,} layers")
+        return reversed_steps[::-1]
 
-    def _step(self, start: str, value: str, depth: int) -> tuple[NodeRead, str]:
-        """Give what makes a value, and the value that it is made of."""
+    def _read_step(self, start: str, value: str, depth: int) -> tuple[NodeRead, str]:
+        """Return the step that computes a value, and the value that it starts from."""
         node, parent = self.nodes[value], self.parents[value]
-        ways = [name for name in node.input if name and name not in self.constants]
+        variables = self.variables(node)
         step = NodeRead(node.op_type, node.name or value, self.attributes(node))
         step.outputs = sum(bool(name) for name in node.output)
         if node.op_type == "Cast":
             step.attributes["to_name"] = self.onnx.TensorProto.DataType.Name(step.attributes.get("to", 0))
         if node.op_type not in IGNORED:
-            spelled = self._spelled_out(start, value)
-            if spelled is not None:
-                return spelled
-        if len(ways) == 1:
+            activation = self._find_activation(start, value)
+            if activation is not None:
+                return activation
+        if len(variables) == 1:
             step.constants = [(name, self.constants[name]) for name in node.input if name and name in self.constants]
             step.constant_first = node.input[0] in self.constants
             return step, parent
-        if node.op_type not in ("Add", "Concat") or (node.op_type == "Add" and len(ways) != 2):
+        if node.op_type not in ("Add", "Concat") or (node.op_type == "Add" and len(variables) != 2):
             raise unsupported(
-                self.name, f"{step.name} ({node.op_type}) joins values in a way that no layer does; {_REMEDY}"
+                self.name, f"{step.name} ({node.op_type}) combines values in a way that no layer does; {_REMEDY}"
             )
         if any(name in self.constants for name in node.input):
-            raise unsupported(self.name, f"{step.name} ({node.op_type}) joins a constant; {_REMEDY}")
-        step.ways = [self.steps(parent, way, depth + 1) for way in ways]
+            raise unsupported(self.name, f"{step.name} ({node.op_type}) has a constant among its inputs; {_REMEDY}")
+        step.ways = [self.steps(parent, variable, depth + 1) for variable in variables]
         return step, parent
 
-    def _spelled_out(self, start: str, value: str) -> tuple[NodeRead, str] | None:
-        """Recognize an activation that ends in this value and is written in elementary operators."""
+    def _find_activation(self, start: str, value: str) -> tuple[NodeRead, str] | None:
+        """Return the activation in elementary operators that computes this value, and its input; None without one."""
         if self.nodes[value].op_type not in elementwise.JOINING:
             return None
         origin = value

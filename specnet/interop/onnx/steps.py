@@ -1,4 +1,4 @@
-"""What reading an ONNX graph hands on to making layers: its steps in their order, and what it says of its input."""
+"""The data that the graph reader passes to the layer builder: the steps of a graph and the properties of its input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from specnet.arrays.parameters import ShapeTuple
 
 
 class Given:
-    """What a graph says of its input: the shape without the batch, the batch if it is fixed, the type of numbers."""
+    """Properties of a graph and its input; `shape` is without the batch axis, `batch` is 0 if the size is not fixed."""
 
     def __init__(self, shape: ShapeTuple, batch: int, version: int, *, integers: bool, kind: str) -> None:
         self.shape = shape
@@ -19,13 +19,13 @@ class Given:
         self.integers = integers
         self.kind = kind
         self.seen: set[str] = set()
-        """Weights that are used already."""
+        """The names of the weights that a layer already uses."""
 
 
 class NodeRead:
-    """One node between two values: its operator, attributes, constant inputs, and the ways that it joins.
+    """One node between two values: its operator, attributes, constant inputs, and the branches (`ways`) it combines.
 
-    A step "layer" is an activation already recognized: its attributes are the entry.
+    The operator "layer" stands for a recognized activation; its attributes are the layer entry.
     """
 
     def __init__(self, operator: str, name: str, attributes: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""ONNX: a model becomes a graph with a dynamic batch dimension, the document in its metadata."""
+"""Export to ONNX: a graph with a dynamic batch axis, and the model document in the metadata."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ _FILE_VERSIONS = {13: 7, 14: 7, 17: 8, 18: 8, 20: 9}
 
 
 def to_onnx(model: Model) -> bytes:
-    """Write a model as the bytes of an ONNX file: input "input", output "output", the first axis called "batch".
+    """Return an ONNX file of a model; its input is "input", its output "output", their first axis "batch".
 
-    Raises SpecnetError for a layer that ONNX has nothing for, by name, and where the onnx package is missing.
+    Raises SpecnetError for a layer that ONNX cannot express, by name, and if the package onnx is not installed.
     """
     onnx = onnx_package()
-    graph = _graph(model, onnx)
-    made = onnx.helper.make_model(
+    graph = _build_graph(model, onnx)
+    model_proto = onnx.helper.make_model(
         graph.made(),
         opset_imports=[onnx.helper.make_opsetid("", graph.operators)],
         ir_version=_FILE_VERSIONS[graph.operators],
         producer_name="specnet",
     )
     onnx.helper.set_model_props(
-        made, {"specnet.model": model.spec.to_json(), "labels": json.dumps(list(model.spec.labels))}
+        model_proto, {"specnet.model": model.spec.to_json(), "labels": json.dumps(list(model.spec.labels))}
     )
-    onnx.checker.check_model(made, full_check=True)
-    written: bytes = made.SerializeToString(deterministic=True)
-    return written
+    onnx.checker.check_model(model_proto, full_check=True)
+    data: bytes = model_proto.SerializeToString(deterministic=True)
+    return data
 
 
 def onnx_package() -> Any:
-    """Import onnx. Raises SpecnetError where it is missing."""
+    """Import and return onnx. Raises SpecnetError if it is not installed."""
     try:
-        import onnx  # noqa: PLC0415 - of an extra
+        import onnx  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        msg = "ONNX files are read and written by onnx, which is not installed; pip install 'specnet-nn[onnx]'"
+        msg = "ONNX files need the package onnx, which is not installed; pip install 'specnet-nn[onnx]'"
         raise SpecnetError(msg) from error
     return onnx
 
 
 def graph_of(model: Model) -> Any:
-    """Give the graph that `to_onnx` writes."""
-    return _graph(model, onnx_package()).made()
+    """Return the graph that `to_onnx` writes."""
+    return _build_graph(model, onnx_package()).made()
 
 
-def _graph(model: Model, onnx: Any) -> Graph:
+def _build_graph(model: Model, onnx: Any) -> Graph:
     graph = Graph(model, onnx, LAYER_WRITERS)
     last = graph.chain(model.spec.layers, model.plan.layers, "input", "")
     graph.node("Identity", [last], output="output")
@@ -60,12 +60,12 @@ def _graph(model: Model, onnx: Any) -> Graph:
 
 
 def run_onnx(data: bytes, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Predict with an ONNX file, by ONNX Runtime where it is installed, else by onnx's own evaluator.
+    """Return the predictions of an ONNX file, with ONNX Runtime if it is installed, else with onnx's evaluator.
 
-    Raises SpecnetError where the runtime has no operator of this type.
+    Raises SpecnetError if ONNX Runtime cannot run the file, for example because it lacks an operator for the dtype.
     """
     try:
-        import onnxruntime  # noqa: PLC0415 - of an extra
+        import onnxruntime  # noqa: PLC0415 - an optional dependency
     except ImportError:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
 
@@ -77,5 +77,5 @@ def run_onnx(data: bytes, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {"input": x})[0])
     except Exception as error:
-        msg = f"ONNX Runtime does not run it: {str(error).splitlines()[0]:.200}"
+        msg = f"ONNX Runtime cannot run it: {str(error).splitlines()[0]:.200}"
         raise SpecnetError(msg) from error

@@ -1,4 +1,4 @@
-"""What documents say of the built-in layers, a file a family, imported when a document names one of its types.
+"""Specs of the built-in layers, one file per family; a file is imported when a document names one of its types.
 
 Imports everything up to `layers`, `fields` and the registry.
 """

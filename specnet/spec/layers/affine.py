@@ -1,4 +1,4 @@
-"""What a document says of an affine layer."""
+"""Spec of the affine layer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class AffineSpec(LayerSpec):
     width_field = "units"
 
     units: PositiveInteger
-    """Width of the output; the input's is inferred."""
+    """Width of the output; the width of the input is inferred."""
     bias: Flag = True
-    """Whether a bias is added."""
+    """Whether to add a bias."""
     weight_init: Initializer = Field(default="glorot_uniform", examples=["he_normal", {"type": "normal", "std": 0.01}])
     """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
     bias_init: Initializer = Field(default="zeros", examples=["zeros", {"type": "constant", "value": 0.1}])

@@ -1,4 +1,4 @@
-"""What a document says of the layers made of layers."""
+"""Specs of the layers that contain layers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from specnet.spec.registry import register_layer
 
 if TYPE_CHECKING:
     GivenLayers = Sequence[LayerSpec | Mapping[str, Any]]
-    """What type checkers let a list of layers be; Pydantic's own signature knows tuples of specs alone."""
+    """Type of a list of layers for type checkers; Pydantic's signature accepts only tuples of specs."""
 
 
 @register_layer("sequential")
 class SequentialSpec(CompositeSpec):
-    """Layers one behind the other, under one name."""
+    """A sequence of layers under one name."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"type": "sequential", "layers": [{"type": "affine", "units": 32}]}]}
@@ -27,7 +27,7 @@ class SequentialSpec(CompositeSpec):
     layer = Sequential
 
     layers: Annotated[tuple[LayerSpec, ...], LayerList(), WithJsonSchema(LAYERS_SCHEMA)]
-    """The layers, first to last."""
+    """The layers, from first to last."""
 
     if TYPE_CHECKING:
 
@@ -44,9 +44,9 @@ class ResidualSpec(CompositeSpec):
     layer = Residual
 
     layers: Annotated[tuple[LayerSpec, ...], LayerList(), WithJsonSchema(LAYERS_SCHEMA)]
-    """The layers, first to last; what they give has the shape that the shortcut gives."""
+    """The layers, from first to last; their output has the shape of the shortcut's output."""
     shortcut: Annotated[tuple[LayerSpec, ...], LayerList(least=0), WithJsonSchema(LIST_SCHEMA)] = ()
-    """Layers beside them; none pass the input on as it is."""
+    """Layers parallel to `layers`; an empty list passes the input through unchanged."""
 
     if TYPE_CHECKING:
 
@@ -55,7 +55,7 @@ class ResidualSpec(CompositeSpec):
 
 @register_layer("concat")
 class ConcatSpec(CompositeSpec):
-    """Branches side by side: their outputs are joined on the last axis."""
+    """Parallel branches: their outputs are joined on the last axis."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"type": "concat", "branches": [[], [{"type": "affine", "units": 32}]]}]}
@@ -67,7 +67,7 @@ class ConcatSpec(CompositeSpec):
         LayerBranches(),
         WithJsonSchema({"type": "array", "minItems": 1, "items": LIST_SCHEMA}),
     ]
-    """Lists of layers that all begin at the input; an empty one passes it on."""
+    """Lists of layers that all receive the input; an empty list passes it through unchanged."""
 
     if TYPE_CHECKING:
 

@@ -1,4 +1,4 @@
-"""What a document says of dropout."""
+"""Spec of the dropout layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from specnet.spec.registry import register_layer
 
 @register_layer("dropout")
 class DropoutSpec(LayerSpec):
-    """While training, set elements to 0 with probability `rate` and divide the others by 1 - rate."""
+    """During training, set elements to 0 with probability `rate` and divide the others by 1 - rate."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "dropout", "rate": 0.2}]})
     layer = Dropout

@@ -1,4 +1,4 @@
-"""What documents say of elu and selu."""
+"""Specs of elu and selu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from specnet.spec.registry import register_layer
 
 @register_layer("elu")
 class EluSpec(LayerSpec):
-    """Exponential linear unit: y = x where x > 0, alpha * (exp(x) - 1) elsewhere."""
+    """Exponential linear unit: y = x if x > 0, alpha * (exp(x) - 1) otherwise."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "elu", "alpha": 0.5}]})
     layer = Elu
@@ -20,12 +20,12 @@ class EluSpec(LayerSpec):
     rectifier = True
 
     alpha: Real = 1.0
-    """The negative of the limit for x towards minus infinity."""
+    """The output approaches -alpha as x approaches minus infinity."""
 
 
 @register_layer("selu")
 class SeluSpec(LayerSpec):
-    """Scaled exponential linear unit: an elu with the alpha and scale that keep mean 0 and variance 1."""
+    """Scaled exponential linear unit: an elu whose alpha and scale preserve mean 0 and variance 1."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "selu"}]})
     layer = Selu

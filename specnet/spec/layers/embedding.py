@@ -1,4 +1,4 @@
-"""What a document says of an embedding."""
+"""Spec of the embedding layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specnet.spec.registry import register_layer
 
 @register_layer("embedding")
 class EmbeddingSpec(LayerSpec):
-    """A trained row of `dimension` numbers for each integer from 0 to vocabulary - 1; the model's first layer."""
+    """A trained row of `dimension` numbers for each integer from 0 to vocabulary - 1. Must be the first layer."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"type": "embedding", "vocabulary": 1000, "dimension": 16}]}
@@ -25,11 +25,11 @@ class EmbeddingSpec(LayerSpec):
     width_field = "vocabulary"
 
     vocabulary: PositiveInteger
-    """Number of rows; inputs are below it."""
+    """Number of rows; inputs must be less than this number."""
     dimension: PositiveInteger
-    """Numbers a row: the last axis of the output, added to the input's."""
+    """Length of a row; the output has the axes of the input and a last axis of this length."""
     weight_init: Initializer = Normal(std=1.0)
-    """Initial rows. Default: normal, std 1."""
+    """Initial rows. Default: normal with std 1."""
 
     def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
         return {"weight": ParameterSpec(self.weight_init, "weight_init")}

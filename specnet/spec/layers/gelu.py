@@ -1,4 +1,4 @@
-"""What documents say of gelu."""
+"""Spec of gelu."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specnet.spec.registry import register_layer
 
 @register_layer("gelu")
 class GeluSpec(LayerSpec):
-    """Gaussian error linear unit: y = x * Phi(x), Phi the normal distribution function."""
+    """Gaussian error linear unit: y = x * Phi(x), where Phi is the standard normal distribution function."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"type": "gelu"}, {"type": "gelu", "approximate": "tanh"}]}
@@ -23,4 +23,4 @@ class GeluSpec(LayerSpec):
     rectifier = True
 
     approximate: Literal["none", "tanh"] = "none"
-    """Exact, or the approximation by tanh."""
+    """Whether to compute the exact function ("none") or the approximation by tanh ("tanh")."""

@@ -1,4 +1,4 @@
-"""What a document says of the normalizations."""
+"""Specs of the normalizations."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from specnet.spec.registry import register_layer
 
 
 class _NormSpec(LayerSpec):
-    """What the normalizations share: a scale of ones and, where there is one, a shift of zeros."""
+    """Base of the normalizations: scale starts as ones, and shift, if there is one, as zeros."""
 
     transparent = True
 
     def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
-        first = {"scale": "ones", "shift": "zeros"}
-        return {name: ParameterSpec(first[name], decay=False) for name in shapes}
+        initializers = {"scale": "ones", "shift": "zeros"}
+        return {name: ParameterSpec(initializers[name], decay=False) for name in shapes}
 
 
 @register_layer("batch_norm")
 class BatchNormSpec(_NormSpec):
-    """Normalize each feature of the last axis over the batch; by running mean and variance outside training."""
+    """Normalize each feature of the last axis over the batch; outside training, use the running mean and variance."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "batch_norm"}]})
     layer = BatchNorm
 
     momentum: Share = 0.1
-    """Share by which the running mean and variance move towards each batch's."""
+    """Weight of the batch in each update of the running mean and variance, in [0, 1)."""
     epsilon: PositiveReal = 1e-5
     """Added to the variance."""
 

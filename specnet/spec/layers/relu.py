@@ -1,4 +1,4 @@
-"""What documents say of ReLU and its leaky and trained kin."""
+"""Specs of ReLU, leaky ReLU and PReLU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReluSpec(LayerSpec):
 
 @register_layer("leaky_relu")
 class LeakyReluSpec(LayerSpec):
-    """Leaky rectified linear unit: y = x where x > 0, negative_slope * x elsewhere."""
+    """Leaky rectified linear unit: y = x if x > 0, negative_slope * x otherwise."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "leaky_relu", "negative_slope": 0.1}]})
     layer = LeakyRelu
@@ -34,12 +34,12 @@ class LeakyReluSpec(LayerSpec):
     rectifier = True
 
     negative_slope: Real = 0.01
-    """Slope where x is negative."""
+    """Slope for negative x."""
 
 
 @register_layer("prelu")
 class PreluSpec(LayerSpec):
-    """Leaky rectified linear unit whose slope is trained, one a feature of the last axis; 0.25 at first."""
+    """Leaky rectified linear unit with one trained slope per feature of the last axis; initially 0.25."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "prelu"}]})
     layer = Prelu

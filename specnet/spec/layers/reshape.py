@@ -1,4 +1,4 @@
-"""What a document says of flatten and reshape."""
+"""Specs of flatten and reshape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from specnet.spec.registry import register_layer
 
 @register_layer("flatten")
 class FlattenSpec(LayerSpec):
-    """Join all axes but the batch's into one, row-major."""
+    """Join all axes except the batch axis into one, in row-major order."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "flatten"}]})
     layer = Flatten
@@ -21,11 +21,11 @@ class FlattenSpec(LayerSpec):
 
 @register_layer("reshape")
 class ReshapeSpec(LayerSpec):
-    """Arrange the axes of each row anew, row-major."""
+    """Change the shape of each row, in row-major order."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "reshape", "shape": [28, 28]}]})
     layer = Reshape
     transparent = True
 
     shape: Shape
-    """Shape of one output, without the batch axis; as many elements as the input has."""
+    """Shape of one output, without the batch axis; must have as many elements as the input."""

@@ -1,4 +1,4 @@
-"""What documents say of sigmoid, tanh and the activations made of them."""
+"""Specs of sigmoid, tanh and the activations that are based on them."""
 
 from __future__ import annotations
 

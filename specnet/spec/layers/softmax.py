@@ -1,4 +1,4 @@
-"""What documents say of softmax and its logarithm."""
+"""Specs of softmax and its logarithm."""
 
 from __future__ import annotations
 

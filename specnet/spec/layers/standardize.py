@@ -1,4 +1,4 @@
-"""What a document says of standardize."""
+"""Spec of standardize."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from specnet.spec.registry import register_layer
 
 @register_layer("standardize")
 class StandardizeSpec(LayerSpec):
-    """Subtract a mean and divide by a standard deviation, one of each a feature of the last axis.
+    """Subtract a mean and divide by a standard deviation, with one of each per feature of the last axis.
 
-    Without values it is fitted from the training inputs before the first step, and is the model's first layer.
+    Without values, it must be the model's first layer, and is fitted from the training inputs before the first step.
     """
 
     model_config = ConfigDict(
@@ -29,14 +29,14 @@ class StandardizeSpec(LayerSpec):
     transparent = True
 
     mean: Feature | None = None
-    """A number for all features, or an array of one a feature; with `std`, or fitted."""
+    """One number for all features, or an array with one per feature. Set it with `std`, or neither to fit both."""
     std: PositiveFeature | None = None
-    """Likewise, positive."""
+    """One positive number for all features, or an array with one per feature. Set it with `mean`, or neither."""
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _check_both(self) -> Self:
         if (self.mean is None) != (self.std is None):
-            there, missing = ("mean", "std") if self.std is None else ("std", "mean")
-            message = f"expected mean and std, or neither; {missing} is missing beside {there}, add it"
+            present, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            message = f"expected mean and std, or neither; {missing} is missing, add it or remove {present}"
             raise problem(message, "missing")
         return self

@@ -1,4 +1,4 @@
-"""Losses, each the value and the gradient of a mean over rows or elements, and what documents say of them.
+"""Losses, each with the value and the gradient of a mean over rows or elements, and their specs.
 
 Imports `arrays`, `kernels`, `layers` and `document`.
 """

@@ -1,4 +1,8 @@
-"""The contract of a loss."""
+"""Base classes of the losses. Definitions and names of the losses are torch's.
+
+A loss maps (outputs, targets) to (mean loss, ∂loss/∂outputs). With weights, one per row, the mean is weighted. The
+caller owns the returned gradient, which has the outputs' dtype.
+"""
 
 from __future__ import annotations
 
@@ -14,54 +18,54 @@ from specnet.errors import ShapeError
 
 
 class Loss(ABC):
-    """Base of the losses."""
+    """Base class of the losses."""
 
     name: ClassVar[str]
     doubled_by: ClassVar[tuple[str, ...]] = ()
-    """Types of a last layer that would do what the loss does already."""
+    """Types of layers that must not come last, because the loss already applies an activation."""
     target_bounds: ClassVar[tuple[float, float] | None] = None
-    """The least and the greatest target; None for any number."""
+    """The least and the greatest valid target; None if every number is valid."""
     yes_or_no: ClassVar[bool] = False
-    """Whether each output answers yes or no: a target above 1/2 is a yes, and so is an output above 0."""
+    """Whether each output is a yes-or-no answer: targets above 1/2 mean yes, and so do outputs above 0."""
 
     @abstractmethod
     def __call__(
         self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
     ) -> tuple[float, Array]:
-        """Give the mean loss and its gradient. Raises ShapeError for targets or weights that do not fit the outputs."""
+        """Return the mean loss and its gradient. Raises ShapeError if targets or weights do not fit the outputs."""
 
     def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
-        """Do the same for a model's outputs and targets that are known to fit them, as a loop's are: no checks."""
+        """Return the mean loss and its gradient without checks, for outputs and targets that are known to fit."""
         return self(outputs, targets)
 
     def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-        """Give what rows count in a mean over several batches: their number, or the sum of their weights."""
+        """Return the weight of these rows in a mean over batches: their number, or the sum of their weights."""
         return len(targets) if weights is None else float(weights.sum(dtype=np.float64))
 
     def takes_classes(self) -> bool:
-        """Whether targets are indices of classes."""
+        """Return whether targets are class indices."""
         return False
 
     def has_classes(self) -> bool:
-        """Whether outputs decide between classes, one of several or yes and no."""
+        """Return whether outputs decide between classes: one of several, or yes and no."""
         return self.takes_classes() or self.yes_or_no
 
     def probabilities(self, outputs: Array) -> Array:
-        """Turn outputs into what people expect of a prediction; only losses on logits have anything to do."""
+        """Return probabilities if outputs are logits, otherwise the outputs unchanged."""
         return outputs
 
 
 class ElementLoss(Loss):
-    """Base of the losses whose mean runs over every element; targets have the outputs' shape."""
+    """Base class of the losses that average over every element; targets have the outputs' shape."""
 
     def __call__(
         self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
     ) -> tuple[float, Array]:
-        """Give the mean loss over all elements and its gradient. Raises ShapeError where the shapes differ."""
+        """Return the mean loss over all elements and its gradient. Raises ShapeError if the shapes differ."""
         y = as_floats(outputs, None, self.name)
         t = as_floats(targets, y.dtype, self.name)
         if t.shape != y.shape:
-            msg = f"{self.name}: expected targets of shape {y.shape}, as the outputs, got {t.shape}"
+            msg = f"{self.name}: expected targets of shape {y.shape}, like the outputs, got {t.shape}"
             raise ShapeError(msg)
         if y.size == 0:
             msg = f"{self.name}: expected at least one row, got outputs of shape {y.shape}"
@@ -71,19 +75,19 @@ class ElementLoss(Loss):
             gradient /= y.size
             return float(losses.sum()) / y.size, gradient
         w = row_weights(self.name, weights, y)
-        count = y.size // len(y) * float(w.sum(dtype=np.float64))
-        gradient *= (w / count).reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
-        return float(w @ losses.reshape(len(y), -1).sum(axis=1)) / count, gradient
+        total_weight = y.size // len(y) * float(w.sum(dtype=np.float64))
+        gradient *= (w / total_weight).reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
+        return float(w @ losses.reshape(len(y), -1).sum(axis=1)) / total_weight, gradient
 
     @abstractmethod
     def elements(self, y: Array, t: Array) -> tuple[Array, Array]:
-        """Give the loss of each element and, in a new array, its derivative."""
+        """Return the loss of each element and, in a new array, its derivative with respect to `y`."""
 
 
 def row_weights(name: str, weights: npt.ArrayLike, outputs: Array) -> Array:
     """Return the weights of the rows, (rows,), as floats of the outputs' dtype. Raises ShapeError."""
     w = as_floats(weights, outputs.dtype, name)
     if w.shape != (len(outputs),):
-        msg = f"{name}: expected weights of shape ({len(outputs)},), one a row, got {w.shape}"
+        msg = f"{name}: expected weights of shape ({len(outputs)},), one per row, got {w.shape}"
         raise ShapeError(msg)
     return w

@@ -1,4 +1,4 @@
-"""Losses that are a mean over all elements of the outputs."""
+"""Losses that average over all elements of the outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MeanSquaredError(ElementLoss):
 
 
 class MeanAbsoluteError(ElementLoss):
-    """|outputs - targets|, mean over every element; the gradient is 0 where they are equal."""
+    """|outputs - targets|, mean over every element; the gradient is 0 if they are equal."""
 
     name = "mean_absolute_error"
 
@@ -46,7 +46,7 @@ class MeanAbsoluteError(ElementLoss):
 
 
 class Huber(ElementLoss):
-    """d^2 / 2 where |d| <= delta, delta * (|d| - delta / 2) elsewhere, mean of all; d = outputs - targets."""
+    """d^2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), mean over every element; d = outputs - targets."""
 
     name = "huber"
 

@@ -1,8 +1,4 @@
-"""Losses: called with (outputs, targets) they give (mean loss, ∂loss/∂outputs). Definitions and names are torch's.
-
-With weights, one a row, the mean is a weighted one. The gradient is the caller's to keep and has the outputs' dtype.
-Each loss stands beside its document.
-"""
+"""Softmax cross-entropy: the compiled kernel when it applies, otherwise numpy."""
 
 from __future__ import annotations
 
@@ -19,16 +15,16 @@ from specnet.errors import ShapeError, SpecnetError
 from specnet.training.losses.base import Loss, row_weights
 
 FEW_CLASSES = 32
-
+"""Up to this number of classes, a product with a matrix of ones sums each row."""
 
 TABLED_CLASSES = 512
-"""Up to so many classes, the target distribution of each is kept: a table of their number squared."""
+"""Up to this number of classes, the target distribution of every class is kept in a table of classes x classes."""
 
 
 class _Work(NamedTuple):
-    """Arrays of one batch size and number of classes."""
+    """Work arrays for one batch size and number of classes."""
 
-    table: Array  # the target distribution of each class, divided by the batch size; a corner where there are many
+    table: Array  # target distribution of each class / batch size; only its first TABLED_CLASSES if there are more
     ones: Array
     z: Array
     e: Array
@@ -40,8 +36,8 @@ class SoftmaxCrossEntropy(Loss):
     """-sum(q * log(softmax(outputs))), mean over rows.
 
     outputs: (batch, classes), logits; targets: (batch,) class indices, or (batch, classes) distributions. q is the
-    target's distribution, mixed with the even one by `label_smoothing`. `class_weights`, one a class, weigh the terms
-    of the sum, and the mean is over the weights of the rows' classes, as torch has it.
+    target's distribution, mixed with the uniform one by `label_smoothing`. `class_weights`, one per class, multiply the
+    terms of the sum, and the mean divides by the sum of the weights of the rows' classes, as in torch.
     """
 
     name = "softmax_cross_entropy"
@@ -54,68 +50,70 @@ class SoftmaxCrossEntropy(Loss):
         self.label_smoothing = float(label_smoothing)
         self.class_weights = None if class_weights is None else np.asarray(class_weights, np.float64)
         if self.class_weights is not None and (self.class_weights.ndim != 1 or not (self.class_weights > 0).all()):
-            msg = f"{self.name}: expected class_weights to be positive numbers, one a class, got {class_weights!r:.80}"
+            msg = f"{self.name}: expected class_weights of positive numbers, one per class, got {class_weights!r:.80}"
             raise SpecnetError(msg)
         self._work: _Work | None = None
 
     def __call__(
         self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
     ) -> tuple[float, Array]:
-        """Give the mean loss over the rows and its gradient. Raises ShapeError, also for a class out of range."""
+        """Return the mean loss over the rows and its gradient. Raises ShapeError, also for a class out of range."""
         x = as_floats(outputs, None, self.name)
         if x.ndim != 2 or 0 in x.shape:
             msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
             raise ShapeError(msg)
-        given = targets if type(targets) is np.ndarray else as_array(targets, self.name, f"({len(x)},)")
-        if weights is None and (result := self._compiled(x, given)) is not None:
+        t = targets if type(targets) is np.ndarray else as_array(targets, self.name, f"({len(x)},)")
+        if weights is None and (result := self._by_kernel(x, t)) is not None:
             return result
         work = self._work_for(x)
-        target = self._target(work, given, x.shape)
+        q = self._target_distributions(work, t, x.shape)
         if weights is not None or self.class_weights is not None:
-            return self._weighted(x, target, given, weights)
-        return self._mean(x, work, target)
+            return self._weighted(x, q, t, weights)
+        return self._unweighted(x, work, q)
 
     def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
         if self.class_weights is not None:
             return self(outputs, targets)
-        if (result := self._compiled(outputs, targets)) is not None:
+        if (result := self._by_kernel(outputs, targets)) is not None:
             return result
         work = self._work_for(outputs)
-        return self._mean(outputs, work, self._one_hot(work, targets))
+        return self._unweighted(outputs, work, self._one_hot(work, targets))
 
-    def _compiled(self, x: Array, targets: npt.NDArray[Any]) -> tuple[float, Array] | None:
-        """Give the result for one class a row, where there are kernels; None also for classes out of range."""
+    def _by_kernel(self, x: Array, targets: npt.NDArray[Any]) -> tuple[float, Array] | None:
+        """Return loss and gradient for class indices; None without kernels, or if a class is out of range."""
         if self.class_weights is not None or targets.shape != x.shape[:1]:
             return None
         gradient = np.empty(x.shape, x.dtype)
         loss = kernels.cross_entropy(x, targets, gradient, self.label_smoothing)
         return None if loss is None else (loss, gradient)
 
-    def _mean(self, x: Array, work: _Work, target: Array) -> tuple[float, Array]:
+    def _unweighted(self, x: Array, work: _Work, q: Array) -> tuple[float, Array]:
+        """Return loss and gradient with equal weights; `q` holds each row's q / number of rows."""
         z, e = work.z, work.e
         np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), z)
         np.exp(z, e)
-        sums = np.dot(e, work.ones, work.sums)  # with few classes a matrix of ones also spreads the sums over the row
+        sums = np.dot(e, work.ones, work.sums)  # with few classes, each sum is repeated over its row
         first = sums[:, :1]
-        expected = float(np.vdot(z, target))
-        if math.isnan(expected):  # a logit of -inf whose target is 0 counts nothing
-            expected = float(np.multiply(z, target, out=np.zeros_like(z), where=target != 0).sum())
+        expected = float(np.vdot(z, q))
+        if math.isnan(expected):  # a logit of -inf with target 0 contributes nothing
+            expected = float(np.multiply(z, q, out=np.zeros_like(z), where=q != 0).sum())
         loss = float(np.log(first).sum()) / len(x) - expected
         gradient = e / (sums if sums.shape == e.shape else first)  # softmax
         gradient *= work.sums.dtype.type(1 / len(x))
-        gradient -= target
+        gradient -= q
         return loss, gradient
 
     def _weighted(
-        self, x: Array, target: Array, given: npt.NDArray[Any], weights: npt.ArrayLike | None
+        self, x: Array, q: Array, targets: npt.NDArray[Any], weights: npt.ArrayLike | None
     ) -> tuple[float, Array]:
-        """Do the same where rows or classes count differently; `target` holds each row's q, divided by the rows."""
+        """Return loss and gradient with weights of rows or classes; `q` holds each row's q / number of rows."""
         classes = x.shape[1]
         w = None if weights is None else row_weights(self.name, weights, x)
         if self.class_weights is not None and len(self.class_weights) != classes:
-            msg = f"{self.name}: expected outputs of {len(self.class_weights)} classes, as class_weights, got {classes}"
+            count = len(self.class_weights)
+            msg = f"{self.name}: expected outputs of {count} classes, one per class weight, got {classes}"
             raise ShapeError(msg)
-        q = target * x.dtype.type(len(x) / self.weight_of(given, w))
+        q = q * x.dtype.type(len(x) / self.weight_of(targets, w))
         if self.class_weights is not None:
             q *= self.class_weights.astype(x.dtype)
         if w is not None:
@@ -123,17 +121,17 @@ class SoftmaxCrossEntropy(Loss):
         z = x - x.max(axis=1, keepdims=True)
         e = np.exp(z)
         sums = e.sum(axis=1, keepdims=True)
-        each = q.sum(axis=1, keepdims=True)
+        q_sums = q.sum(axis=1, keepdims=True)
         expected = float(np.multiply(z, q, out=np.zeros_like(z), where=q != 0).sum())
-        return float(np.vdot(np.log(sums), each)) - expected, e * (each / sums) - q
+        return float(np.vdot(np.log(sums), q_sums)) - expected, e * (q_sums / sums) - q
 
     def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
         if self.class_weights is None and weights is None:
             return len(targets)
         if self.class_weights is None or targets.ndim != 1:
             return super().weight_of(targets, weights)
-        own = self.class_weights[targets]
-        return float(own.sum() if weights is None else own @ weights)
+        row_class_weights = self.class_weights[targets]
+        return float(row_class_weights.sum() if weights is None else row_class_weights @ weights)
 
     def _work_for(self, x: Array) -> _Work:
         work = self._work
@@ -148,26 +146,26 @@ class SoftmaxCrossEntropy(Loss):
             )
         return work
 
-    def _target(self, work: _Work, targets: npt.NDArray[Any], shape: ShapeTuple) -> Array:
+    def _target_distributions(self, work: _Work, targets: npt.NDArray[Any], shape: ShapeTuple) -> Array:
         batch, classes = shape
         if targets.shape == shape and targets.dtype.kind == "f":
-            even = self.label_smoothing / classes
-            np.copyto(work.target, (targets * (1 - self.label_smoothing) + even) / batch, casting="same_kind")
+            uniform = self.label_smoothing / classes
+            np.copyto(work.target, (targets * (1 - self.label_smoothing) + uniform) / batch, casting="same_kind")
             return work.target
         if targets.shape != (batch,) or targets.dtype.kind not in "iu":
             got = f"{targets.dtype} of shape {targets.shape}"
             msg = f"{self.name}: expected integer targets of shape ({batch},) or distributions of {shape}, got {got}"
             raise ShapeError(msg)
-        # One reduction finds both ends: a negative class, seen as unsigned, is a huge one.
+        # One reduction checks both bounds: a negative class is very large as an unsigned integer.
         if targets.astype(np.uint64, copy=False).max() >= classes:
-            wrong = int(np.argmax(targets.astype(np.uint64, copy=False)))
-            msg = f"{self.name}: expected classes 0 to {classes - 1}, got {targets[wrong]} in row {wrong}"
+            row = int(np.argmax(targets.astype(np.uint64, copy=False)))
+            msg = f"{self.name}: expected classes 0 to {classes - 1}, got {targets[row]} in row {row}"
             raise ShapeError(msg)
         return self._one_hot(work, targets)
 
     @staticmethod
     def _one_hot(work: _Work, targets: npt.NDArray[Any]) -> Array:
-        """Write each row's target distribution, divided by the batch size."""
+        """Write each row's target distribution, divided by the batch size, into `work.target`, and return it."""
         batch, classes = work.target.shape
         if classes > TABLED_CLASSES:
             work.target.fill(work.table[0, 1])

@@ -1,4 +1,4 @@
-"""What an experiment document says of a loss."""
+"""Specs of the losses in an experiment document."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from specnet.training.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 
 
 class LossSpec(Document):
-    """Base of the documents of losses."""
+    """Base class of the loss specs."""
 
     @abstractmethod
     def build(self) -> Loss:
-        """Make the loss."""
+        """Build the loss."""
 
 
 class SoftmaxCrossEntropySpec(LossSpec):
@@ -28,9 +28,9 @@ class SoftmaxCrossEntropySpec(LossSpec):
 
     type: Literal["softmax_cross_entropy"] = "softmax_cross_entropy"
     label_smoothing: Share = 0.0
-    """Share of the target's probability that is spread evenly over all classes."""
+    """Share of the target probability that is spread evenly over all classes."""
     class_weights: Annotated[tuple[PositiveReal, ...], BeforeValidator(as_tuple)] | None = None
-    """How much each class counts, one positive number a class."""
+    """Weights of the classes in the loss, one positive number per class."""
 
     def build(self) -> SoftmaxCrossEntropy:
         return SoftmaxCrossEntropy(self.label_smoothing, self.class_weights)
@@ -64,11 +64,11 @@ class MeanAbsoluteErrorSpec(LossSpec):
 
 
 class HuberSpec(LossSpec):
-    """Squared near zero, absolute beyond delta."""
+    """Huber loss: quadratic for differences up to delta, linear beyond it."""
 
     type: Literal["huber"] = "huber"
     delta: PositiveReal = 1.0
-    """Where the parabola becomes a line."""
+    """Absolute difference at which the loss changes from quadratic to linear."""
 
     def build(self) -> Huber:
         return Huber(self.delta)

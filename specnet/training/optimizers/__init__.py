@@ -1,4 +1,4 @@
-"""Optimizers, each an update of one flat vector, and what documents say of them.
+"""Optimizers, each of which updates one flat parameter vector, and their specs.
 
 Imports `arrays`, `kernels`, `model` and `document`.
 """

@@ -1,6 +1,6 @@
-"""What every optimizer shares: the model's two flat vectors cut into blocks, the state, the decay.
+"""Base class of the optimizers: splits the model's two flat vectors into blocks, holds the state, applies decay.
 
-What an optimizer keeps per parameter (moments and the like) are vectors of the gradients' layout, saved bit for bit.
+State per parameter (for example moments) is kept in vectors laid out like the gradients, and saved bit for bit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from specnet.errors import SpecnetError
 from specnet.model import Model
 
 BLOCK = 64 * 1024
-"""Elements of a block: what a step touches of it stays in the processor's cache."""
+"""Elements per block; all the data of one block stay in the processor's cache during a step."""
 
 
 class Block(NamedTuple):
-    """Matching spans of value, gradient and moments, with scratch of the same length."""
+    """Matching spans of values, gradients and state vectors, with scratch memory of the same length."""
 
     value: Array
     gradient: Array
@@ -32,14 +32,14 @@ class Block(NamedTuple):
 
 
 class Optimizer(ABC):
-    """Base of the optimizers: cuts the vectors into blocks, counts steps, holds the state.
+    """Base class of the optimizers: splits the vectors into blocks, counts steps, holds the state.
 
-    `learning_rate` may be changed between steps. Weight decay applies to every parameter but those named in
-    `no_decay`. `gradients` are the spans of the gradient vector whose parameters move.
+    `learning_rate` may be changed between steps. Weight decay applies to every parameter except those
+    named in `no_decay`. `gradients` are the spans of the gradient vector whose parameters are not frozen.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
-    """Names of the vectors kept from step to step, each of the gradients' layout."""
+    """Names of the state vectors, which are laid out like the gradients and kept from step to step."""
 
     def __init__(
         self, model: Model, learning_rate: float, weight_decay: float = 0.0, no_decay: Collection[str] = ()
@@ -58,16 +58,16 @@ class Optimizer(ABC):
         self.freeze(())
 
     def freeze(self, names: Collection[str]) -> None:
-        """Leave these parameters where they are from now on; all others move."""
+        """Freeze these parameters from now on, and update all others."""
         store = self.model.store
-        moving = (
+        trained_spans = (
             span for span in store.spans(lambda name: (name in names, name in self._decayed)) if not span.group[0]
         )
-        self._updates = [partial(self.update, block) for span in moving for block in self._cut(span)]
+        self._updates = [partial(self.update, block) for span in trained_spans for block in self._blocks(span)]
         spans = store.spans(lambda name: name in names)
         self.gradients = [store.gradient_vector] if not names else [span.gradient for span in spans if not span.group]
 
-    def _cut(self, span: Span) -> Iterator[Block]:
+    def _blocks(self, span: Span) -> Iterator[Block]:
         for start in range(0, span.value.size, BLOCK):
             part = slice(start, min(start + BLOCK, span.value.size))
             slots = tuple(vector[span.offset + start : span.offset + part.stop] for vector in self._vectors.values())
@@ -75,11 +75,11 @@ class Optimizer(ABC):
             yield Block(span.value[part], span.gradient[part], slots, scratch, span.group[1])
 
     def used_slots(self) -> tuple[str, ...]:
-        """Name the vectors that this optimizer's settings need."""
+        """Return the names of the state vectors that this optimizer's settings need."""
         return self.slots
 
     def step(self) -> None:
-        """Move every parameter once. Raises SpecnetError before any backward."""
+        """Update every parameter once. Raises SpecnetError if there was no backward pass yet."""
         if not self.model.has_gradients:
             msg = "optimizer.step: the model has no gradients; call model.backward(dy) first"
             raise SpecnetError(msg)
@@ -88,15 +88,15 @@ class Optimizer(ABC):
         for update in self._updates:
             update()
 
-    def prepare(self) -> None:  # noqa: B027 - most need nothing
-        """Compute what all blocks of a step share."""
+    def prepare(self) -> None:  # noqa: B027 - most optimizers need nothing here
+        """Compute the values that all blocks of a step share."""
 
     @abstractmethod
     def update(self, block: Block) -> None:
-        """Move the parameters of one block."""
+        """Update the parameters of one block."""
 
     def decayed_gradient(self, block: Block) -> Array:
-        """Give the gradient, with the decay's part (weight_decay * value) added in scratch where it applies."""
+        """Return the gradient; if decay applies, plus weight_decay * value, in scratch memory."""
         if not block.decayed:
             return block.gradient
         sum_ = np.multiply(block.value, self.weight_decay, self._decay_scratch[: block.value.size])
@@ -104,7 +104,7 @@ class Optimizer(ABC):
 
     @property
     def state(self) -> dict[str, Any]:
-        """What has to be kept to go on: {"steps": n, "<slot>/<parameter>": live array}."""
+        """State needed to resume: {"steps": n, "<slot>/<parameter>": live array}."""
         arrays = {
             f"{slot}/{name}": view
             for slot, vector in self._vectors.items()
@@ -113,14 +113,14 @@ class Optimizer(ABC):
         return {"steps": self.steps, **arrays}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of an optimizer of the same kind and settings. Raises SpecnetError."""
-        own = self.state
-        if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())
-            msg = f"the optimizer's state is of another optimizer or model: {', '.join(odd[:4])}"
+        """Copy in the state of an optimizer of the same kind and settings. Raises SpecnetError if it does not fit."""
+        current = self.state
+        if current.keys() != state.keys():
+            mismatches = sorted(current.keys() ^ state.keys())
+            msg = f"the optimizer's state belongs to another optimizer or model: {', '.join(mismatches[:4])}"
             raise SpecnetError(msg)
         self.steps = int(state["steps"])
-        for key, array in own.items():
+        for key, array in current.items():
             if key != "steps":
                 if np.shape(state[key]) != array.shape:
                     msg = f"the optimizer's state {key} has shape {np.shape(state[key])}, expected {array.shape}"
@@ -128,12 +128,12 @@ class Optimizer(ABC):
                 array[...] = state[key]
 
     def __reduce__(self) -> NoReturn:
-        msg = "an optimizer is bound to its model's memory; copy the model, make another one, and restore(state)"
+        msg = "an optimizer is bound to its model's memory; copy the model, build an optimizer for it, restore(state)"
         raise SpecnetError(msg)
 
 
 def require(holds: bool, expected: str, value: object) -> None:
-    """Refuse a setting. Raises SpecnetError."""
+    """Raise SpecnetError if a condition on a setting does not hold."""
     if not holds:
         msg = f"optimizer: expected {expected}, got {value!r}"
         raise SpecnetError(msg)

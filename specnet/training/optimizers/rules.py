@@ -1,6 +1,6 @@
-"""Optimizers: `step()` moves a model's parameters by its gradients. The rules are torch's of the same names.
+"""Update rules of the optimizers, which update a model's parameters from its gradients in `step()`.
 
-Each rule's document stands below the rules.
+The rules are those of torch's optimizers with the same names.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from specnet.training.optimizers.base import Block, Optimizer, require
 
 
 class SGD(Optimizer):
-    """Gradient descent, with momentum and Nesterov's variant of it.
+    """Gradient descent, with optional momentum or Nesterov momentum.
 
-    velocity = momentum * velocity + g (the first time g alone); value -= learning_rate * velocity, with `nesterov`
-    learning_rate * (g + momentum * velocity); g includes weight_decay * value.
+    velocity = momentum * velocity + g (at the first step g alone); value -= learning_rate * velocity, or with
+    `nesterov` learning_rate * (g + momentum * velocity). g includes weight_decay * value.
     """
 
     slots = ("velocity",)
@@ -60,10 +60,10 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015), bias-corrected; weight_decay * value is part of the gradient.
+    """Adam (Kingma and Ba 2015), bias-corrected; weight_decay * value is added to the gradient.
 
-    The moments are kept without their factors 1 - beta: first = sum(beta1^k g), second = sum(beta2^k g^2); the
-    factors go into step size and epsilon, which spares two passes.
+    The moments are kept without their factors 1 - beta: first = sum(beta1^k g), second = sum(beta2^k g^2). The
+    factors are applied to step size and epsilon instead, which saves two passes over the vectors.
     """
 
     slots = ("first_moment", "second_moment")
@@ -82,7 +82,7 @@ class Adam(Optimizer):
         require(epsilon >= 0, "epsilon of at least 0", epsilon)
         self.betas = betas
         self.epsilon = epsilon
-        # Zero-dimensional arrays of the model's dtype cost numpy half of what Python floats do.
+        # numpy takes half as long with zero-dimensional arrays of the model's dtype as with Python floats.
         self._settings = np.array([*betas, 0, 0, 1], model.dtype)
         self._beta1, self._beta2, self._epsilon, self._rate = (
             self._settings[index : index + 1].reshape(()) for index in range(4)
@@ -96,9 +96,9 @@ class Adam(Optimizer):
         self._rate.fill(self.learning_rate * (1 - beta1) / (1 - beta1**t) * correction)
 
     def update(self, block: Block) -> None:
-        self._move(block, self.decayed_gradient(block), self._settings)
+        self._update_block(block, self.decayed_gradient(block), self._settings)
 
-    def _move(self, block: Block, g: Array, settings: Array) -> None:
+    def _update_block(self, block: Block, g: Array, settings: Array) -> None:
         first, second = block.slots
         scratch, value = block.scratch, block.value
         if kernels.adam(value, g, first, second, settings):
@@ -130,23 +130,23 @@ class AdamW(Adam):
         *,
         no_decay: Collection[str] = (),
     ) -> None:
-        self._decaying = np.empty(5, model.dtype)  # the settings where weights decay
+        self._decay_settings = np.empty(5, model.dtype)  # settings of blocks with weight decay
         super().__init__(model, learning_rate, betas, epsilon, weight_decay, no_decay=no_decay)
 
     def prepare(self) -> None:
         super().prepare()
-        self._decaying[...] = self._settings
-        self._decaying[4] = 1 - self.learning_rate * self.weight_decay
+        self._decay_settings[...] = self._settings
+        self._decay_settings[4] = 1 - self.learning_rate * self.weight_decay
 
     def update(self, block: Block) -> None:
-        self._move(block, block.gradient, self._decaying if block.decayed else self._settings)
+        self._update_block(block, block.gradient, self._decay_settings if block.decayed else self._settings)
 
 
 class RMSprop(Optimizer):
     """RMSprop (Tieleman and Hinton 2012).
 
-    square = alpha * square + (1 - alpha) * g^2; value -= learning_rate * g / (sqrt(square) + epsilon), through a
-    velocity where there is momentum.
+    square = alpha * square + (1 - alpha) * g^2; value -= learning_rate * g / (sqrt(square) + epsilon). With
+    momentum, the quotient is first accumulated in a velocity: velocity = momentum * velocity + quotient.
     """
 
     slots = ("square_average", "velocity")

@@ -1,4 +1,4 @@
-"""What an experiment document says of an optimizer."""
+"""Specs of the optimizers in an experiment document."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from specnet.training.optimizers.rules import SGD, Adagrad, Adam, AdamW, Lion, R
 
 
 class OptimizerSpec(Document):
-    """Base of the documents of optimizers."""
+    """Base class of the optimizer specs."""
 
     @abstractmethod
     def build(self, model: Model, no_decay: Collection[str]) -> Optimizer:
-        """Make the optimizer of a model; `no_decay` names the parameters that weight decay leaves alone."""
+        """Build the optimizer of a model; weight decay skips the parameters named in `no_decay`."""
 
 
 class SGDSpec(OptimizerSpec):
@@ -32,17 +32,17 @@ class SGDSpec(OptimizerSpec):
     learning_rate: PositiveReal = 0.01
     """Step size."""
     momentum: Share = 0.0
-    """Share of the last step that is made again."""
+    """Fraction of the previous velocity that is kept at each step."""
     nesterov: Flag = False
-    """Nesterov's variant; needs momentum."""
+    """Whether to use Nesterov momentum; needs a momentum above 0."""
     weight_decay: NonNegativeReal = 0.0
-    """Pull of the weights towards 0; biases and norms are left out."""
+    """Weight decay as part of the gradient: gradient + weight_decay * weight; biases and norms are excluded."""
 
     @field_validator("nesterov")
     @classmethod
     def _needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
         if nesterov and info.data.get("momentum") == 0:
-            message = "expected false without momentum, got true; add a momentum, 0.9 say"
+            message = "expected false without momentum, got true; add a momentum, for example 0.9"
             raise problem(message, "wrong_value")
         return nesterov
 
@@ -50,13 +50,13 @@ class SGDSpec(OptimizerSpec):
         return SGD(model, self.learning_rate, self.momentum, self.nesterov, self.weight_decay, no_decay=no_decay)
 
 
-def _pair(value: Any) -> Any:
+def _two_numbers(value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise mismatch("an array of two numbers", value)
     return as_tuple(value)
 
 
-Betas = Annotated[tuple[Share, Share], BeforeValidator(_pair)]
+Betas = Annotated[tuple[Share, Share], BeforeValidator(_two_numbers)]
 
 
 class AdamSpec(OptimizerSpec):
@@ -66,11 +66,11 @@ class AdamSpec(OptimizerSpec):
     learning_rate: PositiveReal = 0.001
     """Step size."""
     betas: Betas = (0.9, 0.999)
-    """Memory of the first and second moments."""
+    """Decay rates of the first and second moments."""
     epsilon: PositiveReal = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: NonNegativeReal = 0.0
-    """Pull of the weights towards 0, as part of the gradient; biases and norms are left out."""
+    """Weight decay as part of the gradient: gradient + weight_decay * weight; biases and norms are excluded."""
 
     def build(self, model: Model, no_decay: Collection[str]) -> Adam:
         return Adam(model, self.learning_rate, self.betas, self.epsilon, self.weight_decay, no_decay=no_decay)
@@ -83,11 +83,11 @@ class AdamWSpec(OptimizerSpec):
     learning_rate: PositiveReal = 0.001
     """Step size."""
     betas: Betas = (0.9, 0.999)
-    """Memory of the first and second moments."""
+    """Decay rates of the first and second moments."""
     epsilon: PositiveReal = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: NonNegativeReal = 0.01
-    """Share of the weights, times the step size, taken off at each step; biases and norms are left out."""
+    """Decoupled weight decay: weight -= learning_rate * weight_decay * weight; biases and norms are excluded."""
 
     def build(self, model: Model, no_decay: Collection[str]) -> AdamW:
         return AdamW(model, self.learning_rate, self.betas, self.epsilon, self.weight_decay, no_decay=no_decay)
@@ -100,13 +100,13 @@ class RMSpropSpec(OptimizerSpec):
     learning_rate: PositiveReal = 0.01
     """Step size."""
     alpha: Share = 0.99
-    """Memory of the mean square."""
+    """Decay rate of the mean square."""
     epsilon: PositiveReal = 1e-8
-    """Added to the root of the mean square."""
+    """Added to the square root of the mean square."""
     weight_decay: NonNegativeReal = 0.0
-    """Pull of the weights towards 0, as part of the gradient; biases and norms are left out."""
+    """Weight decay as part of the gradient: gradient + weight_decay * weight; biases and norms are excluded."""
     momentum: Share = 0.0
-    """Share of the last step that is made again."""
+    """Fraction of the previous velocity that is kept at each step."""
 
     def build(self, model: Model, no_decay: Collection[str]) -> RMSprop:
         return RMSprop(
@@ -121,24 +121,24 @@ class AdagradSpec(OptimizerSpec):
     learning_rate: PositiveReal = 0.01
     """Step size."""
     epsilon: PositiveReal = 1e-10
-    """Added to the root of the sum of squares."""
+    """Added to the square root of the sum of squares."""
     weight_decay: NonNegativeReal = 0.0
-    """Pull of the weights towards 0, as part of the gradient; biases and norms are left out."""
+    """Weight decay as part of the gradient: gradient + weight_decay * weight; biases and norms are excluded."""
 
     def build(self, model: Model, no_decay: Collection[str]) -> Adagrad:
         return Adagrad(model, self.learning_rate, self.epsilon, self.weight_decay, no_decay=no_decay)
 
 
 class LionSpec(OptimizerSpec):
-    """Lion: steps of one size, in the direction of the gradient's sign."""
+    """Lion: moves each parameter by the learning rate, in the direction of the sign of averaged gradients."""
 
     type: Literal["lion"] = "lion"
     learning_rate: PositiveReal = 0.0001
     """Step size."""
     betas: Betas = (0.9, 0.99)
-    """Memory of the momentum in the step, and of the momentum itself."""
+    """Decay rates of the momentum: in the direction of the step, and in the stored momentum."""
     weight_decay: NonNegativeReal = 0.0
-    """Share of the weights, times the step size, taken off at each step; biases and norms are left out."""
+    """Decoupled weight decay: weight -= learning_rate * weight_decay * weight; biases and norms are excluded."""
 
     def build(self, model: Model, no_decay: Collection[str]) -> Lion:
         return Lion(model, self.learning_rate, self.betas, self.weight_decay, no_decay=no_decay)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, what they keep of it, and how it goes on from one."""
+"""Checkpoints of a run: when they are written, what they contain, and how a run resumes from one."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _MAY_CHANGE = (
     ("training", "checkpoint", "every_epochs"),
     ("training", "checkpoint", "keep_last"),
     ("training", "early_stopping"),
-    ("training", "initialize_from"),  # done before the first step
+    ("training", "initialize_from"),  # it has no effect after the first step
     ("name",),
     ("$schema",),
     *(("model", note) for note in NOTES),
-    ("data",),  # its fingerprint tells, wherever the files lie now
+    ("data",),  # the fingerprint is compared instead, so that files may move
 )
 
 
-_BATCHES = tuple(("training", key) for key in ("batch_size", "accumulate", "shuffle", "seed"))
+_DETERMINES_BATCHES = tuple(("training", key) for key in ("batch_size", "accumulate", "shuffle", "seed"))
 
 
-_NEVER = (("training", "optimizer"), ("training", "metrics"))
+_FIXED = (("training", "optimizer"), ("training", "metrics"))
 
 
 class Checkpointer:
-    """A listener that writes last.h5 and best.h5 into a folder, as the experiment's checkpoint policy says.
+    """A listener that writes last.h5 and best.h5 into a folder, by the experiment's checkpoint policy.
 
-    Of a world of processes, the first one writes; all have to listen, as they put together what they have summed up.
+    If several processes share the run, the first one writes. All must listen, because their sums are combined.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Checkpointer:
         stopping = experiment.training.early_stopping
         self.early = EarlyStopping(stopping) if stopping else None
         self.replaces = False
-        """Whether the first checkpoint takes the place of what another run has left in the folder."""
+        """Whether to remove the files of another run from the folder before the first checkpoint."""
         self.machine = machine_record(world.size)
         self.policy = experiment.training.checkpoint
         self._ranges: dict[str, Any] | None = None
@@ -72,17 +72,17 @@ class Checkpointer:
         self.saved_step: int | None = None
 
     def __call__(self, event: Event) -> None:
-        """Write what is due after this event; best.h5 before last.h5, so that neither claims what is not there."""
+        """Write the checkpoints that are due; best.h5 first, so that last.h5 never names a best epoch not yet saved."""
         run, policy = event.run, self.policy
         if event.kind == "start":
-            self._hold_together(run, "the processes do not begin alike: all have to see the same files in this folder")
+            self._check_processes(run, "the processes start differently: all must see the same files in this folder")
         elif event.kind == "epoch":
             if self._is_best(event):
                 self.write(run, BEST)
-            if _due(run.epoch, policy.every_epochs) or _due(run.step, policy.every_steps):
+            if _is_due(run.epoch, policy.every_epochs) or _is_due(run.step, policy.every_steps):
                 self.write(run, LAST)
-        elif event.kind == "step" and run.batch < run.batches and _due(run.step, policy.every_steps):
-            self.write(run, LAST)  # the last step of an epoch waits for the epoch's metrics
+        elif event.kind == "step" and run.batch < run.batches and _is_due(run.step, policy.every_steps):
+            self.write(run, LAST)  # the last step of an epoch is saved with the epoch's metrics
         elif event.kind == "end" and self.saved_step != run.step:
             self.write(run, LAST)
 
@@ -97,8 +97,8 @@ class Checkpointer:
         return better
 
     def write(self, run: Run, name: str) -> None:
-        """Write one checkpoint of the run as it stands. Raises CheckpointError."""
-        self._hold_together(run, "the processes' arrays are not the same any more; no checkpoint is written")
+        """Write one checkpoint of the run's current state. Raises CheckpointError."""
+        self._check_processes(run, "the arrays of the processes differ; no checkpoint is written")
         run.model.run_state = self.state(run)
         if self.world.rank:
             self.saved_step = run.step if name == LAST else self.saved_step
@@ -113,18 +113,18 @@ class Checkpointer:
         if name == LAST:
             self.saved_step = run.step
 
-    def _hold_together(self, run: Run, otherwise: str) -> None:
-        """Hold that all processes stand at one step with the same arrays. Raises CheckpointError, in all of them."""
+    def _check_processes(self, run: Run, message: str) -> None:
+        """Check that all processes are at one step with equal arrays. Raises CheckpointError on all of them."""
         if self.world.size == 1:
             return
         hasher = hashlib.sha256(str(run.step).encode())
         for array in (*run.model.parameters.values(), *run.model.buffers.values()):
             hasher.update(np.ascontiguousarray(array).data)
         if len(set(self.world.gather(hasher.digest()))) > 1:
-            raise self.world.mark_collective(CheckpointError(f"{self.folder}: at step {run.step}, {otherwise}"))
+            raise self.world.mark_collective(CheckpointError(f"{self.folder}: at step {run.step}, {message}"))
 
     def state(self, run: Run) -> dict[str, Any]:
-        """Put all that the run is into one plain dict of names, numbers, text and arrays."""
+        """Return the whole state of the run as one dict of numbers, text and arrays by name."""
         state: dict[str, Any] = {
             "experiment": self.experiment.to_json(),
             "data_sha256": self.fingerprint,
@@ -139,7 +139,7 @@ class Checkpointer:
         if self.best is not None:
             state |= {"best/value": float(self.best), "best/epoch": self.best_epoch}
         state |= {f"optimizer/{key}": value for key, value in run.optimizer.state.items()}
-        state |= self._features(run.data)
+        state |= self._feature_ranges(run.data)
         for key, values in run.history.items():
             state[f"history/{key}"] = np.array(values, np.int64 if key == "epoch" else np.float64)
         return state
@@ -147,17 +147,17 @@ class Checkpointer:
     def restore(
         self, run: Run, state: Mapping[str, Any], source: str, *, allow_changes: bool = False
     ) -> tuple[str, ...]:
-        """Set a fresh run to where a checkpoint's run was; give what has changed since, where that is allowed.
+        """Restore the state of a checkpoint's run into a new run; return the allowed changes of document and data.
 
-        Another model or kind of optimizer is never a change but another run. Where the batches are others now, the
-        epoch begins anew. Raises CheckpointMismatchError; `source` is the checkpoint's name.
+        The model, the type of optimizer and the metrics must never change. If the batches differ, the epoch restarts.
+        Raises CheckpointMismatchError; `source` is the checkpoint's name.
         """
         if not state.keys() >= REQUIRED_STATE:
-            msg = f"{source}: holds a model, but no run to go on with"
+            msg = f"{source}: holds a model, but no run to resume"
             raise CheckpointMismatchError(msg)
-        wrong = next(state_faults(state), None)
-        if wrong:
-            msg = f"{source}: the state of its run makes no sense: {wrong}"
+        fault = next(state_faults(state), None)
+        if fault:
+            msg = f"{source}: the state of its run is not valid: {fault}"
             raise CheckpointMismatchError(msg)
         try:
             written = ExperimentSpec.from_text(state["experiment"])
@@ -165,44 +165,44 @@ class Checkpointer:
             msg = f"{source}: the experiment in it is not valid: {error}"
             raise CheckpointMismatchError(msg) from None
         if isinstance(written.model, str) or written.model.identity != run.model.spec.identity:
-            msg = f"{source}: its model is not that of its experiment"
+            msg = f"{source}: its model differs from the model of its experiment"
             raise CheckpointMismatchError(msg)
-        began = written.model_dump(mode="json")
+        before = written.model_dump(mode="json")
         free = () if self.experiment.training.schedule.needs_total else (("training", "epochs"),)
-        found = dict(differences(began, self.experiment.model_dump(mode="json"), (*_MAY_CHANGE, *free)))
+        changes = dict(differences(before, self.experiment.model_dump(mode="json"), (*_MAY_CHANGE, *free)))
         if state["data_sha256"] != self.fingerprint:
-            found[("data",)] = "the training or validation data are others"
-        never = [path for path in found if path[:1] == ("model",) or path in _NEVER or path[:2] == _NEVER[1]]
-        if found and (never or not allow_changes):
-            told = "; ".join(found.values())
-            more = "" if never else "; allow_changes (--allow-changes) goes on all the same"
-            msg = f"{source}: the run cannot go on, it began with another document or data: {told}{more}"
+            changes[("data",)] = "the training or validation data differ"
+        refused = [path for path in changes if path[:1] == ("model",) or path in _FIXED or path[:2] == _FIXED[1]]
+        if changes and (refused or not allow_changes):
+            listing = "; ".join(changes.values())
+            remedy = "" if refused else "; allow_changes (--allow-changes) resumes nevertheless"
+            msg = f"{source}: cannot resume the run, the experiment or the data changed: {listing}{remedy}"
             raise CheckpointMismatchError(msg)
-        anew = any(path[:1] == ("data",) or path in _BATCHES for path in found)
-        run.step, run.epoch, run.batch = state["step"], state["epoch"], 0 if anew else state["batch"]
+        restart_epoch = any(path[:1] == ("data",) or path in _DETERMINES_BATCHES for path in changes)
+        run.step, run.epoch, run.batch = state["step"], state["epoch"], 0 if restart_epoch else state["batch"]
         try:
             if run.batch >= max(run.batches, 1):
-                msg = f"batch is {run.batch}, an epoch has {run.batches}"
-                raise ValueError(msg)  # noqa: TRY301 - told as the others are
-            if not anew and self.world.rank == 0:  # the sums are of all processes, and are added up again
+                msg = f"batch is {run.batch}, but an epoch has {run.batches} steps"
+                raise ValueError(msg)  # noqa: TRY301 - reported like the errors of restore
+            if not restart_epoch and self.world.rank == 0:  # the sums are of all processes, so one restores them
                 run.epoch_metrics.restore(below(state, "sums/"))
             run.optimizer.restore(below(state, "optimizer/"))
         except ValueError as error:
-            msg = f"{source}: the state of its run makes no sense: {error}"
+            msg = f"{source}: the state of its run is not valid: {error}"
             raise CheckpointMismatchError(msg) from None
         if written.training.checkpoint.monitored == self.policy.monitored:
             self.best, self.best_epoch = state.get("best/value"), state.get("best/epoch", 0)
-        then = written.training.early_stopping
-        if self.early is not None and then is not None and then.monitored == self.early.spec.monitored:
+        earlier = written.training.early_stopping
+        if self.early is not None and earlier is not None and earlier.monitored == self.early.spec.monitored:
             self.early.restore(below(state, "early/"))
         elif self.early is not None:
-            self.early.best_epoch = run.epoch  # patience begins now
+            self.early.best_epoch = run.epoch  # count patience from here
         run.history = {name: values.tolist() for name, values in below(state, "history/").items()}
         self.saved_step = run.step
-        return tuple(found.values())
+        return tuple(changes.values())
 
-    def _features(self, data: AnyDataset) -> dict[str, Any]:
-        """Keep the names and the ranges of the inputs, by which predictions are judged."""
+    def _feature_ranges(self, data: AnyDataset) -> dict[str, Any]:
+        """Return the names and ranges of the inputs, with which predictions are checked."""
         if self._ranges is None:
             low, high = data.features()
             names = {"features/names": json.dumps(data.names)} if data.names else {}
@@ -210,5 +210,5 @@ class Checkpointer:
         return self._ranges
 
 
-def _due(count: int, every: int | None) -> bool:
+def _is_due(count: int, every: int | None) -> bool:
     return every is not None and count % every == 0

@@ -1,4 +1,4 @@
-"""A dry run: everything that a run needs is read, checked and tried on one batch; nothing is written."""
+"""A dry run: read and check everything that a run needs, and train one batch; write nothing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from specnet.training.runs.train import fresh_model, make_run
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would be: counts, the mean loss of its first batch, and the bytes that it will need.
+    """The result of a dry run: counts, the mean loss of the first batch, and the bytes that the run will need.
 
-    `memory` maps what needs memory to bytes: "rows", "parameters" (values, gradients, what the optimizer keeps),
-    "batch" (arrays between the layers, forward and backward).
+    `memory` holds bytes by use: "rows", "parameters" (values, gradients, optimizer state), "batch" (arrays between the
+    layers, forward and backward).
     """
 
     rows: int
@@ -39,7 +39,7 @@ class DryRun:
 
 
 def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DryRun:
-    """Check an experiment with its data, and train one batch of it. Raises what `train` would raise before it began."""
+    """Check an experiment with its data, and train one batch. Raises what `train` raises before its first step."""
     spec, folder = load_experiment(experiment, overrides)
     spec, data, validation = load_data(spec, folder)
     model, transfer = fresh_model(spec, folder, data)
@@ -56,11 +56,11 @@ def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | N
             msg = f"{error.what} in the first step: {error}"
             raise NotFiniteError(msg) from None
     item = model.dtype.itemsize
-    kept = 2 + len(run.optimizer.used_slots()) + (training.accumulate > 1)
+    vectors = 2 + len(run.optimizer.used_slots()) + (training.accumulate > 1)
     memory = {
-        "rows": _bytes_of(data, size) + (0 if validation is None else _bytes_of(validation, size)),
-        "parameters": model.parameter_count * item * kept,
-        "batch": 2 * min(training.batch_size, len(data)) * item * sum(_widths(model)),
+        "rows": _row_bytes(data, size) + (0 if validation is None else _row_bytes(validation, size)),
+        "parameters": model.parameter_count * item * vectors,
+        "batch": 2 * min(training.batch_size, len(data)) * item * sum(_array_sizes(model)),
     }
     return DryRun(
         len(data), len(validation or ()), run.batches, training.epochs, model.parameter_count,
@@ -68,13 +68,13 @@ def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | N
     )  # fmt: skip
 
 
-def _bytes_of(rows: AnyDataset, size: int) -> int:
+def _row_bytes(rows: AnyDataset, size: int) -> int:
     if isinstance(rows, Dataset):
         return rows.inputs.nbytes + rows.targets.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
     return rows.working_bytes(size) + rows.targets.nbytes
 
 
-def _widths(model: Model) -> Iterator[int]:
+def _array_sizes(model: Model) -> Iterator[int]:
     def walk(layers: tuple[LayerPlan, ...]) -> Iterator[int]:
         for layer in layers:
             yield size_of(layer.output_shape)

@@ -1,4 +1,4 @@
-"""What decides the last bits of a result beside the document: recorded with a run, compared before a replay."""
+"""What determines the last bits of a result beside the document: recorded with a run, compared by a replay."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def machine_record(processes: int = 1) -> str:
 
 
 def processes_of(record: str) -> int:
-    """Tell how many processes a run was shared by; 1 where the record does not say."""
+    """Return the number of processes that shared a run; 1 if the record has no number."""
     try:
-        found = json.loads(record).get("processes", 1)
+        processes = json.loads(record).get("processes", 1)
     except (ValueError, AttributeError):
         return 1
-    return found if isinstance(found, int) else 1
+    return processes if isinstance(processes, int) else 1
 
 
 def machine_differences(record: str) -> Iterator[str]:
-    """Say what is other here than where a run was trained, as far as the record knows."""
+    """Yield the differences between this machine and the recorded one on which a run was trained."""
     try:
-        then = json.loads(record)
+        recorded = json.loads(record)
     except ValueError:
-        then = None
-    if not isinstance(then, dict):
-        yield "the file does not say on what machine it was trained"
+        recorded = None
+    if not isinstance(recorded, dict):
+        yield "the file does not record the machine on which it was trained"
         return
-    for key, here in {**json.loads(machine_record()), "processes": 1}.items():
-        was = then.get(key, 1 if key == "processes" else None)
-        if was != here:
-            yield f"{key} was {was!r:.80}, is {here!r:.80}"
+    for key, current in {**json.loads(machine_record()), "processes": 1}.items():
+        was = recorded.get(key, 1 if key == "processes" else None)
+        if was != current:
+            yield f"{key} was {was!r:.80}, is {current!r:.80}"
 
 
 def _processor() -> str:
@@ -63,15 +63,15 @@ def _processor() -> str:
 
 
 def _blas() -> str:
-    found: Any = np.show_config(mode="dicts")
-    blas = found.get("Build Dependencies", {}).get("blas", {})
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', '')} {blas.get('version', '')}".strip()
 
 
 def _threads() -> int:
-    """Count the threads that BLAS may use: those of the processor, unless the environment says otherwise."""
+    """Return the number of threads that BLAS may use: from the environment, otherwise the number of cores."""
     for name in THREADS:
-        given = os.environ.get(name, "").split(",")[0]
-        if given.isdecimal() and int(given) > 0:
-            return int(given)
+        text = os.environ.get(name, "").split(",")[0]
+        if text.isdecimal() and int(text) > 0:
+            return int(text)
     return cores()

@@ -1,4 +1,4 @@
-"""specnet.fit: training on arrays, without documents or files."""
+"""specnet.fit: train on arrays, without documents or files."""
 
 from __future__ import annotations
 
@@ -38,52 +38,52 @@ def fit(
     check_finite: bool = False,
     **training: Any,
 ) -> History:
-    """Train a model on arrays, in place, and give the metrics of each epoch; the same loop as `specnet.train`.
+    """Train a model on arrays, in place, and return the metrics of each epoch; the same loop as `specnet.train`.
 
     x: (rows, *input_shape); y: class indices or names, (rows,), or numbers of the outputs' shape; weights: (rows,),
-    how much each row counts. `validation` is a pair of arrays, or the fraction of the rows that is held out. `loss`,
-    `optimizer` and all further keywords are the keys of `training` in an experiment document: schedule, metrics,
-    early_stopping, clip_norm, seed and so on; nothing is written, so `checkpoint` has no effect. Listeners are called
+    the weight of each row. `validation` is a pair of arrays (x, y), or the fraction of the rows to hold out. `loss`,
+    `optimizer` and all further keywords are the keys of `training` in an experiment document, for example schedule,
+    metrics, early_stopping, clip_norm or seed. Nothing is written, so `checkpoint` has no effect. Listeners are called
     with events.
 
-    Raises SpecError for settings, DataError for arrays that do not fit, NotFiniteError where numbers run away.
+    Raises SpecError for settings, DataError for arrays that do not fit, NotFiniteError for NaN or infinite values.
     """
     if not isinstance(model, Model):
         msg = f"fit(model, x, y): expected a Model, got {type(model).__name__}; make one with specnet.build(spec)"
         raise SpecnetError(msg)
     if training.get("initialize_from") is not None:
-        msg = "fit: initialize_from is for documents; call specnet.load_parameters(model, path) before"
+        msg = "fit: initialize_from is only for documents; call specnet.load_parameters(model, path) before fit"
         raise SpecnetError(msg)
     if isinstance(validation, tuple) and len(validation) != 2:
-        msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of {len(validation)}"
+        msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of length {len(validation)}"
         raise SpecnetError(msg)
     settings = {"loss": loss, "optimizer": optimizer, "epochs": epochs, "batch_size": batch_size, **training}
-    spec = _settings(model.spec, settings, validates=validation is not None)
+    spec = _check_settings(model.spec, settings, validates=validation is not None)
     data, held_out = _rows(spec, model, x, y, weights), None
     if isinstance(validation, tuple):
         held_out = _rows(spec, model, *validation, None, "validation")
     elif validation is not None:
         fraction = Fraction.model_validate({"fraction": validation})
-        data, held_out = split(spec, data, fraction, "fit")  # type: ignore[assignment]  # of the kind that it is given
+        data, held_out = split(spec, data, fraction, "fit")  # type: ignore[assignment]  # returns the type of its input
     fit_first_layer(model, data)
     run = make_run(spec, model, data, held_out, check_finite=check_finite)
     stopping = spec.early_stopping
-    keeper = _Keeper(EarlyStopping(stopping)) if stopping else None
-    run.listeners = [*([keeper] if keeper else []), *listeners]
-    model.run_state = None  # what another run kept is not this one's
+    best = _BestEpoch(EarlyStopping(stopping)) if stopping else None
+    run.listeners = [*([best] if best else []), *listeners]
+    model.run_state = None  # it belongs to an earlier run
     run.go()
-    if keeper and stopping and stopping.restore_best:
-        keeper.restore(model)
+    if best and stopping and stopping.restore_best:
+        best.restore(model)
     return run.history
 
 
-def _settings(model: ModelSpec, settings: Mapping[str, Any], *, validates: bool) -> TrainingSpec:
-    """Check the settings as those of a document. Raises SpecError."""
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-    training = TrainingSpec.model_validate(plain).keeping_best(validates=validates)
+def _check_settings(model: ModelSpec, settings: Mapping[str, Any], *, validates: bool) -> TrainingSpec:
+    """Check the settings like those of a document. Raises SpecError."""
+    document = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    training = TrainingSpec.model_validate(document).keeping_best(validates=validates)
     faults = list(training_faults(model, training, validates=validates))
     if faults:
-        raise without_places(faults, plain)
+        raise without_places(faults, document)
     return training
 
 
@@ -91,38 +91,38 @@ def _rows(
     training: TrainingSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
 ) -> Dataset:
     loss = training.loss.build()
-    inputs = conform_inputs(_plain(x), model.spec, source)
-    targets = conform_targets(_plain(y), model.spec, loss, len(inputs), source)
-    given = None if weights is None else np.asarray(weights)
-    return Dataset(inputs, targets, conform_weights(given, model.spec, len(inputs), source))
+    inputs = conform_inputs(_as_array(x), model.spec, source)
+    targets = conform_targets(_as_array(y), model.spec, loss, len(inputs), source)
+    row_weights = None if weights is None else np.asarray(weights)
+    return Dataset(inputs, targets, conform_weights(row_weights, model.spec, len(inputs), source))
 
 
-def _plain(y: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Make an array; names that come as objects become text. Raises DataError."""
+def _as_array(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return values as an array; an object array of strings becomes text. Raises DataError."""
     try:
-        array = np.asarray(y)
+        array = np.asarray(values)
     except ValueError as error:
-        msg = f"fit: expected an array, got what numpy makes none of: {error}"
+        msg = f"fit: expected an array, got what numpy cannot convert to one: {error}"
         raise DataError(msg) from None
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.reshape(-1)):
         return array.astype(str)
     return array
 
 
-class _Keeper:
-    """Early stopping that keeps a copy of the best epoch's arrays."""
+class _BestEpoch:
+    """A listener for early stopping that keeps a copy of the best epoch's arrays."""
 
     def __init__(self, early: EarlyStopping) -> None:
         self.early = early
-        self.kept: dict[str, npt.NDArray[Any]] = {}
+        self.arrays: dict[str, npt.NDArray[Any]] = {}
 
     def __call__(self, event: Event) -> None:
-        before = self.early.best_epoch
+        previous = self.early.best_epoch
         self.early(event)
-        if self.early.best_epoch != before:
+        if self.early.best_epoch != previous:
             model = event.run.model
-            self.kept = {name: array.copy() for name, array in {**model.parameters, **model.buffers}.items()}
+            self.arrays = {name: array.copy() for name, array in {**model.parameters, **model.buffers}.items()}
 
     def restore(self, model: Model) -> None:
         for name, array in {**model.parameters, **model.buffers}.items():
-            array[...] = self.kept.get(name, array)
+            array[...] = self.arrays.get(name, array)

@@ -1,4 +1,4 @@
-"""Proof that a run can be repeated: from one of its checkpoints to another, and both compared bit for bit."""
+"""Check that a run can be repeated: train from one checkpoint to a later one, and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from specnet.training.runs.train import make_run
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay found.
+    """The result of a replay.
 
-    `machine` lists what is other than where the checkpoints were made: then equal bits cannot be expected, and the
-    run is not comparable. `compared` and `different` name arrays.
+    `machine` lists differences from the machine on which the checkpoints were made. If there are any, equal bits
+    cannot be expected, and the run is not comparable. `compared` and `different` name arrays.
     """
 
     first_step: int
@@ -38,7 +38,7 @@ class Replay:
 
     @property
     def same(self) -> bool:
-        """Whether every array came out bit for bit."""
+        """Whether every array is equal bit for bit."""
         return not self.different
 
 
@@ -48,7 +48,7 @@ def replay(
     """Train from the checkpoint `begin` to the step of the checkpoint `end`, and compare all arrays.
 
     Nothing is written. `experiment` is the document's path, by default experiment.json beside `begin`. Raises
-    CheckpointMismatchError for checkpoints of two runs, and what loading and training raise.
+    CheckpointMismatchError for checkpoints of two different runs, and whatever loading and training raise.
     """
     source = user_path(begin).parent / EXPERIMENT if experiment is None else user_path(experiment)
     spec, folder = load_experiment(source)
@@ -59,28 +59,28 @@ def replay(
     saving.restore(run, model.run_state or {}, os.fspath(begin))
     last = _step_of(goal, end)
     if last < run.step:
-        msg = f"{os.fspath(end)}: is of step {last}, before step {run.step} of {os.fspath(begin)}; exchange them"
+        msg = f"{os.fspath(end)}: is at step {last}, before step {run.step} of {os.fspath(begin)}; swap the two"
         raise CheckpointMismatchError(msg)
     if (goal.run_state or {}).get("data_sha256") != saving.fingerprint or goal.spec.identity != model.spec.identity:
-        msg = f"{os.fspath(end)}: is of another run, with another model or other data"
+        msg = f"{os.fspath(end)}: belongs to another run, with another model or other data"
         raise CheckpointMismatchError(msg)
     first = run.step
     if first < last:
-        run.listeners.append(_StopsAt(last))
+        run.listeners.append(_StopAt(last))
         run.go()
     if run.step != last:
-        msg = f"{os.fspath(end)}: is of step {last}, and the run ended with step {run.step}"
+        msg = f"{os.fspath(end)}: is at step {last}, but the run ended at step {run.step}"
         raise CheckpointMismatchError(msg)
     run.model.run_state = saving.state(run)
-    ours, theirs = _arrays(run.model), _arrays(goal)
-    names = dict.fromkeys([*theirs, *ours])
-    different = [n for n in names if n not in ours or n not in theirs or not _same(ours[n], theirs[n])]
+    replayed, expected = _arrays(run.model), _arrays(goal)
+    names = dict.fromkeys([*expected, *replayed])
+    different = [name for name in names if not _equal_bits(replayed.get(name), expected.get(name))]
     machine = tuple(machine_differences(str((goal.run_state or {}).get("machine", ""))))
-    return Replay(first, last, machine, tuple(theirs), tuple(different))
+    return Replay(first, last, machine, tuple(expected), tuple(different))
 
 
-class _StopsAt:
-    """A listener that ends the run after a step."""
+class _StopAt:
+    """A listener that ends the run after a given step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -99,7 +99,7 @@ def _step_of(model: Model, path: str | os.PathLike[str]) -> int:
 
 
 def _arrays(model: Model) -> dict[str, npt.NDArray[Any]]:
-    """Name every array that a run decides: weights, gradients, buffers, and what the optimizer keeps."""
+    """Return every array that a run determines, by name: weights, gradients, buffers and optimizer state."""
     state = {key: value for key, value in (model.run_state or {}).items() if isinstance(value, np.ndarray)}
     return {
         **model.parameters,
@@ -109,5 +109,7 @@ def _arrays(model: Model) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _same(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+def _equal_bits(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> bool:
+    if a is None or b is None:
+        return False
     return (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes()

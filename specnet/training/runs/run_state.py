@@ -1,4 +1,4 @@
-"""The state of a run in a checkpoint: its names and types."""
+"""The state of a run in a checkpoint: the names and types of its entries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from specnet.training.metrics import METRICS
 
-_KINDS: dict[str, tuple[type[Any], int | None]] = {
+_TYPES: dict[str, tuple[type[Any], int | None]] = {
     "experiment": (str, None),
     "data_sha256": (str, None),
     "machine": (str, None),
@@ -34,28 +34,28 @@ REQUIRED_STATE = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/w
 
 
 def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Give the part of a run's state whose names begin with a prefix, "optimizer/" say, by their rest."""
+    """Return the entries of a run's state whose names start with a prefix ("optimizer/"), by name without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def state_faults(state: Mapping[str, Any]) -> Iterator[str]:
-    """Find values that no run can have written: a file that was forged can hold anything."""
+    """Yield the values that no run can have written, as a forged file can hold anything."""
     for key, value in state.items():
-        kind, least = _KINDS.get(key, (object, None))
-        if not isinstance(value, kind) or (least is not None and not least <= value < 2**53):
+        expected_type, minimum = _TYPES.get(key, (object, None))
+        if not isinstance(value, expected_type) or (minimum is not None and not minimum <= value < 2**53):
             yield f"{key} is {value!r:.60}"
-            return  # what follows counts on these
-    if any(state.get(key, 0) > state[most] for key, most in _ORDERED):
-        told = ", ".join(
+            return  # the checks below rely on these types
+    if any(state.get(key, 0) > state[limit] for key, limit in _ORDERED):
+        counts = ", ".join(
             f"{key} {state[key]}" for key in ("step", "epoch", "best/epoch", "early/epoch") if key in state
         )
-        yield f"its counts do not fit together: {told}"
+        yield f"its counts do not fit together: {counts}"
     sums = [value for value in below(state, "sums/").values() if not isinstance(value, str)]
     if not all(np.isfinite(value).all() for value in sums):
         yield "its sums are not finite"
     history = below(state, "history/")
     if bool(history) != bool(state["epoch"]) or (history and "epoch" not in history):
-        yield "its history is of another run"
+        yield "its history belongs to another run"
     for key, value in history.items():
         if not isinstance(value, np.ndarray) or value.shape != (state["epoch"],):
-            yield f"history/{key} is no array of one value an epoch"
+            yield f"history/{key} is not an array of one value per epoch"

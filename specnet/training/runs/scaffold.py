@@ -1,4 +1,4 @@
-"""From a data file to documents: a model and an experiment with sensible sizes, ready to be trained and changed."""
+"""Write a model document and an experiment document for a data file, ready to be trained and edited."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ from specnet.files.paths import user_path
 from specnet.training.experiment import load_experiment
 
 FEW_CLASSES = 20
-"""Whole numbers of up to so many different values are taken for classes."""
-
+"""Integer targets with at most this number of different values are treated as classes."""
 
 WANTED_STEPS = 2000
 
-
 LEAST_ROWS = 10
 
-
 SMALL_SPREAD = 0.1
-"""Targets that differ by less are learned badly: a step of the usual size is larger than what it has to hit."""
+"""Targets with a smaller standard deviation are learned badly: a step of the usual size overshoots them."""
 
 
 @dataclass
 class Scaffold:
-    """The documents that `start` made, where they were written, and what it decided on the way, in words."""
+    """The documents that `scaffold` wrote, their paths, and notes on its decisions."""
 
     model: dict[str, Any]
     experiment: dict[str, Any]
@@ -54,96 +51,98 @@ def scaffold(
     out: str | os.PathLike[str] = ".",
     force: bool = False,
 ) -> Scaffold:
-    """Look at a data file and write `<stem>.model.json` and `<stem>.experiment.json` into the folder `out`.
+    """Read a data file and write `<stem>.model.json` and `<stem>.experiment.json` into the folder `out`.
 
-    `target` and `inputs` name columns of a table (all other columns by default), or arrays. Text, whole numbers of a
-    few values and yes-or-no make a classifier, other numbers a regression. Raises DataError, and SpecnetError for
-    documents that are there already, unless `force`.
+    `target` and `inputs` name columns of a table (by default, all other columns are inputs), or arrays. Targets of
+    text, integers with few values or yes-or-no make a classifier, other numbers a regression. Raises DataError, and
+    SpecnetError if the documents exist, unless `force`.
     """
     source, folder = user_path(data), user_path(out)
-    made = Scaffold({}, {})
+    draft = Scaffold({}, {})
     entry: dict[str, Any] = {"path": Path(os.path.relpath(source, folder)).as_posix(), "targets": target}
     if kind_of(source) in TABLES:
-        x, y = _table(made, source, target, inputs, entry)
+        x, y = _choose_columns(draft, source, target, inputs, entry)
     else:
         entry["inputs"] = inputs if isinstance(inputs, str) else "x"
         x, y = read_rows(source, entry["inputs"], target)[:2]  # type: ignore[assignment]
     if x.ndim < 2 or len(x) < LEAST_ROWS:
         msg = f"{source}: expected at least {LEAST_ROWS} rows of inputs, got an array of shape {x.shape}"
         raise DataError(msg)
-    if y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "biufUS" or not _finite(y):
-        msg = f"{source}: expected one target a row, finite numbers or text, got {y.dtype} of shape {y.shape}"
+    if y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "biufUS" or not _is_finite(y):
+        msg = f"{source}: expected one target per row, finite numbers or text, got {y.dtype} of shape {y.shape}"
         raise DataError(msg)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "data"
-    _model(made, name, source, x, as_text(y, str(source)) if y.dtype.kind == "S" else y)
-    _choose_dtype(made, source, x, entry["inputs"] if isinstance(entry["inputs"], list) else ())
-    _experiment(made, name, entry, len(x))
-    made.model_path, made.experiment_path = folder / f"{name}.model.json", folder / f"{name}.experiment.json"
+    _choose_model(draft, name, source, x, as_text(y, str(source)) if y.dtype.kind == "S" else y)
+    _choose_dtype(draft, source, x, entry["inputs"] if isinstance(entry["inputs"], list) else ())
+    _choose_training(draft, name, entry, len(x))
+    draft.model_path, draft.experiment_path = folder / f"{name}.model.json", folder / f"{name}.experiment.json"
     train = {**entry, "path": str(source)}  # checked before anything is written
-    experiment = {**made.experiment, "model": made.model, "data": {**made.experiment["data"], "train": train}}
+    experiment = {**draft.experiment, "model": draft.model, "data": {**draft.experiment["data"], "train": train}}
     load_experiment(experiment, check_data=True)
-    there = [str(path) for path in (made.model_path, made.experiment_path) if path.exists()]
-    if there and not force:
-        msg = f"{' and '.join(there)}: there already; force (--force) overwrites"
+    existing = [str(path) for path in (draft.model_path, draft.experiment_path) if path.exists()]
+    if existing and not force:
+        msg = f"{' and '.join(existing)}: already present; force (--force) overwrites"
         raise SpecnetError(msg)
-    _write(made.model_path, made.model)
-    _write(made.experiment_path, made.experiment)
-    return made
+    _write_document(draft.model_path, draft.model)
+    _write_document(draft.experiment_path, draft.experiment)
+    return draft
 
 
-def _finite(y: RawArray) -> bool:
+def _is_finite(y: RawArray) -> bool:
     return y.dtype.kind != "f" or bool(np.isfinite(y).all())
 
 
-def _choose_dtype(made: Scaffold, source: Path, x: RawArray, names: Sequence[str]) -> None:
-    """Take float64 where inputs differ in digits that float32 has not."""
+def _choose_dtype(draft: Scaffold, source: Path, x: RawArray, names: Sequence[str]) -> None:
+    """Choose float64 if inputs differ in digits that float32 cannot represent."""
     values = finite(x, np.dtype(np.float32), f"{source}: inputs", names=names if x.ndim == 2 else ())
     try:
         refuse_lost_digits(x, values, str(source))
     except DataError:
-        made.model["dtype"] = "float64"
-        made.notes.append("float64, as some inputs differ in digits that float32 has not")
+        draft.model["dtype"] = "float64"
+        draft.notes.append("dtype float64, because some inputs differ in digits that float32 cannot represent")
 
 
-def _table(
-    made: Scaffold, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
+def _choose_columns(
+    draft: Scaffold, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
 ) -> tuple[RawArray, RawArray]:
-    """Choose the columns of a table that are numbers, and what to take for values that are missing."""
+    """Choose the numeric columns of a table, and what to fill in for missing values; return inputs and targets."""
     from specnet.data.tables import read_frame  # noqa: PLC0415 - needs an extra
 
     frame = read_frame(source)
-    wanted = [inputs] if isinstance(inputs, str) else list(inputs or (c for c in frame.columns if c != target))
-    numbers = [name for name in wanted if name in frame.columns and _holds_numbers(frame[name].dtype)]
+    candidates = [inputs] if isinstance(inputs, str) else list(inputs or (c for c in frame.columns if c != target))
+    numbers = [name for name in candidates if name in frame.columns and _holds_numbers(frame[name].dtype)]
     if inputs is None:
         constant = [name for name in numbers if frame[name].n_unique() == 1]
-        text = [name for name in wanted if name not in numbers]
+        text = [name for name in candidates if name not in numbers]
         if text:
-            made.notes.append(f"left out, as they are no numbers: {', '.join(_with_culprit(frame[n]) for n in text)}")
+            draft.notes.append(
+                f"left out, because they are not numbers: {', '.join(_text_column(frame[n]) for n in text)}"
+            )
         if constant:
-            made.notes.append(f"left out, as they are the same in every row: {', '.join(constant)}")
+            draft.notes.append(f"left out, because they are the same in every row: {', '.join(constant)}")
         entry["inputs"] = [name for name in numbers if name not in constant]
         if not entry["inputs"]:
-            msg = f"{source}: there is no column of different numbers to predict from"
+            msg = f"{source}: there is no column of varying numbers to predict from"
             raise DataError(msg)
     else:
-        entry["inputs"] = wanted
+        entry["inputs"] = candidates
     missing = {name: frame[name].median() for name in entry["inputs"] if name in numbers and frame[name].null_count()}
     if missing:
         entry["fill"] = missing
-        told = ", ".join(f"{name} ({frame[name].null_count()} rows)" for name in missing)
-        made.notes.append(f"missing values are filled with the column's median: {told}")
-    found = read_rows(source, entry["inputs"], target, fill=missing or None)
-    assert found.targets is not None
-    return found.inputs, found.targets
+        counts = ", ".join(f"{name} ({frame[name].null_count()} rows)" for name in missing)
+        draft.notes.append(f"missing values are filled with the column's median: {counts}")
+    rows = read_rows(source, entry["inputs"], target, fill=missing or None)
+    assert rows.targets is not None
+    return rows.inputs, rows.targets
 
 
-def _with_culprit(column: Any) -> str:
-    """Name a column of text; where nearly all of it are numbers, with the first value that is none."""
+def _text_column(column: Any) -> str:
+    """Return a text column's name; if at least 90% are numbers, also the first value that is not a number."""
     numbers = column.cast(float, strict=False) if str(column.dtype) == "String" else column.is_null()
-    wrong = numbers.is_null() & column.is_not_null()
-    if str(column.dtype) != "String" or wrong.sum() > len(column) / 10:
+    not_numbers = numbers.is_null() & column.is_not_null()
+    if str(column.dtype) != "String" or not_numbers.sum() > len(column) / 10:
         return str(column.name)
-    row = int(wrong.arg_max())
+    row = int(not_numbers.arg_max())
     return f"{column.name} (row {row + 1} is {describe(column[row])})"
 
 
@@ -151,8 +150,8 @@ def _holds_numbers(dtype: Any) -> bool:
     return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
 
 
-def _model(made: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) -> None:
-    """Choose output, loss, labels and the sizes of the hidden layers."""
+def _choose_model(draft: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) -> None:
+    """Choose the output layer, the loss, the labels and the sizes of the hidden layers."""
     values, inputs = np.unique(y), int(np.prod(x.shape[1:]))
     classes = _are_classes(y, len(values))
     if classes and len(values) < 2:
@@ -161,8 +160,8 @@ def _model(made: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) ->
     if classes and len(values) > len(y) / 2:
         msg = f"{source}: the target has {len(values)} values in {len(y)} rows; names of rows cannot be learned"
         raise DataError(msg)
-    what = f"{len(values)} classes" if classes else "a number, to be predicted"
-    made.notes.insert(0, f"{len(x)} rows of {inputs} inputs; the target is {what}")
+    kind = f"{len(values)} classes" if classes else "a number"
+    draft.notes.insert(0, f"{len(x)} rows of {inputs} inputs; the target is {kind}")
     layers: list[dict[str, Any]] = [{"type": "standardize"}, *([{"type": "flatten"}] if x.ndim > 2 else [])]
     width = int(2 ** np.clip(round(np.log2(2 * inputs + 8)), 4, 8 if len(x) > 1000 else 6))
     for units in (width, width // 2)[: 2 if len(x) > 500 else 1]:
@@ -170,8 +169,8 @@ def _model(made: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) ->
     if classes:
         layers.append({"type": "affine", "name": "output", "units": len(values)})
     else:
-        layers.append(_regression_output(made, y, layers[-2]["units"]))
-    made.model = {
+        layers.append(_regression_output(draft, y, layers[-2]["units"]))
+    draft.model = {
         "format": "specnet-model/1",
         "name": name,
         "dtype": "float32",
@@ -180,20 +179,22 @@ def _model(made: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) ->
         "layers": layers,
     }
     if classes and not (y.dtype.kind in "iuf" and values.tolist() == list(range(len(values)))):
-        made.model["labels"] = [f"{value:.0f}" if isinstance(value, float) else str(value) for value in values.tolist()]
-    made.experiment["training"] = {
+        draft.model["labels"] = [
+            f"{value:.0f}" if isinstance(value, float) else str(value) for value in values.tolist()
+        ]
+    draft.experiment["training"] = {
         "loss": "softmax_cross_entropy" if classes else "mean_squared_error",
         "metrics": ["accuracy", "f1"] if classes else ["mae", "r2"],
     }
 
 
 def _are_classes(y: RawArray, count: int) -> bool:
-    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and bool((np.floor(y) == y).all()))
-    return y.dtype.kind in "US" or (y.ndim == 1 and whole and count <= FEW_CLASSES and count < len(y) / 2)
+    integers = y.dtype.kind in "biu" or (y.dtype.kind == "f" and bool((np.floor(y) == y).all()))
+    return y.dtype.kind in "US" or (y.ndim == 1 and integers and count <= FEW_CLASSES and count < len(y) / 2)
 
 
-def _regression_output(made: Scaffold, y: RawArray, width: int) -> dict[str, Any]:
-    """Make the last layer such that the first predictions are of the targets' size, so that few steps lead there."""
+def _regression_output(draft: Scaffold, y: RawArray, width: int) -> dict[str, Any]:
+    """Return the last layer; for large targets it starts at their mean and spread, so that few steps suffice."""
     last: dict[str, Any] = {
         "type": "affine",
         "name": "output",
@@ -204,25 +205,25 @@ def _regression_output(made: Scaffold, y: RawArray, width: int) -> dict[str, Any
         std = float(f"{spread / width**0.5 or 1:.3g}")
         last["weight_init"] = {"type": "normal", "std": std}
         last["bias_init"] = {"type": "constant", "value": float(f"{mean:.4g}")}
-        made.notes.append(f"the last layer begins at the targets' mean {mean:.4g} and spread {spread:.4g}")
+        draft.notes.append(f"the last layer starts at the targets' mean {mean:.4g} and spread {spread:.4g}")
     elif spread < SMALL_SPREAD:
         factor = 10.0 ** np.ceil(-np.log10(spread)) if spread else 1.0
-        made.notes.append(
+        draft.notes.append(
             f"the targets differ by little (spread {spread:.2g}): multiply them by {factor:g} to learn them"
         )
     return last
 
 
-def _experiment(made: Scaffold, name: str, entry: dict[str, Any], rows: int) -> None:
+def _choose_training(draft: Scaffold, name: str, entry: dict[str, Any], rows: int) -> None:
     batch = 16 if rows < 1000 else 32 if rows < 20_000 else 128
     epochs = int(np.clip(WANTED_STEPS * batch / rows, 20, 300))
-    made.experiment = {
+    draft.experiment = {
         "format": "specnet-experiment/1",
         "name": name,
         "model": f"{name}.model.json",
         "data": {"train": entry, "validation": {"fraction": 0.2}},
         "training": {
-            **made.experiment["training"],
+            **draft.experiment["training"],
             "optimizer": {"type": "adam", "learning_rate": 0.003},
             "epochs": epochs,
             "batch_size": batch,
@@ -231,8 +232,8 @@ def _experiment(made: Scaffold, name: str, entry: dict[str, Any], rows: int) -> 
     }
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """Write a document as people would: one layer a line."""
+def _write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write a document as indented JSON, with one layer per line."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     for layer in document.get("layers", ()):
         text = text.replace(_indented(layer), json.dumps(layer, ensure_ascii=False))

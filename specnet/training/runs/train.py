@@ -1,4 +1,4 @@
-"""specnet.train: an experiment document in, a trained model and its checkpoints out."""
+"""specnet.train: train from an experiment document, and write the model's checkpoints."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from specnet.training.spec.training_spec import TrainingSpec
 from specnet.version import __version__
 
 FITTED_ROWS = 4096
-"""Rows at a time from which a standardize layer takes its values."""
+"""Number of rows read at a time to fit a standardize layer."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run left: the model as it is after the last step, the metrics of each epoch, and where they are saved.
+    """The result of a run: the model after the last step, the metrics of each epoch, and where they are saved.
 
-    `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value an
-    epoch. `best_path` is None where no best checkpoint is kept. `finished` is False for a run that was stopped.
-    `changes` says what of document or data is other than when a resumed run began, `transfer` what a new run took
-    over from the checkpoint of `initialize_from`. A run that early stopping has ended is finished, and with
+    `history` maps "epoch", "loss", "accuracy", "val_loss", "val_accuracy" (as far as they apply) to one value per
+    epoch. `best_path` is None if no best checkpoint is kept. `finished` is False for a run that was stopped.
+    `changes` lists what changed in document or data since a resumed run started, `transfer` the arrays that a new run
+    copied from the checkpoint of `initialize_from`. A run that early stopping has ended is finished, and with
     `restore_best` its model is that of best.h5.
     """
 
@@ -70,53 +70,53 @@ def train(
     check_finite: bool = False,
     world: World = SINGLE,
 ) -> TrainingResult:
-    """Train as an experiment document says, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
+    """Train from an experiment document, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
 
-    `experiment` is the document's path or the document itself; `out` is runs/<name> by default. A run that is there
-    already is never overwritten: `resume` goes on with it (or begins, where there is none), with `allow_changes` also
-    where document or data have changed; `force` begins anew.
-    `overrides` maps paths in the document, "training.epochs", to JSON values. Listeners are called with events.
-    `check_finite` looks at every array of every layer in each step, not at loss and gradients alone. `world` are the
-    processes that share the run, each of which calls this (docs/scaling.md); the first one writes.
+    `experiment` is the document's path or the document itself; `out` is runs/<name> by default. An existing run is
+    never overwritten, unless `force` starts it again. `resume` continues it (or starts a new run if there is none),
+    with `allow_changes` also if document or data have changed.
+    `overrides` maps paths in the document (for example "training.epochs") to JSON values. Listeners are called with
+    events. `check_finite` checks every array of every layer in each step, not only loss and gradients. `world` are the
+    processes that share the run, all of which call this function (docs/scaling.md); the first one writes.
 
     Raises SpecError, DataError, CheckpointError, NotFiniteError, and SpecnetError for an existing run.
     """
     if resume and force:
-        msg = "resume goes on with a run, force overwrites it; choose one"
+        msg = "resume continues a run, force overwrites it; choose one"
         raise SpecnetError(msg)
 
     def prepare() -> _Prepared:
         spec, folder = load_experiment(experiment, overrides)
         target = user_path(out) if out is not None else Path("runs") / spec.name
-        there = [path.name for path in run_files(target)]
-        if there and not (resume or force):
-            ways = "resume (--resume) goes on with it, force (--force) overwrites it"
-            msg = f"{target}: holds a run already ({', '.join(there)}); {ways}"
+        existing = [path.name for path in run_files(target)]
+        if existing and not (resume or force):
+            remedy = "resume (--resume) continues it, force (--force) overwrites it"
+            msg = f"{target}: holds a run already ({', '.join(existing)}); {remedy}"
             raise SpecnetError(msg)
-        _keep_apart(spec, folder, target)
+        _refuse_overwriting(spec, folder, target)
         return _Prepared(folder, target, *load_data(spec, folder))
 
     folder, target, spec, data, validation = world.collectively(prepare)
     saving = Checkpointer(target, spec, data, validation, world)
     early = saving.early
-    world.collectively(lambda: _same_everywhere(world, spec, saving.fingerprint))
+    world.collectively(lambda: _check_equal_settings(world, spec, saving.fingerprint))
     run, changes, transfer = world.collectively(
-        lambda: _begun(saving, folder, data, validation, resume, allow_changes, check_finite, world)
+        lambda: _start_or_resume(saving, folder, data, validation, resume, allow_changes, check_finite, world)
     )
     model = run.model
-    run.listeners = [*([early] if early else []), saving, *listeners]  # what is saved knows what early stopping saw
+    run.listeners = [*([early] if early else []), saving, *listeners]  # early stopping first, as its state is saved
     if world.rank == 0:
         make_folder(target)
         _write_document(target, spec, folder)
     if early is None or not early.is_over(run.epoch):
         run.go()
-    over = early is not None and early.is_over(run.epoch)
-    finished = over or run.epoch >= spec.training.epochs
-    world.gather(None)  # all has been written
-    kept = target / BEST if saving.best is not None and (target / BEST).exists() else None
-    if finished and early is not None and early.spec.restore_best and kept is not None:
-        model = load(kept)
-    return TrainingResult(model, run.history, target / LAST, kept, finished, changes, transfer, over)
+    stopped_early = early is not None and early.is_over(run.epoch)
+    finished = stopped_early or run.epoch >= spec.training.epochs
+    world.gather(None)  # wait until all files have been written
+    best = target / BEST if saving.best is not None and (target / BEST).exists() else None
+    if finished and early is not None and early.spec.restore_best and best is not None:
+        model = load(best)
+    return TrainingResult(model, run.history, target / LAST, best, finished, changes, transfer, stopped_early)
 
 
 class _Prepared(NamedTuple):
@@ -127,7 +127,7 @@ class _Prepared(NamedTuple):
     validation: AnyDataset | None
 
 
-def _begun(
+def _start_or_resume(
     saving: Checkpointer,
     folder: Path,
     data: AnyDataset,
@@ -137,7 +137,7 @@ def _begun(
     check_finite: bool,
     world: World,
 ) -> tuple[Run, tuple[str, ...], Transfer | None]:
-    """Make the run, new or where its last checkpoint was; give it with what has changed, and what was taken over."""
+    """Return a new or resumed run, the changes since a resumed run started, and the arrays that a new run copied."""
     spec, last = saving.experiment, saving.folder / LAST
     if not (resume and last.exists()):
         model, transfer = fresh_model(spec, folder, data)
@@ -147,15 +147,15 @@ def _begun(
     state = model.run_state or {}
     run = make_run(spec.training, model, data, validation, check_finite=check_finite, world=world)
     changes = saving.restore(run, state, os.fspath(last), allow_changes=allow_changes)
-    before = processes_of(str(state.get("machine", "")))
-    if before != world.size:
-        changes = (*changes, f"{before} processes shared the run, now {world.size}: the last bits may differ")
+    processes = processes_of(str(state.get("machine", "")))
+    if processes != world.size:
+        changes = (*changes, f"{processes} processes shared the run, now {world.size}: the last bits may differ")
     return run, changes, None
 
 
-def _same_everywhere(world: World, spec: ExperimentSpec, fingerprint: str) -> None:
-    """Hold that all processes have the same document, data and versions. Raises SpecnetError: it says what differs."""
-    own = {
+def _check_equal_settings(world: World, spec: ExperimentSpec, fingerprint: str) -> None:
+    """Check that all processes have the same document, data and versions. Raises SpecnetError with the difference."""
+    settings = {
         "the document": spec.model_dump_json(exclude={"data"}),
         "the data": fingerprint,
         "specnet": __version__,
@@ -163,19 +163,19 @@ def _same_everywhere(world: World, spec: ExperimentSpec, fingerprint: str) -> No
         "Python": platform.python_version(),
         "the kernels": backend(),
     }
-    for rank, others in enumerate(world.gather(own)):
-        different = [what for what in own if others[what] != own[what]]
+    for rank, others in enumerate(world.gather(settings)):
+        different = [name for name in settings if others[name] != settings[name]]
         if different and rank < world.rank:
-            told = f"{different[0]} is not that of process {rank}"
-            if len(own[different[0]]) < 40:
-                told += f": {own[different[0]]}, there {others[different[0]]}"
-            raise SpecnetError(told)
+            message = f"{different[0]} is not that of process {rank}"
+            if len(settings[different[0]]) < 40:
+                message += f": {settings[different[0]]} here, {others[different[0]]} there"
+            raise SpecnetError(message)
 
 
 def fresh_model(spec: ExperimentSpec, folder: Path, data: AnyDataset) -> tuple[Model, Transfer | None]:
-    """Build the experiment's model, fitted to the training rows and initialized as it says.
+    """Build the experiment's model, fit its first layer to the training rows, and copy arrays by `initialize_from`.
 
-    Raises CheckpointError for a checkpoint that has nothing to take over.
+    Raises CheckpointError if the checkpoint has no array that fits the model.
     """
     model = build(spec.built_model)
     fit_first_layer(model, data)
@@ -184,14 +184,14 @@ def fresh_model(spec: ExperimentSpec, folder: Path, data: AnyDataset) -> tuple[M
         return model, None
     transfer = load_parameters(model, folder / user_path(source.path), source.names)
     if not transfer.taken:
-        why = "; ".join(f"{name} {reason}" for name, reason in list(transfer.skipped.items())[:4])
-        msg = f"{source.path}: nothing in it fits the model: {why}"
+        reasons = "; ".join(f"{name} {reason}" for name, reason in list(transfer.skipped.items())[:4])
+        msg = f"{source.path}: nothing in it fits the model: {reasons}"
         raise CheckpointMismatchError(msg)
     return model, transfer
 
 
 def fit_first_layer(model: Model, data: AnyDataset) -> None:
-    """Let a first layer that standardizes, and has no values yet, take them from the training rows."""
+    """Fit a first standardize layer that has no values yet to the training rows."""
     fit_standardize(model.layers, (part.inputs for part in data.in_order(FITTED_ROWS)))
 
 
@@ -210,15 +210,15 @@ def make_run(
 
 
 def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
-    """Make the optimizer; weight decay leaves biases and norms alone, and what is frozen does not move."""
+    """Build the optimizer; weight decay skips biases and norms, and frozen parameters are not updated."""
     decayed = {name for name, parameter in model.spec.parameter_specs().items() if parameter.decay}
     optimizer = training.optimizer.build(model, model.parameters.keys() - decayed)
     optimizer.freeze(frozen_names(model.spec, training.freeze))
     return optimizer
 
 
-def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
-    """Refuse to write over the data. Raises SpecnetError."""
+def _refuse_overwriting(spec: ExperimentSpec, folder: Path, target: Path) -> None:
+    """Raise SpecnetError if the run would overwrite its data files."""
     for path in spec.data.files():
         if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
             msg = f"{path}: the run would write over it; choose another folder (--out)"
@@ -226,7 +226,7 @@ def _keep_apart(spec: ExperimentSpec, folder: Path, target: Path) -> None:
 
 
 def make_folder(target: Path) -> None:
-    """Make a run's folder, or the folder of several. Raises SpecnetError."""
+    """Create the folder of a run or of several runs. Raises SpecnetError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -235,15 +235,14 @@ def make_folder(target: Path) -> None:
 
 
 def _write_document(target: Path, spec: ExperimentSpec, folder: Path) -> None:
-    write_file(target / EXPERIMENT, _resolved(spec, folder, target).encode(), SpecnetError)
+    write_file(target / EXPERIMENT, _resolved_text(spec, folder, target).encode(), SpecnetError)
 
 
-def _resolved(spec: ExperimentSpec, folder: Path, target: Path) -> str:
-    """Write the document with its model inline and its paths relative to the run's folder."""
+def _resolved_text(spec: ExperimentSpec, folder: Path, target: Path) -> str:
+    """Return the document's text with its model inline and its paths relative to the run's folder."""
 
     def relative(path: str) -> str:
-        moved = os.path.relpath(folder / user_path(path), target)
-        return Path(moved).as_posix()
+        return Path(os.path.relpath(folder / user_path(path), target)).as_posix()
 
     document = spec.model_dump(mode="json", exclude={"schema_"})
     document["model"].pop("$schema", None)

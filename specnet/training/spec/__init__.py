@@ -1,4 +1,4 @@
-"""What an experiment document says: data, training settings, checks of one against the other.
+"""The experiment document: its data, its training settings, and checks that they fit together.
 
 Imports everything up to `checkpoint`, and the losses, metrics, optimizers and schedules.
 """

@@ -1,4 +1,4 @@
-"""Faults of training settings that only show beside the model: what no part of a document shows alone."""
+"""Checks of training settings that need the model or several settings at once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from specnet.training.spec.training_spec import TrainingSpec
 
 
 def metric_specs(training: TrainingSpec) -> tuple[MetricSpec, ...]:
-    """List what is measured beside the loss: what the document says, or accuracy where there are classes."""
+    """Return the metrics beside the loss: those of the document, or accuracy if the loss has classes."""
     if training.metrics is not None:
         return training.metrics
     return (AccuracySpec(),) if training.loss.build().has_classes() else ()
 
 
 def frozen_names(model: ModelSpec, patterns: Sequence[str]) -> set[str]:
-    """List the parameters whose names match one of the patterns."""
+    """Return the names of the parameters that match one of the patterns."""
     return {name for name in model.plan().parameter_shapes() if any(fnmatchcase(name, p) for p in patterns)}
 
 
 def training_faults(model: ModelSpec, training: TrainingSpec, *, validates: bool) -> Iterator[Finding]:
-    """Yield what does not fit together: model and loss, metrics and loss, what is monitored and what is measured.
+    """Yield what does not fit together: loss and model, metrics and loss, monitored and computed metrics, freeze.
 
-    `validates` says whether there are validation rows. Paths begin at the training settings.
+    `validates` says whether there are validation rows. Paths start at the training settings.
     """
     loss = training.loss.build()
     yield from _loss_faults(model, training, loss)
@@ -42,18 +42,18 @@ def training_faults(model: ModelSpec, training: TrainingSpec, *, validates: bool
 
 
 def _loss_faults(model: ModelSpec, training: TrainingSpec, loss: Loss) -> Iterator[Finding]:
-    last = _last(model.layers)
+    last = _output_layer(model.layers)
     output_shape = model.output_shape
     if last.type in loss.doubled_by:
-        message = f"{loss.name} takes logits and the model ends in {last.type}; remove that layer, predict adds it"
+        message = f"{loss.name} takes logits, but the model ends in {last.type}; remove that layer, predict applies it"
         yield Finding(("loss",), message, "doubled_activation")
     if loss.takes_classes() and (len(output_shape) != 1 or output_shape[0] < 2):
-        message = f"{loss.name} needs one output a class, at least 2; the model's outputs have shape {output_shape}"
+        message = f"{loss.name} needs one output per class, at least 2; the model's outputs have shape {output_shape}"
         yield Finding(("loss",), message, "output_width")
     if isinstance(training.loss, SoftmaxCrossEntropySpec) and training.loss.class_weights:
-        given, width = len(training.loss.class_weights), output_shape[-1]
-        if given != width:
-            message = f"expected {width} weights, one a class of the output, got {given}"
+        count, width = len(training.loss.class_weights), output_shape[-1]
+        if count != width:
+            message = f"expected {width} weights, one per class of the output, got {count}"
             yield Finding(("loss", "class_weights"), message, "wrong_value")
 
 
@@ -62,38 +62,38 @@ def _metric_faults(model: ModelSpec, training: TrainingSpec, loss: Loss) -> Iter
     for index, metric in enumerate(training.metrics or ()):
         path = ("metrics", index)
         if metric.needs_classes == "one" and not loss.takes_classes():
-            yield Finding(path, f"{metric.type} needs classes, and {loss.name} has none", "wrong_value")
+            yield Finding(path, f"{metric.type} needs classes, but {loss.name} has none", "wrong_value")
         elif metric.needs_classes and not loss.has_classes():
-            message = f"{metric.type} needs classes, and {loss.name} has none; mse, mae and r2 do not"
+            message = f"{metric.type} needs classes, but {loss.name} has none; use mse, mae or r2"
             yield Finding(path, message, "wrong_value")
         elif not metric.needs_classes and loss.has_classes():
-            message = f"{metric.type} compares numbers, and {loss.name} has classes; accuracy compares those"
+            message = f"{metric.type} compares numbers, but {loss.name} has classes; use accuracy or f1"
             yield Finding(path, message, "wrong_value")
         elif getattr(metric, "k", 1) > width:
             yield Finding((*path, "k"), f"the model has {width} outputs", "wrong_value")
 
 
 def _monitor_faults(training: TrainingSpec, *, validates: bool) -> Iterator[Finding]:
-    named: dict[str, KeyPath] = {}
+    paths: dict[str, KeyPath] = {}
     if training.early_stopping is not None:
-        named[training.early_stopping.monitor] = ("early_stopping", "monitor")
+        paths[training.early_stopping.monitor] = ("early_stopping", "monitor")
     if training.checkpoint.keep_best is not None:
-        named.setdefault(training.checkpoint.keep_best, ("checkpoint", "keep_best"))
-    measured = ["loss", *(metric.type for metric in metric_specs(training))]
-    for name, path in named.items():
+        paths.setdefault(training.checkpoint.keep_best, ("checkpoint", "keep_best"))
+    computed = ["loss", *(metric.type for metric in metric_specs(training))]
+    for name, path in paths.items():
         short = short_name(name)
         if short.startswith("val_") and not validates:
-            message = f'{name} needs validation rows, and there are none; add data.validation, or write "training_loss"'
+            message = f'{name} needs validation rows, but there are none; add data.validation, or write "training_loss"'
             yield Finding(path, message, "wrong_value")
-        if short.removeprefix("val_") not in measured:
-            there = ", ".join(measured)
-            message = f"{short.removeprefix('val_')} is not measured; there are {there}; add it to training.metrics"
+        if short.removeprefix("val_") not in computed:
+            known = ", ".join(computed)
+            message = f"{short.removeprefix('val_')} is not measured, only {known}; add it to training.metrics"
             yield Finding(path, message, "wrong_value")
     stopping = training.early_stopping
     if stopping is not None and stopping.restore_best and stopping.monitored != training.checkpoint.monitored:
         message = (
-            f"restore_best takes the model of best.h5, which keeps the best by {training.checkpoint.keep_best}; "
-            "monitor the same, or write restore_best: false"
+            f"restore_best loads best.h5, the best epoch by {training.checkpoint.keep_best}; "
+            "monitor the same metric, or write restore_best: false"
         )
         yield Finding(("early_stopping",), message, "wrong_value")
 
@@ -108,8 +108,8 @@ def _freeze_faults(model: ModelSpec, training: TrainingSpec) -> Iterator[Finding
         yield Finding(("freeze",), "all parameters are frozen, nothing is left to train", "wrong_value")
 
 
-def _last(layers: Sequence[LayerSpec]) -> LayerSpec:
-    """Give the layer that computes the outputs, also where it stands in a sequential."""
+def _output_layer(layers: Sequence[LayerSpec]) -> LayerSpec:
+    """Return the layer that computes the outputs, also if it is inside a sequential."""
     last = layers[-1]
     while isinstance(last, CompositeSpec) and len(last.lists()) == 1 and last.inside:
         last = last.inside[-1]

@@ -36,11 +36,11 @@ EXPERIMENT_FORMAT = format_of(FAMILY)
 RunName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100),
-    expecting("a name of letters, digits, ., _ and - (it becomes a folder) that begins with a letter or digit"),
+    expecting("a folder name of letters, digits, ., _ and - that begins with a letter, a digit or _"),
 ]
 
 
-def _model(value: Any) -> Any:
+def _model_or_path(value: Any) -> Any:
     if isinstance(value, (str, ModelSpec)):
         return value
     if isinstance(value, Mapping):
@@ -49,7 +49,7 @@ def _model(value: Any) -> Any:
 
 
 class ExperimentSpec(Document):
-    """An experiment document, normalized. `load_experiment` reads one; its model is inline from then on."""
+    """An experiment document with all defaults filled in. `load_experiment` reads a file and puts its model inline."""
 
     model_config = ConfigDict(
         title="specnet experiment",
@@ -57,7 +57,7 @@ class ExperimentSpec(Document):
     )
 
     schema_: Text = Field(default="", alias="$schema")
-    """Where the JSON Schema of this document lies, for editors."""
+    """Location of this document's JSON Schema, for editors."""
     format: Annotated[
         str,
         BeforeValidator(lambda value: check_format(value, FAMILY)),
@@ -65,43 +65,43 @@ class ExperimentSpec(Document):
     ] = EXPERIMENT_FORMAT
     """Kind and version of the document."""
     name: RunName = "experiment"
-    """Names the run's folder, runs/<name>."""
+    """Name of the experiment; its runs are written to the folder runs/<name>."""
     model: Annotated[
         ModelSpec | str,
-        BeforeValidator(_model),
+        BeforeValidator(_model_or_path),
         WithJsonSchema({"anyOf": [{"type": "string"}, {PLACEHOLDER: "model"}]}),
     ]
-    """The model document, or the path of its file, relative to this one."""
+    """The model document, or the path of its file relative to this document."""
     data: DataSpec
-    """The rows."""
+    """The training and validation rows."""
     training: TrainingSpec
     """How to train."""
 
     @model_validator(mode="before")
     @classmethod
-    def _of_this_version(cls, data: Any) -> Any:
+    def _migrate(cls, data: Any) -> Any:
         return migrated(data, FAMILY)
 
     @field_validator("training")
     @classmethod
-    def _keeps_the_best(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
-        """Fill in what is kept as the best: what early stopping monitors, or the validation loss."""
+    def _fill_in_keep_best(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+        """Fill in `checkpoint.keep_best`: what early stopping monitors, or validation_loss."""
         data = info.data.get("data")
         return training if data is None else training.keeping_best(validates=data.validation is not None)
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_empty_schema(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
         return {key: value for key, value in written.items() if value or key not in ("$schema", "schema_")}
 
     @property
     def built_model(self) -> ModelSpec:
-        """The inline model document. Raises SpecnetError where it is still a path."""
+        """The inline model document. Raises SpecnetError if it is still a path."""
         if isinstance(self.model, str):
             msg = "the experiment names its model by path; read it with load_experiment(path)"
             raise SpecnetError(msg)
         return self.model
 
     def to_json(self) -> str:
-        """Write the normalized document, indented, ending in a newline."""
+        """Return the normalized document as indented JSON that ends in a newline."""
         return self.model_dump_json(indent=2) + "\n"

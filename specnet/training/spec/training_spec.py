@@ -1,4 +1,4 @@
-"""The part of an experiment document that says how to train."""
+"""The training settings of an experiment document."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from specnet.training.optimizers.spec import AdamSpec, OptimizerChoice
 from specnet.training.schedules import ConstantSpec, ScheduleChoice
 
 
-def _monitor(value: Any) -> Any:
+def _known_metric(value: Any) -> Any:
     if isinstance(value, str) and value not in MONITORS:
         message = f'expected the name of a metric, got "{value:.40}"{suggestion(value, MONITORS)}'
         raise problem(message, "wrong_value")
     return value
 
 
-Monitor = Annotated[Text, BeforeValidator(_monitor), WithJsonSchema({"enum": list(MONITORS), "type": "string"})]
+Monitor = Annotated[Text, BeforeValidator(_known_metric), WithJsonSchema({"enum": list(MONITORS), "type": "string"})]
 
 
 class CheckpointPolicy(Document):
     """When checkpoints are written."""
 
     every_steps: PositiveInteger | None = None
-    """Write last.h5 after so many steps."""
+    """Number of steps between two writes of last.h5."""
     every_epochs: PositiveInteger | None = 1
-    """Write last.h5 after so many epochs; it is always written at the end."""
+    """Number of epochs between two writes of last.h5; it is always written at the end."""
     keep_last: PositiveInteger = 1
-    """How many of the last checkpoints stay: last.h5, and those before it as step-<n>.h5."""
+    """Number of recent checkpoints to keep: last.h5, and the ones before it as step-<n>.h5."""
     keep_best: Monitor | None = None
-    """Keep the epoch that is best by this metric in best.h5. Default: what early_stopping monitors and restores, or
-    else validation_loss where there is validation."""
+    """Metric that selects the best epoch, which is kept in best.h5. Default: what early_stopping monitors and restores,
+    or else validation_loss if there are validation rows."""
 
     @property
     def monitored(self) -> str | None:
@@ -47,16 +47,16 @@ class CheckpointPolicy(Document):
 
 
 class EarlyStoppingSpec(Document):
-    """Ends a run that does not get better."""
+    """Ends a run whose monitored metric no longer improves."""
 
     monitor: Monitor = "validation_loss"
-    """The metric that has to improve."""
+    """The metric that must improve."""
     patience: PositiveInteger = 10
-    """Epochs in a row without improvement after which the run ends."""
+    """Number of consecutive epochs without improvement after which the run ends."""
     min_delta: NonNegativeReal = 0.0
-    """What counts as an improvement: more than this."""
+    """An improvement must be greater than this."""
     restore_best: Flag = True
-    """Whether the run's result is the best epoch's model (that of best.h5), not the last one's."""
+    """Whether the result of the run is the model of the best epoch (best.h5) instead of the last one."""
 
     @property
     def monitored(self) -> str:
@@ -65,12 +65,12 @@ class EarlyStoppingSpec(Document):
 
 
 class InitializeFrom(Document):
-    """A checkpoint whose arrays are taken over before the first step, as far as names and shapes match."""
+    """A checkpoint whose arrays are copied into the model before the first step, if names and shapes match."""
 
     path: Text
-    """The checkpoint, relative to the document."""
+    """Path of the checkpoint, relative to this document."""
     names: Text = "*"
-    """A pattern that the names of arrays have to match, "block.*" say."""
+    """Pattern of the names of arrays to copy, for example "block.*"."""
 
 
 def _initialize_from(value: Any) -> Any:
@@ -79,18 +79,18 @@ def _initialize_from(value: Any) -> Any:
     if isinstance(value, str):
         return InitializeFrom.nested({"path": value})
     if not isinstance(value, Mapping):
-        raise mismatch("a path, or an object with one", value, "wrong_type")
+        raise mismatch("a path, or an object with a path", value, "wrong_type")
     return InitializeFrom.nested(value)
 
 
-class _OrText:
+class _AllowString:
     """Adds a string to what a field's JSON Schema accepts."""
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
         return {"anyOf": [{"type": "string"}, *handler(schema)["anyOf"]]}
 
 
-def _patterns(value: Any) -> Any:
+def _pattern_tuple(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and all(isinstance(entry, str) and entry for entry in value):
         return as_tuple(value)
     raise mismatch("an array of names or patterns", value, "wrong_type")
@@ -100,53 +100,53 @@ class TrainingSpec(Document):
     """How to train."""
 
     loss: LossChoice = Field(examples=["softmax_cross_entropy", {"type": "huber", "delta": 2.0}])
-    """What is minimized."""
+    """The loss to minimize."""
     optimizer: OptimizerChoice = Field(default=AdamSpec(), examples=[{"type": "adam", "learning_rate": 0.001}])
-    """How the parameters move."""
+    """How the parameters are updated."""
     schedule: ScheduleChoice = Field(
         default=ConstantSpec(), examples=["cosine", {"type": "cosine", "warmup_steps": 100}]
     )
     """How the learning rate changes during the run."""
     clip_norm: PositiveReal | None = None
-    """Greatest norm of all gradients together; longer ones are made shorter."""
+    """Greatest allowed norm of all gradients together; greater norms are scaled down to it."""
     epochs: PositiveInteger = 10
     """Passes over the training rows."""
     batch_size: PositiveInteger = 32
-    """Rows of a batch; the last one of an epoch may be shorter."""
+    """Rows per batch; the last batch of an epoch may be smaller."""
     accumulate: PositiveInteger = 1
-    """Batches whose gradients make one step, as a batch of all their rows would."""
+    """Number of batches whose gradients are accumulated for one step, which equals one step on all their rows."""
     shuffle: Flag = True
-    """Whether each epoch has an order of its own."""
+    """Whether to shuffle the rows anew in each epoch."""
     seed: Seed = 0
-    """Decides the split, the shuffling and dropout; the model's own seed decides the initial weights."""
+    """Seed of the validation split, the shuffling and dropout; the model's seed determines the initial weights."""
     freeze: Annotated[
         tuple[str, ...],
-        BeforeValidator(_patterns),
+        BeforeValidator(_pattern_tuple),
         WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
     ] = ()
-    """Parameters that do not move, by name or pattern: "hidden.*"."""
+    """Parameters to leave unchanged, by name or pattern, for example "hidden.*"."""
     initialize_from: Annotated[
         InitializeFrom | None,
         BeforeValidator(_initialize_from),
-        _OrText(),
+        _AllowString(),
     ] = None
-    """A checkpoint to begin from, its path or an object."""
+    """A checkpoint from which to take initial values: its path, or an object."""
     metrics: Annotated[tuple[MetricChoice, ...], BeforeValidator(as_tuple)] | None = Field(
         default=None, examples=[["accuracy", "f1"], [{"type": "top_k_accuracy", "k": 3}]]
     )
-    """What is measured beside the loss. Default: accuracy, where there are classes."""
+    """Metrics beside the loss. Default: accuracy if the loss has classes."""
     early_stopping: EarlyStoppingSpec | None = None
-    """When a run that does not get better ends."""
+    """When to end a run that no longer improves."""
     checkpoint: CheckpointPolicy = CheckpointPolicy()
-    """When checkpoints are written."""
+    """When to write checkpoints."""
 
     @field_validator("metrics")
     @classmethod
-    def _different(cls, metrics: Any) -> Any:
+    def _reject_duplicates(cls, metrics: Any) -> Any:
         names = [metric.type for metric in metrics or ()]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise problem(f'"{twice[0]}" stands here twice', "duplicate_name")
+        duplicates = [name for name in names if names.count(name) > 1]
+        if duplicates:
+            raise problem(f'"{duplicates[0]}" appears twice', "duplicate_name")
         return metrics
 
     def keeping_best(self, *, validates: bool) -> Self:
@@ -164,5 +164,5 @@ class TrainingSpec(Document):
 
     @property
     def step_rows(self) -> int:
-        """Rows of a step."""
+        """Rows per step."""
         return self.batch_size * self.accumulate

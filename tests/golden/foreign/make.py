@@ -1,11 +1,11 @@
-"""Writes this folder's files with the libraries that they are of: `python make.py keras|torch|onnx`.
+"""Write this folder's files, each with the library of its format: `python make.py keras|torch|onnx`.
 
 keras    under Keras 2.15 (with TensorFlow 2.15): keras2.h5, keras2.keras, keras2.weights.h5, keras2-weights.h5;
          under Keras 3 (KERAS_BACKEND=jax): keras3.h5, keras3.keras, keras3.weights.h5
 torch    torch.safetensors
 onnx     torch-script.onnx, torch-dynamo.onnx (needs torch, onnx and onnxscript)
 
-What each network makes of INPUTS, and the library's version, goes into expected.json.
+The outputs of each network for INPUTS, and the library's version, are written to expected.json.
 """
 
 import json
@@ -18,12 +18,12 @@ HERE = Path(__file__).parent
 INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
 
 
-def note(versions, outputs):
-    """Add to expected.json."""
+def add_expected(versions, outputs):
+    """Add the outputs, by file name, and the library's version to expected.json."""
     path = HERE / "expected.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known |= {name: {"made by": versions, "outputs": np.asarray(y, "f8").tolist()} for name, y in outputs.items()}
-    path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    entries |= {name: {"made by": versions, "outputs": np.asarray(y, "f8").tolist()} for name, y in outputs.items()}
+    path.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
 
 
 def keras_network(*, scale):
@@ -62,20 +62,20 @@ def keras():
     import keras
 
     major = keras.__version__[0]
-    whole, parts = keras_network(scale=False), keras_network(scale=True)
-    whole.save(HERE / f"keras{major}.keras")  # before .h5, which forgets the optimizer's settings
-    whole.save(HERE / f"keras{major}.h5")
-    parts.save_weights(HERE / f"keras{major}.weights.h5")
-    y = np.asarray(whole(INPUTS, training=False))
+    model, scaled_model = keras_network(scale=False), keras_network(scale=True)
+    model.save(HERE / f"keras{major}.keras")  # saved before .h5, as saving to .h5 loses the optimizer's settings
+    model.save(HERE / f"keras{major}.h5")
+    scaled_model.save_weights(HERE / f"keras{major}.weights.h5")
+    y = np.asarray(model(INPUTS, training=False))
     outputs = {f"keras{major}.keras": y, f"keras{major}.h5": y}
-    outputs[f"keras{major}.weights.h5"] = y = np.asarray(parts(INPUTS, training=False))
+    outputs[f"keras{major}.weights.h5"] = y = np.asarray(scaled_model(INPUTS, training=False))
     if major == "2":
-        parts.save_weights(HERE / "keras2-weights.h5", save_format="h5")
+        scaled_model.save_weights(HERE / "keras2-weights.h5", save_format="h5")
         outputs["keras2-weights.h5"] = y
-    note(f"Keras {keras.__version__}", outputs)
+    add_expected(f"Keras {keras.__version__}", outputs)
 
 
-def network():
+def torch_network():
     import torch
     from torch import nn
 
@@ -89,7 +89,7 @@ def network():
         def forward(self, x):
             return x + self.body(x)
 
-    made = nn.Sequential(
+    model = nn.Sequential(
         nn.Linear(6, 8),
         nn.GELU(),
         Residual(nn.Sequential(nn.Linear(8, 4), nn.SiLU(), nn.Linear(4, 8))),
@@ -98,36 +98,36 @@ def network():
         nn.Mish(),
         nn.Linear(8, 3),
     )
-    made.train()
+    model.train()
     with torch.no_grad():
         for _ in range(5):
-            made(torch.randn(32, 6))
-        made[4].weight.normal_()
-    return made.eval()
+            model(torch.randn(32, 6))
+        model[4].weight.normal_()
+    return model.eval()
 
 
 def torch_file():
     import torch
     from safetensors.torch import save_file
 
-    made = network()
-    save_file(made.state_dict(), HERE / "torch.safetensors")
-    note(f"torch {torch.__version__}", {"torch.safetensors": made(torch.tensor(INPUTS)).detach().numpy()})
+    model = torch_network()
+    save_file(model.state_dict(), HERE / "torch.safetensors")
+    add_expected(f"torch {torch.__version__}", {"torch.safetensors": model(torch.tensor(INPUTS)).detach().numpy()})
 
 
 def onnx_files():
     import torch
 
-    made, x = network(), torch.tensor(INPUTS)
+    model, x = torch_network(), torch.tensor(INPUTS)
     torch.onnx.export(
-        made, (x,), HERE / "torch-script.onnx", dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+        model, (x,), HERE / "torch-script.onnx", dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
     )
     shapes = ({0: torch.export.Dim("n")},)
     torch.onnx.export(
-        made, (x,), HERE / "torch-dynamo.onnx", dynamo=True, external_data=False, dynamic_shapes=shapes, verbose=False
+        model, (x,), HERE / "torch-dynamo.onnx", dynamo=True, external_data=False, dynamic_shapes=shapes, verbose=False
     )
-    y = made(x).detach().numpy()
-    note(f"torch {torch.__version__}", {"torch-script.onnx": y, "torch-dynamo.onnx": y})
+    y = model(x).detach().numpy()
+    add_expected(f"torch {torch.__version__}", {"torch-script.onnx": y, "torch-dynamo.onnx": y})
 
 
 if __name__ == "__main__":

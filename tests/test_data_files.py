@@ -1,4 +1,4 @@
-"""Data files: every format, and every way in which one does not fit."""
+"""Test data files: every format, and the errors for files that do not fit."""
 
 import gzip
 import struct
@@ -20,17 +20,17 @@ X = np.arange(12.0).reshape(6, 2)
 Y = np.array([0, 1, 2, 0, 1, 2])
 SPEC = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}])
 NAMED = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}], labels=["a", "b", "c"])
-SHARED = "../shared/data"
+SHARED_DATA = "../shared/data"
 
 
 def idx(array, dtype=">u1"):
-    """The bytes of an IDX file."""
+    """Return the bytes of an IDX file."""
     codes = {">u1": 8, ">i4": 12, ">f4": 13, ">f8": 14}
     head = bytes([0, 0, codes[dtype], array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     return head + array.astype(dtype).tobytes()
 
 
-def test_npz(tmp_path):
+def test_npz_files_are_read(tmp_path):
     np.savez(tmp_path / "d.npz", x=X, y=Y)
     x, y = read_rows(tmp_path / "d.npz", "x", "y")[:2]
     assert np.array_equal(x, X)
@@ -39,13 +39,13 @@ def test_npz(tmp_path):
         read_rows(tmp_path / "d.npz", "xx", "y")
 
 
-def test_objects_are_not_unpickled(tmp_path):
+def test_npz_files_with_pickled_objects_are_rejected(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.array([{}], object), y=Y)
     with pytest.raises(DataError, match="allow_pickle"):
         read_rows(tmp_path / "d.npz", "x", "y")
 
 
-def test_hdf5(tmp_path):
+def test_hdf5_files_are_read(tmp_path):
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["group/x"], file["y"] = X, Y
         file["names"] = ["a", "b", "c", "a", "b", "c"]
@@ -58,23 +58,23 @@ def test_hdf5(tmp_path):
 
 @pytest.mark.parametrize("dtype", [">u1", ">i4", ">f4", ">f8"])
 @pytest.mark.parametrize("name", ["d.idx", "images-idx2-ubyte", "images-idx2-ubyte.gz", "d.idx.gz"])
-def test_idx(tmp_path, dtype, name):
+def test_idx_files_are_read(tmp_path, dtype, name):
     data = idx(X, dtype)
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     assert np.array_equal(read_array(tmp_path / name), X)
 
 
 @pytest.mark.parametrize("cut", [2, 6, 20])
-def test_idx_that_is_cut(tmp_path, cut):
+def test_truncated_idx_files_are_rejected(tmp_path, cut):
     (tmp_path / "d.idx").write_bytes(idx(X, ">f8")[:cut])
-    with pytest.raises(DataError, match=r"d\.idx: is (no IDX file|not whole)"):
+    with pytest.raises(DataError, match=r"d\.idx: (is not an IDX file|does not match its header)"):
         read_array(tmp_path / "d.idx")
     (tmp_path / "d.idx.gz").write_bytes(gzip.compress(idx(X))[:-9])
     with pytest.raises(DataError, match="cannot be read"):
         read_array(tmp_path / "d.idx.gz")
 
 
-def test_csv(tmp_path):
+def test_csv_files_are_read(tmp_path):
     (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n\n5,u,-6\n')
     pytest.importorskip("polars")
     x, y, _, names = read_rows(tmp_path / "d.csv", None, "kind")
@@ -87,7 +87,7 @@ def test_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message_pattern"),
     [
         ("a,b\n1,2\n3\n", r'row 2, column "b": a value is missing'),
         ("a,b\n1,2,3\n", "cannot be read as a table: found more fields"),
@@ -95,21 +95,21 @@ def test_csv(tmp_path):
         ("a,b\n1,\n3,4\n", r'row 1, column "b": a value is missing \(1 in the column\); .* fill'),
         ("a,b\n", "no rows"),
         ("", "no rows"),
-        ("a,a\n1,2\n", '"a" stands in the header twice'),
+        ("a,a\n1,2\n", '"a" appears twice in the header'),
         ('a,b\n"1,2\n', "cannot be read as a table"),
         ("a,b\n1,2\n\n3,nan\n", r'row 2, column "b": a value is missing'),
         ("a,b\n1,2024-01-01\n", r'row 1, column "b": expected a number, got the string "2024-01-01"'),
     ],
 )
-def test_csv_that_does_not_fit(tmp_path, text, words):
+def test_invalid_csv_files_are_rejected_with_row_and_column(tmp_path, text, message_pattern):
     pytest.importorskip("polars")
     (tmp_path / "d.csv").write_text(text)
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(DataError, match=message_pattern) as caught:
         read_rows(tmp_path / "d.csv", ["b"] if "b" in text else ["a"], None)
     assert str(caught.value).startswith(str(tmp_path / "d.csv"))
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_and_malformed_files_are_rejected(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04nonsense")
     (tmp_path / "bad.npy").write_bytes(b"nonsense")
     (tmp_path / "bad.h5").write_bytes(b"nonsense")
@@ -121,7 +121,7 @@ def test_files_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "message_pattern"),
     [
         (np.ones((6, 3)), r"\(batch, 2\), got \(6, 3\)"),
         (np.ones((0, 2)), "no rows"),
@@ -133,37 +133,37 @@ def test_files_that_are_none(tmp_path):
         (np.ones((6, 2, 1)), "flatten"),
     ],
 )
-def test_inputs_that_do_not_fit(raw, words):
-    with pytest.raises(DataError, match=words) as caught:
+def test_invalid_inputs_are_rejected(raw, message_pattern):
+    with pytest.raises(DataError, match=message_pattern) as caught:
         conform_inputs(raw, SPEC, "d.npz")
     assert str(caught.value).startswith("d.npz: inputs")
 
 
-def test_inputs_that_fit():
-    fitted = conform_inputs(X.astype(np.uint8), SPEC, "d")
-    assert fitted.dtype == np.float32
-    assert fitted.flags.c_contiguous
+def test_valid_inputs_are_converted():
+    inputs = conform_inputs(X.astype(np.uint8), SPEC, "d")
+    assert inputs.dtype == np.float32
+    assert inputs.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
-    ("raw", "words"),
+    ("raw", "message_pattern"),
     [
         (Y[:5], "expected 6 rows"),
         (np.array([0, 1, 3, 0, 1, 2]), r"row 3: .*0 to 2, got 3"),
         (np.array([0, -1, 2, 0, 1, 2]), r"row 2: .*got -1"),
         (np.array([0, 1.5, 2, 0, 1, 2]), r"row 2: .*class from 0 to 2, got 1.5"),
         (np.array([0, np.nan, 2, 0, 1, 2]), r"row 2: .*got nan"),
-        (np.ones((6, 3)), "one class index a row"),
+        (np.ones((6, 3)), "one class index per row"),
         (np.array(list("abcabd")), 'row 6: "d" is not one of the labels'),
         (np.array([1j] * 6), "numbers"),
     ],
 )
-def test_classes_that_do_not_fit(raw, words):
-    with pytest.raises(DataError, match=words):
+def test_invalid_classes_are_rejected(raw, message_pattern):
+    with pytest.raises(DataError, match=message_pattern):
         conform_targets(raw, NAMED, SoftmaxCrossEntropy(), 6, "d.npz")
 
 
-def test_text_needs_labels():
+def test_text_targets_need_labels():
     with pytest.raises(DataError, match=r"a, b, c, .*labels"):
         conform_targets(np.array(list("abcabc")), SPEC, SoftmaxCrossEntropy(), 6, "d.npz")
     assert conform_targets(np.array(list("abcabc")), NAMED, SoftmaxCrossEntropy(), 6, "d").tolist() == [
@@ -176,11 +176,11 @@ def test_text_needs_labels():
     ]
 
 
-def test_targets_that_fit():
+def test_targets_are_converted_to_dtype_and_shape_of_the_loss():
     for raw in (Y, Y.astype(np.uint8), Y.astype(float), Y[:, None]):
-        fitted = conform_targets(raw, SPEC, SoftmaxCrossEntropy(), 6, "d")
-        assert fitted.dtype == np.int64
-        assert fitted.tolist() == Y.tolist()
+        targets = conform_targets(raw, SPEC, SoftmaxCrossEntropy(), 6, "d")
+        assert targets.dtype == np.int64
+        assert targets.tolist() == Y.tolist()
     single = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 1}])
     assert conform_targets(Y, single, MeanSquaredError(), 6, "d").shape == (6, 1)
     with pytest.raises(DataError, match=r"\(batch, 3\), got \(6,\)"):
@@ -201,7 +201,7 @@ def experiment(train, **data):
     }
 
 
-def test_two_files_as_two_entries(tmp_path, monkeypatch):
+def test_inputs_and_targets_from_two_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
     (tmp_path / "y-idx1-ubyte").write_bytes(idx(Y))
@@ -214,7 +214,7 @@ def test_two_files_as_two_entries(tmp_path, monkeypatch):
         load_data(*load_experiment(experiment({"inputs": "other.npy", "targets": "y-idx1-ubyte"})))
 
 
-def test_a_csv_whose_inputs_are_all_other_columns(tmp_path, monkeypatch):
+def test_inputs_of_a_csv_are_all_columns_but_the_target(tmp_path, monkeypatch):
     pytest.importorskip("polars")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.csv").write_text("a,b,k\n1,2,0\n3,4,1\n5,6,2\n")
@@ -224,46 +224,48 @@ def test_a_csv_whose_inputs_are_all_other_columns(tmp_path, monkeypatch):
     assert train.inputs.tolist() == [[2, 1], [4, 3], [6, 5]]
 
 
-def test_a_fraction_is_held_out_by_the_seed(tmp_path, monkeypatch):
+def test_the_seed_selects_the_validation_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("d.npz", x=np.arange(200.0).reshape(100, 2), y=np.arange(100) % 3)
     entry = {"path": "d.npz"}
-    _, train, held = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
-    assert (len(train), len(held)) == (80, 20)
-    rows = np.concatenate([train.inputs[:, 0], held.inputs[:, 0]])
+    _, train, validation = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    assert (len(train), len(validation)) == (80, 20)
+    rows = np.concatenate([train.inputs[:, 0], validation.inputs[:, 0]])
     assert sorted(rows) == list(range(0, 200, 2))
-    _, again, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
-    assert again.fingerprint() == train.fingerprint()
-    _, other, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2}), {"training.seed": "6"}))
-    assert other.fingerprint() != train.fingerprint()
+    _, same_seed, _ = load_data(*load_experiment(experiment(entry, validation={"fraction": 0.2})))
+    assert same_seed.fingerprint() == train.fingerprint()
+    _, other_seed, _ = load_data(
+        *load_experiment(experiment(entry, validation={"fraction": 0.2}), {"training.seed": "6"})
+    )
+    assert other_seed.fingerprint() != train.fingerprint()
     np.savez("one.npz", x=X[:1], y=Y[:1])
     with pytest.raises(DataError, match="too few"):
         load_data(*load_experiment(experiment({"path": "one.npz"}, validation={"fraction": 0.2})))
 
 
 def test_real_idx_files(root):
-    images = root / SHARED / "mnist-t10k-images-idx3-ubyte.gz"
+    images = root / SHARED_DATA / "mnist-t10k-images-idx3-ubyte.gz"
     if not images.exists():
-        pytest.skip("the MNIST test images are not here")
+        pytest.skip("the MNIST test images are not available")
     x = read_array(images)
     y = read_array(images.with_name("mnist-t10k-labels-idx1-ubyte.gz"))
     assert (x.shape, x.dtype, int(x.max())) == ((10_000, 28, 28), np.uint8, 255)
     assert np.bincount(y).sum() == 10_000
 
 
-def test_parquet_and_columns_by_name(tmp_path):
+def test_parquet_files_and_columns_selected_by_name(tmp_path):
     pl = pytest.importorskip("polars", reason="polars is not installed")
     frame = pl.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "yes": [True, False], "k": ["u", "v"]})
     frame.write_parquet(tmp_path / "d.parquet")
     x, y, w, names = read_rows(tmp_path / "d.parquet", None, "k", "b")
     assert (x.tolist(), y.tolist(), w.tolist(), names) == ([[1, 1], [2, 0]], ["u", "v"], [0.5, 1.5], ("a", "yes"))
     assert read_rows(tmp_path / "d.parquet", ["yes"], ["a", "b"])[1].tolist() == [[1, 0.5], [2, 1.5]]
-    with pytest.raises(DataError, match='"b" is a target or weight, and among the inputs too'):
+    with pytest.raises(DataError, match='"b" is both an input and a target or weight'):
         read_rows(tmp_path / "d.parquet", ["b"], ["a", "b"])
     assert read_rows(tmp_path / "d.parquet", ["a"], "yes")[1].tolist() == [1, 0]
     frame.with_columns(pl.col("k").cast(pl.Categorical)).write_parquet(tmp_path / "d.parquet")
     assert read_rows(tmp_path / "d.parquet", ["a"], "k")[1].tolist() == ["u", "v"]
-    with pytest.raises(DataError, match="no columns for the inputs beside a, b, yes, k"):
+    with pytest.raises(DataError, match="no columns for the inputs besides a, b, yes, k"):
         read_rows(tmp_path / "d.parquet", None, ["a", "b"], beside=("yes", "k"))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1nonsense")
     with pytest.raises(DataError, match=r"bad\.parquet: cannot be read"):
@@ -273,7 +275,7 @@ def test_parquet_and_columns_by_name(tmp_path):
         read_rows(tmp_path / "d.parquet", None, "y")
 
 
-def test_missing_values_are_filled_where_that_is_declared(tmp_path, monkeypatch):
+def test_missing_values_are_filled_if_declared(tmp_path, monkeypatch):
     pytest.importorskip("polars", reason="polars is not installed")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.csv").write_text("a,b,k\n1,,0\n,4,1\nNA,6,2\n")
@@ -291,14 +293,14 @@ def test_missing_values_are_filled_where_that_is_declared(tmp_path, monkeypatch)
         load_data(*load_experiment(experiment({"path": "d.csv", "targets": "k"})))
 
 
-def test_tables_need_an_extra(tmp_path, monkeypatch):
+def test_tables_need_polars(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / "d.csv").write_text("a,y\n1,2\n")
     with pytest.raises(specnet.SpecnetError, match=r"needs polars; pip install 'specnet-nn\[data\]'"):
         read_rows(tmp_path / "d.csv", None, "y")
 
 
-def test_numbers_that_are_names_of_classes():
+def test_integer_targets_may_be_class_labels():
     spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 3}], labels=["3", "5", "9"])
     assert conform_targets(np.array([9, 3, 5]), spec, SoftmaxCrossEntropy(), 3, "d").tolist() == [2, 0, 1]
     with pytest.raises(DataError, match=r'row 2: "4" is not one of the labels'):

@@ -1,4 +1,4 @@
-"""specnet init: documents for a data file, which train as they are."""
+"""Test specnet init, which writes documents for a data file that can be trained without edits."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ pl = pytest.importorskip("polars", reason="polars is not installed")
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _in_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -27,65 +27,65 @@ def frame(rows=200, seed=0):
     return pl.DataFrame({**columns, "kind": kind, "price": price, "flag": a > 0, "count": count})
 
 
-def test_a_classifier_of_text():
+def test_text_targets_make_a_classifier():
     frame().drop("price", "flag", "count").write_csv("d.csv")
-    made = scaffold("d.csv", "kind")
+    scaffolded = scaffold("d.csv", "kind")
     model = json.loads(Path("d.model.json").read_text())
     assert model["layers"][0] == {"type": "standardize"}
     assert model["labels"] == ["high", "low", "mid"]
     experiment = json.loads(Path("d.experiment.json").read_text())
     assert experiment["data"]["train"] == {"path": "d.csv", "targets": "kind", "inputs": ["a", "b"]}
-    assert "who" in made.notes[1]
-    assert "same" in made.notes[2]
-    result = specnet.train(made.experiment_path)
+    assert "who" in scaffolded.notes[1]
+    assert "same" in scaffolded.notes[2]
+    result = specnet.train(scaffolded.experiment_path)
     assert result.history["val_accuracy"][-1] > 0.85
     assert specnet.load(result.best_path).spec.labels == ("high", "low", "mid")
 
 
-def test_a_regression_of_large_numbers():
+def test_real_targets_make_a_regression():
     frame(600).drop("kind", "who").write_parquet("d.parquet")
-    made = scaffold("d.parquet", "price", out="docs")
-    assert made.experiment["data"]["train"]["path"] == "../d.parquet"
-    assert made.experiment["training"]["loss"] == "mean_squared_error"
+    scaffolded = scaffold("d.parquet", "price", out="docs")
+    assert scaffolded.experiment["data"]["train"]["path"] == "../d.parquet"
+    assert scaffolded.experiment["training"]["loss"] == "mean_squared_error"
     result = specnet.train("docs/d.experiment.json", out="r")
     assert max(result.history["val_r2"]) > 0.9
 
 
 @pytest.mark.parametrize(("target", "classes"), [("flag", None), ("count", ["3", "4", "5", "6"])])
-def test_numbers_of_a_few_values_are_classes(target, classes):
+def test_targets_with_few_values_are_classes(target, classes):
     frame().write_csv("d.csv")
-    made = scaffold("d.csv", target, inputs=["a", "b"])
-    assert made.model.get("labels") == classes
-    assert made.model["layers"][-1]["units"] == len(classes or "01")
-    assert specnet.train(made.experiment_path, overrides={"training.epochs": "2"}).finished
+    scaffolded = scaffold("d.csv", target, inputs=["a", "b"])
+    assert scaffolded.model.get("labels") == classes
+    assert scaffolded.model["layers"][-1]["units"] == len(classes or "01")
+    assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "2"}).finished
 
 
 def test_classes_counted_from_zero_need_no_labels(digits):
-    made = scaffold(digits / "digits.npz", "y")
-    assert "labels" not in made.model
-    assert made.model["input_shape"] == [64]
-    history = specnet.train(made.experiment_path, overrides={"training.epochs": "3"}).history
+    scaffolded = scaffold(digits / "digits.npz", "y")
+    assert "labels" not in scaffolded.model
+    assert scaffolded.model["input_shape"] == [64]
+    history = specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "3"}).history
     assert history["val_accuracy"][-1] > 0.9
 
 
-def test_pictures_are_made_flat():
+def test_pictures_are_flattened():
     rng = np.random.default_rng(0)
     np.savez("d.npz", x=rng.normal(size=(60, 4, 5)), y=rng.normal(size=60))
-    made = scaffold("d.npz", "y")
-    assert [layer["type"] for layer in made.model["layers"][:2]] == ["standardize", "flatten"]
-    assert specnet.train(made.experiment_path, overrides={"training.epochs": "1"}).finished
+    scaffolded = scaffold("d.npz", "y")
+    assert [layer["type"] for layer in scaffolded.model["layers"][:2]] == ["standardize", "flatten"]
+    assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "1"}).finished
 
 
-def test_missing_values_are_filled_by_declaration():
+def test_missing_values_are_filled_with_the_median():
     data = frame().with_columns(pl.when(pl.col("b") > 50).then(None).otherwise(pl.col("b")).alias("b"))
     data.write_csv("d.csv")
-    made = scaffold("d.csv", "kind", inputs=["a", "b"])
-    assert made.experiment["data"]["train"]["fill"] == {"b": data["b"].median()}
-    assert "filled with the column's median: b" in made.notes[1]
-    assert specnet.train(made.experiment_path, overrides={"training.epochs": "1"}).finished
+    scaffolded = scaffold("d.csv", "kind", inputs=["a", "b"])
+    assert scaffolded.experiment["data"]["train"]["fill"] == {"b": data["b"].median()}
+    assert "filled with the column's median: b" in scaffolded.notes[1]
+    assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "1"}).finished
 
 
-def test_what_cannot_be_begun_with():
+def test_unsuitable_data_files_are_rejected():
     frame().write_csv("d.csv")
     with pytest.raises(DataError, match=r'no column "kin"; did you mean "kind"'):
         scaffold("d.csv", "kin")
@@ -95,7 +95,7 @@ def test_what_cannot_be_begun_with():
         scaffold("d.csv", "same")
     scaffold("d.csv", "kind")
     before = Path("d.model.json").read_text()
-    with pytest.raises(SpecnetError, match="there already; force"):
+    with pytest.raises(SpecnetError, match="already present; force"):
         scaffold("d.csv", "price")
     assert Path("d.model.json").read_text() == before
     scaffold("d.csv", "price", force=True)

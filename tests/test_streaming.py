@@ -1,4 +1,4 @@
-"""Rows that stay in their file: the same training, every row once, little memory."""
+"""Test streaming of rows from files: the same training results, every row once per epoch, bounded memory."""
 
 import json
 import subprocess
@@ -13,8 +13,7 @@ import pytest
 
 import specnet
 from specnet import DataError
-from specnet.data import large_arrays
-from specnet.data import streaming as stored
+from specnet.data import large_arrays, streaming
 from specnet.data.dataset import Dataset, Order
 from specnet.data.large_arrays import HDF5Array, NpyArray
 from specnet.data.prefetch import prefetch
@@ -27,13 +26,13 @@ SPEC = specnet.ModelSpec(input_shape=(3,), layers=[{"type": "standardize"}, {"ty
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _in_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    monkeypatch.setattr(stored, "CHUNK_BYTES", 8 * 3 * 40)  # 40 rows
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 8 * 3 * 40)  # 40 rows
 
 
-def files(rows=500, width=3):
+def write_files(rows=500, width=3):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(rows, width)), rng.integers(0, 2, rows)
     np.save("x.npy", x)
@@ -46,7 +45,7 @@ def files(rows=500, width=3):
 
 
 def rows_of(rows=500, path="x.npy"):
-    x, _ = files(rows)
+    x, _ = write_files(rows)
     array = NpyArray(Path(path)) if path.endswith("npy") else HDF5Array(
         Path(path), "x"
     )  # fmt: skip
@@ -73,66 +72,66 @@ FORMATS = {"npy": NPY, "npy, weighted": {**NPY, "weights": "w.npy"}, "h5": {"pat
 
 
 @pytest.mark.parametrize("entry", FORMATS.values(), ids=FORMATS.keys())
-def test_in_order_it_is_the_training_of_rows_in_memory(entry):
-    files()
-    whole = specnet.train(document(shuffle=False, **entry, in_memory=True), out="whole")
-    parts = specnet.train(document(shuffle=False, **entry, in_memory=False), out="parts")
-    for name, value in whole.model.parameters.items():
-        assert np.allclose(value, parts.model.parameters[name], rtol=1e-6)
-    assert whole.history["loss"] == pytest.approx(parts.history["loss"])
-    assert np.allclose(whole.model.buffers["standardize_1.mean"], parts.model.buffers["standardize_1.mean"])
+def test_streaming_without_shuffling_trains_as_from_memory(entry):
+    write_files()
+    in_memory = specnet.train(document(shuffle=False, **entry, in_memory=True), out="whole")
+    streamed = specnet.train(document(shuffle=False, **entry, in_memory=False), out="parts")
+    for name, value in in_memory.model.parameters.items():
+        assert np.allclose(value, streamed.model.parameters[name], rtol=1e-6)
+    assert in_memory.history["loss"] == pytest.approx(streamed.history["loss"])
+    assert np.allclose(in_memory.model.buffers["standardize_1.mean"], streamed.model.buffers["standardize_1.mean"])
 
 
 @pytest.mark.parametrize("path", ["x.npy", "d.h5"])
 @pytest.mark.parametrize("size", [1, 7, 16, 100])
-def test_every_row_comes_once_an_epoch_in_another_order(path, size):
+def test_every_epoch_has_each_row_once_in_a_new_order(path, size):
     x, rows = rows_of(path=path)
     orders = []
     for epoch in range(3):
         blocks = list(rows.blocks(size, Order(5, epoch)))
         assert all(len(block) % size == 0 for block in blocks[:-1])
-        seen = np.concatenate([block.targets for block in blocks])
-        assert sorted(seen) == list(range(len(x)))
+        row_numbers = np.concatenate([block.targets for block in blocks])
+        assert sorted(row_numbers) == list(range(len(x)))
         inputs = np.concatenate([block.inputs for block in blocks])
-        assert np.array_equal(inputs, x[seen].astype(np.float32))
-        orders.append(seen.tolist())
+        assert np.array_equal(inputs, x[row_numbers].astype(np.float32))
+        orders.append(row_numbers.tolist())
     assert orders[0] != orders[1] != orders[2]
-    again = np.concatenate([block.targets for block in rows.blocks(size, Order(5, 0))])
-    assert again.tolist() == orders[0]
-    plain = np.concatenate([block.targets for block in rows.blocks(size, None)])
-    assert plain.tolist() == list(range(len(x)))
+    repeated = np.concatenate([block.targets for block in rows.blocks(size, Order(5, 0))])
+    assert repeated.tolist() == orders[0]
+    in_file_order = np.concatenate([block.targets for block in rows.blocks(size, None)])
+    assert in_file_order.tolist() == list(range(len(x)))
     assert [part.targets[0] for part in rows.in_order(size)] == list(range(0, len(x), min(size, 40)))
 
 
 @pytest.mark.parametrize("first", [0, 16, 160, 176, 480, 496])
-def test_an_epoch_can_be_gone_on_with(first):
+def test_an_epoch_can_be_resumed_at_any_row(first):
     _, rows = rows_of()
-    whole = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2))])
-    rest = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2), first)])
-    assert rest.tolist() == whole[first:].tolist()
+    all_rows = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2))])
+    remaining = np.concatenate([block.targets for block in rows.blocks(16, Order(1, 2), first)])
+    assert remaining.tolist() == all_rows[first:].tolist()
 
 
 @pytest.mark.parametrize("stop", [3, 5, 17, 32, 40])
 def test_a_resumed_run_ends_with_the_same_bytes(stop):
-    files()
+    write_files()
     doc = document(**NPY, in_memory=False)
-    whole = specnet.train(doc, out="whole")
+    uninterrupted = specnet.train(doc, out="whole")
     specnet.train(doc, out="part", listeners=[lambda e: e.run.stop() if e.run.step >= stop else None])
     resumed = specnet.train(doc, out="part", resume=True)
-    assert same_arrays(arrays_of(whole.model), arrays_of(resumed.model))
-    assert resumed.history == whole.history
+    assert same_arrays(arrays_of(uninterrupted.model), arrays_of(resumed.model))
+    assert resumed.history == uninterrupted.history
 
 
-def test_a_wrong_value_is_named_by_its_row_in_the_file():
-    x, _ = files()
+def test_an_invalid_value_is_reported_with_its_row_in_the_file():
+    x, _ = write_files()
     x[333, 1] = np.nan
     np.save("x.npy", x)
     with pytest.raises(DataError, match=r"x\.npy: inputs: row 334, column 2: expected a finite number, got nan"):
         specnet.train(document(**NPY, in_memory=False), out="r")
 
 
-def test_what_cannot_be_read_in_parts_is_refused():
-    x, y = files()
+def test_files_that_cannot_be_streamed_are_rejected():
+    x, y = write_files()
     np.save("f.npy", np.asfortranarray(x))
     with pytest.raises(DataError, match="not stored row by row"):
         specnet.train(document(inputs="f.npy", targets="y.npy", in_memory=False), out="r")
@@ -141,17 +140,17 @@ def test_what_cannot_be_read_in_parts_is_refused():
         specnet.train(document(path="d.npz", in_memory=False), out="r")
     doc = document(**NPY, in_memory=False)
     doc["data"]["validation"] = {"fraction": 0.2}
-    with pytest.raises(DataError, match=r"no rows of it can be held out; give data\.validation a file"):
+    with pytest.raises(DataError, match=r"none of its rows can be held out; name a separate file in data\.validation"):
         specnet.train(doc, out="r")
     with open("x.npy", "r+b") as file:
         file.truncate(2000)
-    with pytest.raises(DataError, match=r"x\.npy: is not whole"):
+    with pytest.raises(DataError, match=r"x\.npy: is truncated"):
         specnet.train(document(**NPY, in_memory=False), out="r")
 
 
 @pytest.mark.parametrize("rows", [440, 498, 501])
-def test_a_file_that_changes_during_a_run_ends_it(rows):
-    files()
+def test_a_run_stops_if_its_file_changes(rows):
+    write_files()
 
     def change(event):
         if event.kind == "epoch":
@@ -163,18 +162,20 @@ def test_a_file_that_changes_during_a_run_ends_it(rows):
         specnet.train(doc, out="r", listeners=[change])
 
 
-def test_an_epoch_that_ends_too_soon_is_no_epoch(monkeypatch):
-    files()
-    whole = StreamedDataset.blocks
-    monkeypatch.setattr(StreamedDataset, "blocks", lambda self, *a: (b.rows(slice(0, 16)) for b in whole(self, *a)))
+def test_an_epoch_with_too_few_rows_is_an_error(monkeypatch):
+    write_files()
+    original_blocks = StreamedDataset.blocks
+    monkeypatch.setattr(
+        StreamedDataset, "blocks", lambda self, *a: (b.rows(slice(0, 16)) for b in original_blocks(self, *a))
+    )
     with pytest.raises(DataError, match="the rows of epoch 1 ended after"):
         specnet.train(document(**NPY, in_memory=False), out="r")
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
 @pytest.mark.parametrize("order", [None, Order(1, 2)])
-def test_wide_rows_are_bounded_by_their_bytes(monkeypatch, dtype, order):
-    monkeypatch.setattr(stored, "CHUNK_BYTES", 2**20)
+def test_blocks_of_wide_rows_are_bounded_in_bytes(monkeypatch, dtype, order):
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 2**20)
     width = 20_000
     np.save("x.npy", np.ones((400, width), dtype))
     spec = specnet.ModelSpec(input_shape=(width,), layers=[{"type": "affine", "units": 1}])
@@ -190,8 +191,8 @@ def test_wide_rows_are_bounded_by_their_bytes(monkeypatch, dtype, order):
     assert peak < rows.working_bytes(8) + 2 * 2**20
 
 
-class Several(World):
-    """One of several processes that never speak with each other."""
+class IsolatedProcess(World):
+    """Stand in for one of several processes that exchange no messages."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
@@ -200,39 +201,39 @@ class Several(World):
 @pytest.mark.parametrize("gap", [0, 24, 2**16], ids=["no gap", "a row", "whole chunks"])
 @pytest.mark.parametrize("order", [None, Order(1, 2)], ids=["in order", "shuffled"])
 @pytest.mark.parametrize(("path", "count"), [("x.npy", 1), ("x.npy", 3), ("x.npy", 20), ("d.h5", 3)])
-def test_processes_read_their_rows_alone(monkeypatch, path, count, order, gap):
-    """All rows of an epoch once, where the whole block has them, whatever is read in between."""
+def test_each_process_reads_only_its_rows(monkeypatch, path, count, order, gap):
+    """Check that all shares together hold every row of an epoch once, at its place in the whole block."""
     x, rows = rows_of(path=path)
-    (whole,) = [np.concatenate([block.inputs for block in rows.blocks(16, order)])]
-    monkeypatch.setattr(stored, "GAP_BYTES", gap)
-    read, spans = rows._file.read, []
-    monkeypatch.setattr(rows._file, "read", lambda *given: spans.extend(given) or read(*given))
-    found, seen = np.full_like(x, np.nan), 0
+    (expected,) = [np.concatenate([block.inputs for block in rows.blocks(16, order)])]
+    monkeypatch.setattr(streaming, "GAP_BYTES", gap)
+    original_read, spans = rows._file.read, []
+    monkeypatch.setattr(rows._file, "read", lambda *parts: spans.extend(parts) or original_read(*parts))
+    collected, row_count = np.full_like(x, np.nan), 0
     for rank in range(count):
-        share, at = BatchShare(Several(rank, count), 16), 0
+        share, offset = BatchShare(IsolatedProcess(rank, count), 16), 0
         for block in rows.blocks(16, order, share=share):
-            places = share.places(0, block.of, 16) + at
+            places = share.places(0, block.block_rows, 16) + offset
             assert np.array_equal(x[block.targets].astype("f4"), block.inputs)
-            found[places] = block.inputs
-            seen += len(block)
-            at += block.of
-    assert seen == len(x)
-    assert np.array_equal(found, whole)
+            collected[places] = block.inputs
+            row_count += len(block)
+            offset += block.block_rows
+    assert row_count == len(x)
+    assert np.array_equal(collected, expected)
     lengths = [stop - start for start, stop in spans]
     if gap == 0 and path == "x.npy":
         assert sum(lengths) == len(x)
 
 
-def test_pieces_of_a_file_are_read_once_though_rows_between_are_not_needed(monkeypatch):
+def test_each_chunk_is_read_once_even_if_rows_between_are_not_needed(monkeypatch):
     _, rows = rows_of(path="d.h5")
     assert rows._file.stride == 16
-    monkeypatch.setattr(stored, "GAP_BYTES", 0)
-    assert rows._needed(np.array([0, 3, 19, 36, 70])) == [(0, 20), (36, 37), (70, 71)]
-    assert rows._needed(np.array([], int)) == []
+    monkeypatch.setattr(streaming, "GAP_BYTES", 0)
+    assert rows._spans_to_read(np.array([0, 3, 19, 36, 70])) == [(0, 20), (36, 37), (70, 71)]
+    assert rows._spans_to_read(np.array([], int)) == []
 
 
-def test_large_files_are_read_in_parts_by_themselves(monkeypatch):
-    files()
+def test_large_files_are_streamed_by_default(monkeypatch):
+    write_files()
     monkeypatch.setattr(large_arrays, "LARGE", 1000)
     kinds = []
     specnet.train(document(**NPY), out="r", listeners=[lambda event: kinds.append(type(event.run.data))])
@@ -241,26 +242,26 @@ def test_large_files_are_read_in_parts_by_themselves(monkeypatch):
     assert kinds[-1] is Dataset
 
 
-def test_reading_ahead_ends_with_who_reads():
-    def names():
+def test_prefetch_threads_end_with_their_consumer():
+    def prefetch_threads():
         return [thread.name for thread in threading.enumerate() if "reading ahead" in thread.name]
 
     endless = prefetch(iter(range(10**9)))
     assert [next(endless) for _ in range(3)] == [0, 1, 2]
     endless.close()
     deadline = time.monotonic() + 5
-    while names() and time.monotonic() < deadline:
+    while prefetch_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert names() == []
+    assert prefetch_threads() == []
 
     def failing():
         yield 1
         raise DataError("broken")
 
-    found = prefetch(failing())
-    assert next(found) == 1
+    items = prefetch(failing())
+    assert next(items) == 1
     with pytest.raises(DataError, match="broken"):
-        next(found)
+        next(items)
 
 
 CHILD = """
@@ -274,8 +275,8 @@ print(json.dumps({"peak": peak, "loss": result.history["loss"],
 """
 
 
-def large(rows, python):
-    """Train one epoch on rows of 784 numbers, in a process of its own; give its peak memory and the file's size."""
+def train_on_large_file(rows, python):
+    """Train one epoch on rows of 784 features in a child process; return its measurements and the size of the file."""
     width = 784
     x = np.lib.format.open_memmap("x.npy", "w+", "f4", (rows, width))
     for start in range(0, rows, 10_000):
@@ -292,15 +293,15 @@ def large(rows, python):
     }
     with open("e.json", "w") as file:
         json.dump(doc, file)
-    made = subprocess.run([python, "-c", CHILD], capture_output=True, text=True, check=True)
-    return json.loads(made.stdout), size
+    process = subprocess.run([python, "-c", CHILD], capture_output=True, text=True, check=True)
+    return json.loads(process.stdout), size
 
 
 @pytest.mark.parametrize("rows", [250_000, pytest.param(1_300_000, marks=pytest.mark.long)])
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the peak of memory")
-def test_memory_is_bounded_whatever_the_size_of_the_file(python, rows):
-    found, size = large(rows, python)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not report peak memory")
+def test_memory_is_bounded_independently_of_the_file_size(python, rows):
+    measured, size = train_on_large_file(rows, python)
     assert size > 700e6
-    assert found["peak"] < 500e6, f"{found['peak'] / 1e6:.0f} MB for {size / 1e6:.0f}"
-    assert np.isfinite(found["loss"]).all()
-    print(f"{size / 1e9:.1f} GB in {found['seconds']:.1f} s within {found['peak'] / 1e6:.0f} MB")
+    assert measured["peak"] < 500e6, f"{measured['peak'] / 1e6:.0f} MB of memory for a file of {size / 1e6:.0f} MB"
+    assert np.isfinite(measured["loss"]).all()
+    print(f"{size / 1e9:.1f} GB in {measured['seconds']:.1f} s within {measured['peak'] / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""Checkpoints open elsewhere: each reader that is there sees the names, the numbers and the curves."""
+"""Other HDF5 readers, if installed, read the names, the arrays and the training history of a checkpoint."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def path(tmp_path, model):
     return tmp_path / "m.h5"
 
 
-def test_pyfive(path, model):
+def test_pyfive_reads_a_checkpoint(path, model):
     pyfive = pytest.importorskip("pyfive", reason="pyfive is not installed")
     with pyfive.File(str(path)) as file:
         assert np.array_equal(file["layers/hidden/parameters/weight"][...], model.parameters["hidden.weight"])
@@ -32,12 +32,12 @@ def test_pyfive(path, model):
         assert np.array_equal(file["training/history/loss"][...], [0.5, 0.25])
 
 
-def test_h5wasm(path, model, root, tmp_path):
+def test_h5wasm_reads_a_checkpoint(path, model, root, tmp_path):
     npm_install(tmp_path, "h5wasm@0.10.3")
     command = ["node", root / "tests/golden/h5wasm.mjs", path]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout) == {
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout) == {
         "format": "specnet-checkpoint",
         "first": "training/history",
         "document": "model",
@@ -49,11 +49,11 @@ def test_h5wasm(path, model, root, tmp_path):
 
 
 @pytest.mark.parametrize("tool", ["h5dump", "h5ls"])
-def test_the_tools_of_hdf5(path, tool):
+def test_hdf5_command_line_tools_read_a_checkpoint(path, tool):
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
     command = [tool, path] if tool == "h5dump" else [tool, "-r", path]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    assert "hidden" in made.stdout
-    assert "history" in made.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "hidden" in process.stdout
+    assert "history" in process.stdout
