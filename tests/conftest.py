@@ -8,6 +8,8 @@ import sys
 import pytest
 from hypothesis import settings
 
+from tests import commands
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads that wait for each other's cores only spin
@@ -30,9 +32,9 @@ def enabled_markers(config):
 
 
 def pytest_configure(config):
-    settings.load_profile(
-        "long" if "long" in enabled_markers(config) else "full" if "full" in enabled_markers(config) else "default"
-    )
+    markers = enabled_markers(config)
+    settings.load_profile("long" if "long" in markers else "full" if "full" in markers else "default")
+    commands.FORKS = commands.FORKS and not markers
 
 
 def pytest_collection_modifyitems(config, items):

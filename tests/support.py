@@ -54,6 +54,11 @@ LAYERS = {
 }
 
 
+def one_by_default(cases):
+    """Return the cases of a sweep; all but the first run with --full alone."""
+    return [case if index == 0 else pytest.param(case, marks=pytest.mark.full) for index, case in enumerate(cases)]
+
+
 def model_of(*layers, input_shape=(5,), dtype="float64", seed=3):
     """Build a model from layer entries."""
     return specnet.build(specnet.ModelSpec(input_shape=input_shape, dtype=dtype, seed=seed, layers=list(layers)))

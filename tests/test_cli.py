@@ -15,21 +15,15 @@ import pytest
 
 import specnet
 from specnet.cli.app import COMMANDS
+from tests.commands import run_specnet
 
 
-def run(*arguments, cwd=None, code=0, **options):
+def run(*arguments, cwd=None, code=0):
     """Run a specnet command; return its standard output and error."""
-    process = subprocess.run(
-        [sys.executable, "-m", "specnet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        **options,
-    )
-    assert process.returncode == code, process.stderr
-    assert "Traceback" not in process.stderr
-    return process.stdout, process.stderr
+    status, out, err = run_specnet(*arguments, cwd=cwd)
+    assert status == code, err
+    assert "Traceback" not in err
+    return out, err
 
 
 @pytest.fixture(scope="module")

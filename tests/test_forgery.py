@@ -93,6 +93,7 @@ def load_forged_files(good, root, count=0, seed=0):
     return json.loads(process.stdout)
 
 
+@pytest.mark.full
 def test_every_field_of_every_structure(good, root):
     result = load_forged_files(good, root)
     assert result["failures"] == []

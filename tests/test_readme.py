@@ -12,6 +12,7 @@ import pytest
 import specnet
 from specnet.spec import registry
 from specnet.training.experiment import load_experiment
+from tests.commands import run_specnet
 
 
 def blocks(path, language):
@@ -117,8 +118,8 @@ def test_the_commands_of_the_page_about_training_run(root, tmp_path):
     commands = re.findall(r"^    (specnet .*flowers.*)$", page, re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
-        arguments = [sys.executable, "-m", *command.split()]
-        subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True)
+        status, _, err = run_specnet(*command.split()[1:], cwd=tmp_path)
+        assert status == 0, err
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines[0] == "x,y,z,class"
     assert [line.rpartition(",")[2] for line in lines[1:]] == ["y", "z"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ def folder(tmp_path):
 RATES = ("--set", "training.optimizer.learning_rate=0.1,0.001")
 
 
-def test_every_combination_is_an_ordinary_run_and_all_are_ranked(folder):
+def test_every_combination_is_an_ordinary_run_and_all_are_ranked(folder, monkeypatch):
     out, err = run("sweep", "e.json", *RATES, "--set", "model.layers[0].units=3,6", "--jobs", "2", cwd=folder)
     assert "4 runs in runs/small-sweep, ranked by val_loss" in err
     assert err.count(": val_loss ") == 4
@@ -64,7 +63,8 @@ def test_every_combination_is_an_ordinary_run_and_all_are_ranked(folder):
     settings = [
         f"--set={path}={rows[0][path]}" for path in ("training.optimizer.learning_rate", "model.layers[0].units")
     ]
-    run("train", "e.json", "--out", "alone", *settings, cwd=folder, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    run("train", "e.json", "--out", "alone", *settings, cwd=folder)
     single_run, best = (specnet.load(folder / p / "last.h5") for p in ("alone", f"runs/small-sweep/{rows[0]['run']}"))
     assert all((single_run.parameters[name] == value).all() for name, value in best.parameters.items())
 
@@ -214,6 +214,7 @@ def test_a_stopped_sweep_resumes_with_the_missing_runs(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent dies")
+@pytest.mark.full
 def test_killing_a_sweep_stops_its_runs(folder):
     command = [sys.executable, "-m", "specnet", "sweep", "e.json", *RATES, "--out", "s", "--jobs", "2", "--quiet"]
     process = subprocess.Popen([*command, "--set", "training.epochs=1000000"], cwd=folder)

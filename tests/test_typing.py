@@ -12,6 +12,7 @@ def program(tmp_path, root):
     return tmp_path
 
 
+@pytest.mark.full
 def test_mypy_strict_reports_no_errors(program, python):
     pytest.importorskip("mypy", reason="mypy is not installed")
     command = [python, "-m", "mypy", "--strict", "--config-file=", "user.py"]
