@@ -94,7 +94,8 @@ def _create_layer(kind: type[Layer], fields: Mapping[str, Any], parameters: Mapp
     try:
         return kind.from_document(fields, parameters)
     except TypeError as error:
-        msg = f"{kind.__name__}.from_document cannot create the layer from the document's keys and arrays: {error}"
+        problem = f"cannot create the layer from the document's keys and arrays: {error}"
+        msg = f"{kind.__name__}.from_document {problem}; override it if keys are only initial values"
         raise SpecnetError(msg) from error
 
 

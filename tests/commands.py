@@ -56,16 +56,16 @@ for line in sys.stdin:
 _server: subprocess.Popen | None = None
 
 
-def run_specnet(*arguments, cwd=None):
+def run_specnet(*arguments, cwd=None, env=None):
     """Run a specnet command; return its exit status, standard output and standard error."""
     arguments = [*map(str, arguments)]
     if not FORKS:
         command = [sys.executable, "-m", "specnet", *arguments]
-        process = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
         return process.returncode, process.stdout, process.stderr
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        job = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": dict(os.environ)}
+        job = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": dict(env or os.environ)}
         server = _running_server()
         server.stdin.write(json.dumps({**job, "out": str(out), "err": str(err)}) + "\n")
         server.stdin.flush()

@@ -18,9 +18,9 @@ from specnet.cli.app import COMMANDS
 from tests.commands import run_specnet
 
 
-def run(*arguments, cwd=None, code=0):
+def run(*arguments, cwd=None, code=0, env=None):
     """Run a specnet command; return its standard output and error."""
-    status, out, err = run_specnet(*arguments, cwd=cwd)
+    status, out, err = run_specnet(*arguments, cwd=cwd, env=env)
     assert status == code, err
     assert "Traceback" not in err
     return out, err

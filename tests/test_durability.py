@@ -153,6 +153,8 @@ layers = [{"type": "affine", "units": units}, {"type": "affine", "units": units}
 model = specnet.build(specnet.ModelSpec(input_shape=(units,), layers=layers))
 specnet.save(path, model)
 begin = time.monotonic()
+for array in model.parameters.values():
+    array.fill(0)
 specnet.save(path, model)
 duration = time.monotonic() - begin
 done = mmap.mmap(-1, 8)  # the number of saves the child has finished
@@ -166,7 +168,7 @@ for _ in range(rounds):
                 array.fill(value + count)
             specnet.save(path, model)
             done[:] = count.to_bytes(8, "little")
-    time.sleep(rng.uniform(0, 3 * duration))
+    time.sleep(rng.uniform(0, 4 * duration))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     minimum = value + int.from_bytes(done[:], "little")

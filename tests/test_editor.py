@@ -35,7 +35,7 @@ def test_the_golden_answers_are_helpful(root):
     answers = json.loads((root / "tests/golden/editor.json").read_text())
     assert answers["faults"]["a right document"] == []
     types = {f'"{name}"' for name in layer_types() if name != "test_double"}
-    assert set(answers["completions"]["types of layers"]) == types
+    assert set(answers["completions"]["types of layers"]) == types, "regenerate it as this module's docstring says"
     for case in ("a misspelt type", "a type misspelt in a block"):
         (message,) = answers["faults"][
             case

@@ -80,3 +80,14 @@ def test_float32_is_float64_rounded():
     entry = {"type": "affine", "units": 4}
     double, single = model_of(entry), model_of(entry, dtype="float32")
     assert np.array_equal(double.parameters["affine_1.weight"].astype("f4"), single.parameters["affine_1.weight"])
+
+
+def test_fans_of_a_kernel_follow_from_its_shape_or_are_given():
+    shape = (3, 3, 16, 32)
+    assert initializers.fans_of(shape) == (144, 288)
+    drawn = specnet.ParameterSpec("he_normal").draw(0, "kernel", shape)
+    assert drawn.std() == pytest.approx(np.sqrt(2 / 144), rel=0.03)
+    given = specnet.ParameterSpec("he_normal", fans=(16, 32)).draw(0, "kernel", shape)
+    assert np.allclose(given, drawn * 3)
+    assert initializers.fans_of((7, 5)) == (7, 5)
+    assert initializers.fans_of((7,)) == (7, 7)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.layers import Affine
+from specnet.spec import registry
 from tests.support import arrays_of, assert_gradients_match_without_input_gradient, model_of, same_arrays
 
 MLP = ({"type": "affine", "name": "hidden", "units": 8}, {"type": "relu"}, {"type": "affine", "units": 3})
@@ -211,3 +213,42 @@ def test_the_two_layer_network_of_the_tutorial(root):
     assert model.backward(y).tolist() == [[12385, 16108]]
     assert model.gradients["first.weight"].tolist() == [[937, 1241, 1545], [1874, 2482, 3090]]
     assert model.gradients["first.bias"].tolist() == [937, 1241, 1545]
+
+
+def test_every_shape_is_inferred_once_per_build_and_per_load(tmp_path, monkeypatch):
+    inferred = []
+    infer = Affine.infer.__func__
+
+    def count(cls, fields, input_shape):
+        inferred.append(fields["units"])
+        return infer(cls, fields, input_shape)
+
+    monkeypatch.setattr(Affine, "infer", classmethod(count))
+    block = {"type": "sequential", "layers": [{"type": "affine", "units": 4}]}
+    spec = specnet.ModelSpec(input_shape=(3,), layers=[block, {"type": "affine", "units": 5}])
+    assert inferred == [4, 5]
+    model = specnet.build(spec)
+    assert inferred == [4, 5] * 2
+    specnet.save(tmp_path / "m.h5", model)
+    inferred.clear()
+    specnet.load(tmp_path / "m.h5")
+    assert inferred == [4, 5]
+
+
+def test_a_layer_can_require_to_be_the_first_one():
+    class Calendar(specnet.layers.Relu):
+        @classmethod
+        def must_be_first(cls, fields):
+            return "it reads the dates of the inputs"
+
+    class CalendarSpec(specnet.LayerSpec):
+        layer = Calendar
+
+    specnet.register_layer("calendar")(CalendarSpec)
+    try:
+        specnet.ModelSpec(input_shape=(3,), layers=[{"type": "calendar"}, {"type": "relu"}])
+        message = r"layers\[1\]: calendar must be .*first layer: it reads the dates of the inputs"
+        with pytest.raises(specnet.SpecError, match=message):
+            specnet.ModelSpec(input_shape=(3,), layers=[{"type": "relu"}, {"type": "calendar"}])
+    finally:
+        registry._registered.pop("calendar")

@@ -75,9 +75,9 @@ def test_the_example_package_passes_the_layer_checks(swish, root):
 def test_documents_and_commands_accept_the_layer_of_the_package(swish, root):
     document = root / "examples/custom_layer/swish.model.json"
     assert "242 parameters" not in run("specnet", "validate", document, home=swish)[0]
-    assert "residual_1.swish_1" in run("specnet", "summary", document, home=swish)[0]
+    assert "residual_1.example_swish_1" in run("specnet", "summary", document, home=swish)[0]
     assert "WRONG" not in run("specnet", "gradcheck", document, home=swish)[0]
-    assert 'unknown layer type "swish"' in run("specnet", "validate", document, code=1)[1]
+    assert 'unknown layer type "example_swish"' in run("specnet", "validate", document, code=1)[1]
     schema = json.loads(run("specnet", "schema", "model", "--with-plugins", home=swish)[0])
     jsonschema.validate(json.loads(document.read_text()), schema)
     schema_without_plugins = run("specnet", "schema", "model", home=swish)[0]
@@ -89,14 +89,14 @@ def test_a_checkpoint_records_the_package_and_the_error_names_it_if_missing(swis
     with h5py.File(path) as file:
         records = json.loads(file["/provenance/plugins"].asstr()[()])
     assert records == [
-        {"type": "swish", "module": "specnet_swish", "distribution": "specnet-swish", "version": "0.1.0"}
+        {"type": "example_swish", "module": "specnet_swish", "distribution": "specnet-swish", "version": "0.1.0"}
     ]
     out, _ = run("specnet", "predict", path, "--data", trained / "d.npz", "--targets", "y", home=swish)
     assert "accuracy" in out
     run("specnet", "train", "e.json", "--out", "run", "--resume", "--set", "training.epochs=6", home=swish, cwd=trained)
     with pytest.raises(specnet.CheckpointUnsupportedError) as caught:
         specnet.load(path)
-    assert '"swish" was saved with specnet-swish 0.1.0, which is not installed here' in str(caught.value)
+    assert '"example_swish" was saved with specnet-swish 0.1.0, which is not installed here' in str(caught.value)
     assert "valid:" not in str(caught.value)
     assert "pip install 'specnet-swish==0.1.0'" in str(caught.value)
     _, err = run("specnet", "summary", path, code=1)

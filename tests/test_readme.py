@@ -35,7 +35,7 @@ def test_the_python_code_of_the_readme_runs(root, tmp_path):
     assert "[[" in process.stdout
     try:
         exec(custom, namespace := {"__name__": "readme"})
-        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "swish", "beta": 2.0}])
+        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "scaled_silu", "beta": 2.0}])
         model = specnet.build(spec)
         y = model.forward([[1.0, -1.0]], training=True)
         assert y[0, 0] == pytest.approx(1 / (1 + 2.718281828459045**-2))
@@ -43,9 +43,9 @@ def test_the_python_code_of_the_readme_runs(root, tmp_path):
         specnet.save(tmp_path / "m.h5", model)
         assert specnet.load(tmp_path / "m.h5").predict([[1.0, -1.0]]).tolist() == y.tolist()
         with pytest.raises(specnet.SpecError, match="positive number"):
-            namespace["SwishSpec"](beta=0)
+            namespace["ScaledSiluSpec"](beta=0)
     finally:
-        registry._registered.pop("swish", None)
+        registry._registered.pop("scaled_silu", None)
 
 
 def test_the_document_of_the_readme_and_its_error_messages(root, tmp_path):
@@ -91,14 +91,14 @@ def test_the_layer_on_the_page_about_layers_works(root):
     try:
         for code in blocks(root / "docs/layers.md", "python"):
             exec(code, {"__name__": "page"})
-        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "running_scale"}, {"type": "affine", "units": 1}])
+        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "scaled_copy"}, {"type": "affine", "units": 1}])
         model = specnet.build(spec)
         model.forward([[1.0, -1.0]], training=True)
-        assert model.buffers["running_scale_1.batches"] == 1
+        assert model.buffers["scaled_copy_1.batches"] == 1
         with pytest.raises(specnet.SpecError, match=r"layers\[0\]: the input has shape \(1, 1, 1\), .* two axes"):
-            specnet.ModelSpec(input_shape=(1, 1, 1), layers=[{"type": "running_scale"}])
+            specnet.ModelSpec(input_shape=(1, 1, 1), layers=[{"type": "scaled_copy"}])
     finally:
-        registry._registered.pop("running_scale", None)
+        registry._registered.pop("scaled_copy", None)
 
 
 def test_the_python_code_of_the_page_about_training_runs(root, tmp_path):

@@ -1,4 +1,7 @@
-"""Inspect models: the data classes that the commands inspect, diff, trace, report and summary print."""
+"""Inspect models: the data classes that the commands inspect, diff, trace, report and summary print.
+
+Imports everything up to `interop`.
+"""
 
 from __future__ import annotations
 

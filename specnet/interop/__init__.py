@@ -1,4 +1,7 @@
-"""Import and export of other programs' files: imported files are not trusted, exported files are read back."""
+"""Import and export of other programs' files: imported files are not trusted, exported files are read back.
+
+Imports everything up to `prediction`.
+"""
 
 from specnet.interop.exporting import Exported, export
 from specnet.interop.imported_model import Imported

@@ -3,6 +3,8 @@
 The choice is made once, at import; the environment variable SPECNET_KERNELS=numpy disables the kernels. Each kernel is
 optional for the caller. It returns False (or None, if it returns a number) and changes nothing if there are no kernels,
 or unless the arrays are contiguous and all float32 or all float64. The caller then uses numpy.
+
+Imports nothing of the package.
 """
 
 from __future__ import annotations

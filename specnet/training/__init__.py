@@ -1,4 +1,7 @@
-"""Training: losses, metrics, optimizers, schedules, the experiment document and the training loop."""
+"""Training: losses, metrics, optimizers, schedules, the experiment document and the training loop.
+
+Imports everything up to `checkpoint`.
+"""
 
 from __future__ import annotations
 

@@ -51,10 +51,16 @@ def test_random_networks_round_trip_through_onnx(tmp_path_factory, layers, seed,
     assert np.abs(by_operators - expected).max() <= tolerance
 
 
+NOT_UNIQUE: set[str] = set()
+"""Layer types that ONNX can only spell out in operators, from which they are not recognized without our document."""
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
 def test_layers_are_recognized_without_our_document(tmp_path, entry, dtype):
     text = str(entry)
+    if entry["type"] in NOT_UNIQUE:
+        pytest.skip("it is exported as arithmetic that only our document identifies")
     if "rms_norm" in text:
         pytest.skip("in ONNX opset 18 an rms_norm is exported as arithmetic that is not unique to it")
     if dtype == "float64" and ("prelu" in text or "layer_norm" in text):

@@ -78,7 +78,10 @@ def onnx_in(folder, kind):
         model = onnx.load(path)
         del model.metadata_props[:]
         onnx.save(model, path)
-    spec = import_model(path).model.spec
+    try:
+        spec = import_model(path).model.spec
+    except specnet.SpecnetError:
+        return False
     return True if contains_layer(spec, kind) else "as its layers" if kind == "sequential" else False
 
 

@@ -31,7 +31,6 @@ def standalone(entry, input_shape=(5,), dtype="float64"):
 def test_every_built_in_layer_type_is_covered():
     tested = {entry["type"] for entry in LAYERS.values()} | {"embedding"}
     assert tested == set(layer_types()) - {"test_double"}
-    assert len(tested) == 25
 
 
 @every_layer
@@ -80,7 +79,7 @@ def test_predict_does_not_affect_a_pending_backward(entry):
 @every_layer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_large_inputs_neither_overflow_nor_warn(entry, dtype):
-    x = np.array([[1e4, -1e4, 0.0, 88.0, -88.0]], dtype)
+    x = np.array([[1e4, -1e4, 0.0, 88.0, -88.0], [-1e4, 1e4, 0.0, -88.0, 88.0]], dtype)
     layer = standalone(entry, dtype=dtype)
     with warnings.catch_warnings(), np.errstate(all="warn", under="ignore"):
         warnings.simplefilter("error")

@@ -49,7 +49,7 @@ class Swish(specnet.Layer):
     def backward(self, dy: npt.ArrayLike) -> Floats:
         x, beta = self.cached(self.x), self.parameters["beta"]
         dy = self.incoming(dy, x.shape, x.dtype)
-        s = 1 / (1 + np.exp(-beta * x))
+        s = (1 + np.tanh(beta * x / 2)) / 2
         bend = x * s * (1 - s)
         np.sum(dy * x * bend, axis=0, out=self.gradient("beta"))
         result: Floats = dy * (s + beta * bend)
@@ -57,7 +57,7 @@ class Swish(specnet.Layer):
 
     def predict(self, x: npt.ArrayLike) -> Floats:
         x = self.floats(x)
-        result: Floats = x / (1 + np.exp(-self.parameters["beta"] * x))
+        result: Floats = x * (1 + np.tanh(self.parameters["beta"] * x / 2)) / 2
         return result
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from specnet import Layer, LayerSpec, ParameterSpec, register_layer
 from specnet.fields import PositiveReal
 from specnet.initializers import Constant
+from specnet.layers.sigmoid import sigmoid
 
 
 class Swish(Layer):
@@ -34,7 +35,7 @@ class Swish(Layer):
         """Return ∂loss/∂x: ∂y/∂x = s + beta x s (1 - s), ∂y/∂beta = x^2 s (1 - s), with s = sigmoid(beta x)."""
         x, beta = self.cached(self.x), self.parameters["beta"]
         dy = self.incoming(dy, x.shape, x.dtype)
-        s = 1 / (1 + np.exp(-beta * x))
+        s = sigmoid(beta * x)
         curve = x * s * (1 - s)
         np.sum((dy * x * curve).reshape(-1, len(beta)), axis=0, out=self.gradient("beta"))
         return dy * (s + beta * curve)
@@ -42,10 +43,10 @@ class Swish(Layer):
     def predict(self, x):
         """Return y and store nothing on the layer."""
         x = self.floats(x)
-        return x / (1 + np.exp(-self.parameters["beta"] * x))
+        return x * sigmoid(self.parameters["beta"] * x)
 
 
-@register_layer("swish")
+@register_layer("example_swish")
 class SwishSpec(LayerSpec):
     """Swish: y = x * sigmoid(beta * x), with a trained beta per feature of the last axis."""
 
