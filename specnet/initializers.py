@@ -8,7 +8,6 @@ length. Sources: Glorot and Bengio 2010 (glorot), He et al. 2015 (he), LeCun et 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
@@ -191,6 +190,8 @@ def draw(
         return np.full(shape, initializer.value)
     if initializer in ("zeros", "ones"):
         return np.full(shape, float(initializer == "ones"))
+    import hashlib  # noqa: PLC0415 - loads OpenSSL, which checking a document does without
+
     digest = hashlib.sha256(name.encode()).digest()
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, int.from_bytes(digest, "big")])))
     if isinstance(initializer, Normal):

@@ -6,7 +6,6 @@ generator state to save, and a row draws the same numbers however rows are split
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +16,8 @@ from specnet.mpi.world import SINGLE, World
 
 def philox(seed: int, name: str) -> np.random.Philox:
     """Create the generator of one seed and name, with its counter at the beginning."""
+    import hashlib  # noqa: PLC0415 - loads OpenSSL, which checking a document does without
+
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 

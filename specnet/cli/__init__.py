@@ -3,6 +3,7 @@
 May import every other package. `main` is the entry point; `app` contains the table of subcommands.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -22,6 +23,7 @@ def main() -> None:
     share_cores()
     # Imports create 200,000 lasting objects; scanning them takes a tenth of the start-up time.
     gc.set_threshold(100_000)
+    atexit.register(gc.freeze)  # or the interpreter searches all of them for cycles once more when it ends
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # Pydantic would search all installed packages for them
     from specnet.cli.app import run
 

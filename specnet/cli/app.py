@@ -92,11 +92,15 @@ Run `specnet COMMAND --help` for details.\
 """
 
 
-def _show_version(requested: bool) -> None:
-    if requested:
-        from specnet.kernels import backend
+def _print_version() -> None:
+    from specnet.kernels import backend
 
-        typer.echo(f"specnet {__version__} ({backend()} kernels)")
+    print(f"specnet {__version__} ({backend()} kernels)")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _print_version()
         raise typer.Exit
 
 
@@ -115,6 +119,9 @@ def run() -> None:
     """Run the command. Exit codes: 0 success, 1 invalid input, 2 wrong usage."""
     try:
         try:
+            if sys.argv[1:] == ["--version"]:
+                _print_version()
+                return
             if sys.argv[1:] and sys.argv[1] in COMMANDS:  # bypass the group, which costs 0.1 s
                 command_of(sys.argv[1])(sys.argv[2:], prog_name=f"specnet {sys.argv[1]}")
             app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -57,4 +56,6 @@ def _ecmascript_number(value: float) -> str:
 
 def sha256_of(value: Any) -> str:
     """Return the SHA-256 of the canonical form of `value`, in hexadecimal."""
+    import hashlib  # noqa: PLC0415 - loads OpenSSL, which checking a document does without
+
     return hashlib.sha256(canonical_json(value)).hexdigest()

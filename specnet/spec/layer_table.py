@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 
 from specnet.arrays.conversion import batch_of, size_of
@@ -40,6 +39,8 @@ def layer_rows(layers: Iterable[tuple[str, LayerSpec, LayerPlan]]) -> list[Layer
 
 def html_table(name: str, about: str, input_shape: ShapeTuple, rows: Iterable[LayerRow]) -> str:
     """Return an HTML table of layers for notebooks; the heading is the model's name and a description of it."""
+    from html import escape  # noqa: PLC0415 - only notebooks need it
+
     table_rows = [
         f"<tr><td>{'&emsp;' * row.depth}{escape(row.name)}</td><td>{escape(row.type)}</td>"
         f'<td>{batch_of(row.output_shape)}</td><td style="text-align:right">{row.parameters:,}</td></tr>'

@@ -49,7 +49,7 @@ def main() -> int:
     for name, (arguments, imports, limit) in CASES.items():
         ours, bare = [], []
         for _ in range(options.rounds):
-            ours.append(seconds([sys.executable, "-m", "specnet", *arguments]))
+            ours.append(seconds([Path(sys.executable).with_name("specnet"), *arguments]))
             bare.append(seconds([sys.executable, "-c", imports]))
         result = {"seconds": statistics.median(ours), "imports": statistics.median(bare), "limit": limit}
         result["ratio"] = result["seconds"] / result["imports"]
