@@ -662,3 +662,20 @@ def test_all_errors_in_a_composite_are_reported_together():
     assert [path for path, _ in problems({"type": "relo"}, {"type": "reshape", "shape": [4]})] == ["layers[0].type"]
     errors = problems({"type": "concat", "branches": [3, [overflowing]]}, {"type": "reshape", "shape": [4]})
     assert [path for path, _ in errors] == ["layers[0].branches[0]"]  # the content of the concat is not checked further
+
+
+def test_an_invalid_part_of_a_composite_hides_no_error_in_its_other_parts():
+    branches = [[{"type": "relu", "name": "a"}], 7, [{"type": "tanh", "name": "a"}]]
+    layers = [
+        {"type": "affine", "units": 3},
+        {"type": "sequential", "extra": 1, "layers": [{"type": "embedding", "vocabulary": 3, "dimension": 2}]},
+        {"type": "concat", "branches": branches},
+    ]
+    with pytest.raises(SpecError) as caught:
+        ModelSpec(input_shape=(3,), layers=layers)
+    assert [(problem.path, problem.code) for problem in caught.value.problems] == [
+        ("layers[1].extra", "unknown_key"),
+        ("layers[1].layers[0]", "misplaced"),
+        ("layers[2].branches[1]", "wrong_type"),
+        ("layers[2].branches[2][0].name", "duplicate_name"),
+    ]

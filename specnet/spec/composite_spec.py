@@ -36,11 +36,14 @@ Entries = Sequence[LayerSpec | None]
 
 
 class ListRead(NamedTuple):
-    """One list of layers: its path in its field, the list before validation, and the layers read from it."""
+    """One list of layers: its path in its field, the list before validation, and the layers read from it.
+
+    The layers are None if the value is not a list of layers.
+    """
 
     path: KeyPath
-    raw: Sequence[Any]
-    layers: Entries
+    raw: Any
+    layers: Entries | None
 
 
 class ListField(ABC):
@@ -50,8 +53,8 @@ class ListField(ABC):
         return core_schema.any_schema()
 
     @abstractmethod
-    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
-        """Return the lists of the field's value at `path`; None if the value does not consist of lists."""
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead]:
+        """Return the lists of the field's value at `path`."""
 
     @abstractmethod
     def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
@@ -64,9 +67,8 @@ class LayerList(ListField):
     def __init__(self, least: int = 1) -> None:
         self.least = least
 
-    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
-        layers = reader.read_list(value, path, level, least=self.least)
-        return None if layers is None else [ListRead((), value, layers)]
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead]:
+        return [ListRead((), value, reader.read_list(value, path, level, least=self.least))]
 
     def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
         return tuple(lists[0])
@@ -75,14 +77,14 @@ class LayerList(ListField):
 class LayerBranches(ListField):
     """Annotation of a list of lists of layers; the inner lists may be empty."""
 
-    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead] | None:
-        if not reader.require_list(value, path, "an array of arrays of layers", "at least one branch"):
-            return None
-        if not reader.count(len(value), path, value):
-            return None
-        branches = [(i, branch, reader.read_list(branch, (*path, i), level, least=0)) for i, branch in enumerate(value)]
-        lists = [ListRead((i,), branch, layers) for i, branch, layers in branches if layers is not None]
-        return lists if len(lists) == len(branches) else None
+    def read(self, reader: LayerReader, value: Any, path: KeyPath, level: int) -> list[ListRead]:
+        is_list = reader.require_list(value, path, "an array of arrays of layers", "at least one branch")
+        if not is_list or not reader.count(len(value), path, value):
+            return [ListRead((), value, None)]
+        return [
+            ListRead((index,), branch, reader.read_list(branch, (*path, index), level, least=0))
+            for index, branch in enumerate(value)
+        ]
 
     def assemble(self, lists: Sequence[Entries]) -> tuple[Any, ...]:
         return tuple(map(tuple, lists))
@@ -225,15 +227,17 @@ class LayerReader:
             raise _depth_error()
         fields = {name: field for name, field in kind.list_fields().items() if name in keys}
         read = {name: field.read(self, keys[name], (*path, name), level) for name, field in fields.items()}
-        lists = [(name, entry) for name, entries in read.items() for entry in entries or ()]
+        lists = [(name, *entry) for name, entries in read.items() for entry in entries if entry.layers is not None]
         names, duplicates = name_siblings(
-            [((name, *entry.path), entry.raw) for name, entry in lists], f" of this {kind.registered_type}"
+            [((name, *inner), raw) for name, inner, raw, _ in lists], f" of this {kind.registered_type}"
         )
         self.faults += details(duplicates, path)
         resolved: dict[str, list[Entries]] = {name: [] for name in read}
-        for (name, entry), layer_names in zip(lists, names, strict=True):
-            resolved[name].append(resolve_defaults(entry.layers, layer_names))
-        complete = {name: fields[name].assemble(parts) for name, parts in resolved.items() if read[name] is not None}
+        for (name, _, _, layers), layer_names in zip(lists, names, strict=True):
+            resolved[name].append(resolve_defaults(layers or (), layer_names))
+        complete = {
+            name: fields[name].assemble(parts) for name, parts in resolved.items() if len(parts) == len(read[name])
+        }
         composite: CompositeSpec | None = None
         try:
             composite = validate({**keys, **dict.fromkeys(read, ()), **complete})
