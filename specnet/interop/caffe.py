@@ -8,13 +8,12 @@ from typing import Any
 import numpy.typing as npt
 
 from specnet.interop.hdf5.sandbox import Hdf5Content
-from specnet.interop.imported_model import Arrays, Imported, fill_model, unsupported
-from specnet.interop.keras.weights import Names
+from specnet.interop.imported_model import Arrays, Imported, NameMap, fill_model, unsupported
 from specnet.spec.model_spec import ModelSpec
 
 
 def from_caffe(
-    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
+    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: NameMap | None = None
 ) -> Imported:
     """Fill the model of a document from a Caffe snapshot in HDF5, and its gradients if the file has them.
 
@@ -35,7 +34,7 @@ def from_caffe(
     return Imported(model, tuple(notes))
 
 
-def _read_group(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: Names) -> Arrays:
+def _read_group(name: str, content: Hdf5Content, group: str, spec: ModelSpec, names: NameMap) -> Arrays:
     """Read the arrays of "/data" or "/diff", by their full names."""
     types = {full: layer.type for full, layer, _ in spec.walk()}
     expected = {full.rpartition(".")[0] for full in spec.parameter_specs()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from specnet.spec.registry import find_layer
 from specnet.training.optimizers.base import Optimizer
 
 Arrays = dict[str, npt.NDArray[Any]]
+NameMap: TypeAlias = Mapping[str, str]
+"""Layer name in the other program's file -> layer name in the document; what `--map` gives."""
 
 
 LARGEST_INPUT = 2**24

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from specnet.checkpoint import format as layout
@@ -12,7 +12,7 @@ from specnet.files.paths import user_path
 from specnet.interop.caffe import from_caffe
 from specnet.interop.hdf5.rewritten_checkpoint import from_rewritten
 from specnet.interop.hdf5.sandbox import read_hdf5
-from specnet.interop.imported_model import Imported, unsupported
+from specnet.interop.imported_model import Imported, NameMap, unsupported
 from specnet.interop.keras.reader import LAYER_GROUPS, from_keras, from_keras_h5
 from specnet.interop.keras.weights import from_keras_weights
 from specnet.interop.npz import from_npz
@@ -20,11 +20,10 @@ from specnet.interop.onnx.reader import from_onnx
 from specnet.interop.safetensors import from_safetensors
 from specnet.spec.model_spec import ModelSpec
 
-Names = Mapping[str, str]
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
 
-def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, names: Names | None = None) -> Imported:
+def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, names: NameMap | None = None) -> Imported:
     """Read a model from a file of Keras, ONNX, torch (safetensors), Caffe or numpy, or from a rewritten checkpoint.
 
     `spec` is the document for a file that holds only weights; `names` maps layer names of the file to the document's.
@@ -49,7 +48,7 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
         raise unsupported(name, f"the file's structure is invalid ({type(error).__name__}: {detail})") from error
 
 
-def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: NameMap | None) -> Imported:
     """Read an HDF5 file that holds a whole model or only weights."""
     name, content = os.fspath(path), read_hdf5(path)
     root = content.attributes["/"]
@@ -70,20 +69,20 @@ def _from_hdf5(path: str | os.PathLike[str], spec: ModelSpec | None, names: Name
     return (from_keras_weights if is_keras else from_caffe)(path, content, spec, names)
 
 
-def _refuse_weight_options(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> None:
+def _refuse_weight_options(path: str | os.PathLike[str], spec: ModelSpec | None, names: NameMap | None) -> None:
     """Raise SpecnetError for a document or a mapping that is passed with a file that holds its architecture."""
     if spec is not None or names:
         msg = f"{os.fspath(path)}: --model and --map are only for files without an architecture; this file contains one"
         raise SpecnetError(msg)
 
 
-_Reader = Callable[[str | os.PathLike[str], ModelSpec | None, Names | None], Imported]
+_Reader = Callable[[str | os.PathLike[str], ModelSpec | None, NameMap | None], Imported]
 
 
 def _whole_model_reader(read: Callable[[str | os.PathLike[str]], Imported]) -> _Reader:
     """Return a reader for files that hold their architecture; it refuses a document and a mapping."""
 
-    def reader(path: str | os.PathLike[str], spec: ModelSpec | None, names: Names | None) -> Imported:
+    def reader(path: str | os.PathLike[str], spec: ModelSpec | None, names: NameMap | None) -> Imported:
         _refuse_weight_options(path, spec, names)
         return read(path)
 

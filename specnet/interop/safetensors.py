@@ -34,6 +34,9 @@ LARGEST_HEADER = 100_000_000
 TORCH_NAMES = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}
 """The torch names of parameters and buffers whose names differ from specnet's."""
 
+TORCH_AXES = {"affine": {"weight": (1, 0)}}
+"""Layer type -> parameter -> its axes in torch's order; all other parameters have the same axes in both."""
+
 
 def _torch_name(layers: Mapping[str, int], full: str) -> str:
     """Return the name of an array in an nn.Sequential: the index of its layer, and its name in torch."""
@@ -62,16 +65,17 @@ def to_safetensors(model: Model) -> bytes:
 
 def _to_torch_arrays(model: Model) -> Arrays:
     numbers = {spec.name: index for index, spec in enumerate(model.spec.layers)}
-    transposed = _transposed_weights(model.spec)
+    axes = _torch_axes(model.spec)
     return {
-        _torch_name(numbers, full): np.asarray(array.T if full in transposed else array, order="C")
+        _torch_name(numbers, full): np.asarray(array.transpose(axes[full]) if full in axes else array, order="C")
         for full, array in arrays_of(model).items()
     }
 
 
-def _transposed_weights(spec: ModelSpec) -> set[str]:
-    """Return the full names of the weights that torch stores transposed."""
-    return {f"{name}.weight" for name, layer, _ in spec.walk() if layer.type == "affine"}
+def _torch_axes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the axes of the parameters, by full name, whose axes torch orders differently."""
+    layers = ((name, TORCH_AXES.get(layer.type, {})) for name, layer, _ in spec.walk())
+    return {f"{name}.{parameter}": axes for name, table in layers for parameter, axes in table.items()}
 
 
 def from_safetensors(
@@ -91,15 +95,15 @@ def from_safetensors(
     expected = list(arrays_of(assemble(spec.plan(), lambda: spec)))
     notes: list[str] = []
     modules = _match_modules(name, spec, expected, sorted(arrays, key=_natural_order), names or {}, notes)
-    transposed = _transposed_weights(spec)
+    axes = _torch_axes(spec)
     matched = {}
     for full in expected:
         layer, _, short = full.rpartition(".")
         key = f"{modules[layer]}.{TORCH_NAMES.get(short, short)}".lstrip(".")
         if key in arrays:
             matched[full] = arrays.pop(key)
-            if full in transposed:
-                matched[full] = matched[full].T
+            if full in axes and matched[full].ndim == len(axes[full]):  # other ranks are reported with the other shapes
+                matched[full] = matched[full].transpose(np.argsort(axes[full]))
     return Imported(fill_model(name, spec, {**matched, **arrays}, notes), tuple(notes))
 
 

@@ -10,22 +10,20 @@ Caffe stores a weight as (out, in), unless its layer sets `transpose`, which the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from specnet.errors import SpecnetError
 from specnet.interop.hdf5.sandbox import Hdf5Content
-from specnet.interop.imported_model import Arrays, Imported, fill_model, unsupported
+from specnet.interop.imported_model import Arrays, Imported, NameMap, fill_model, unsupported
 from specnet.interop.keras.config import KerasLayer
 from specnet.interop.keras.layers import Variable
 from specnet.interop.keras.reader import arrays_by_key, by_class, legacy_groups, take
 from specnet.interop.keras.writer import KerasForm, forms_of
 from specnet.spec.model_spec import ModelSpec
 
-Names = Mapping[str, str]
-
 
 def from_keras_weights(
-    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: Names | None = None
+    path: str | os.PathLike[str], content: Hdf5Content, spec: ModelSpec, names: NameMap | None = None
 ) -> Imported:
     """Fill the model of a document from a .weights.h5 file or a weights file of Keras 2. Raises CheckpointError."""
     name, names = os.fspath(path), names or {}
@@ -55,7 +53,7 @@ def _keras_layers(forms: Sequence[KerasForm]) -> Iterator[KerasLayer]:
             yield KerasLayer(form.written.class_name, form.name, variables, tuple(_keras_layers(form.inner)))
 
 
-def _group_keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: str, names: Names) -> list[str]:
+def _group_keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], group: str, names: NameMap) -> list[str]:
     """Return each layer's group: by --map, by the name that Keras stores with the variables, or by order."""
     key_by_name = {}
     for path, attributes in content.attributes.items():
@@ -75,7 +73,7 @@ def _group_keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], g
     return by_class(layers, group)
 
 
-def _keras2_arrays(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: Names) -> Arrays:
+def _keras2_arrays(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: NameMap) -> Arrays:
     stored = [(names.get(layer, layer), arrays) for layer, arrays in legacy_groups(name, content, "") if arrays]
     if len(stored) != len(layers):
         counts = f"{len(stored)} layers with arrays, the model has {len(layers)}"
