@@ -119,12 +119,13 @@ def run() -> None:
     """Run the command. Exit codes: 0 success, 1 invalid input, 2 wrong usage."""
     try:
         try:
-            if sys.argv[1:] == ["--version"]:
+            first, arguments = next(iter(sys.argv[1:]), ""), sys.argv[2:]
+            if first == "--version" and not arguments:  # the group, to build and to run, costs up to 0.1 s
                 _print_version()
-                return
-            if sys.argv[1:] and sys.argv[1] in COMMANDS:  # bypass the group, which costs 0.1 s
-                command_of(sys.argv[1])(sys.argv[2:], prog_name=f"specnet {sys.argv[1]}")
-            app()
+            elif first in COMMANDS:
+                command_of(first)(arguments, prog_name=f"specnet {first}")
+            else:
+                app()
         finally:
             sys.stdout.flush()
     except SpecnetError as error:

@@ -243,12 +243,12 @@ class LayerReader:
             composite = validate({**keys, **dict.fromkeys(read, ()), **complete})
         except ValidationError as error:
             self.faults += reraised(error, *path)
-        if composite is not None and len(complete) == len(read):
+        if len(complete) < len(read):
+            return None
+        if composite is not None:
             return composite
-        is_readable = len(complete) == len(read) and all(
-            name in read or not kind.model_fields[name].is_required() for name in kind.list_fields()
-        )
-        return kind.model_construct(**complete) if is_readable else None  # type: ignore[arg-type]
+        has_all = all(name in read or not kind.model_fields[name].is_required() for name in kind.list_fields())
+        return kind.model_construct(**complete) if has_all else None  # type: ignore[arg-type]
 
 
 def _count_inside(layer: LayerSpec, limit: int) -> int:

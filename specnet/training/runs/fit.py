@@ -59,11 +59,12 @@ def fit(
         raise SpecnetError(msg)
     settings = {"loss": loss, "optimizer": optimizer, "epochs": epochs, "batch_size": batch_size, **training}
     spec = _check_settings(model.spec, settings, validates=validation is not None)
+    is_fraction = validation is not None and not isinstance(validation, tuple)
+    fraction = Fraction.model_validate({"fraction": validation}) if is_fraction else None
     data, held_out = _rows(spec, model, x, y, weights), None
     if isinstance(validation, tuple):
         held_out = _rows(spec, model, *validation, None, "validation")
-    elif validation is not None:
-        fraction = Fraction.model_validate({"fraction": validation})
+    elif fraction is not None:
         data, held_out = split(spec, data, fraction, "fit")  # type: ignore[assignment]  # returns the type of its input
     fit_first_layer(model, data)
     run = make_run(spec, model, data, held_out, check_finite=check_finite)
