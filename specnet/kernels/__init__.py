@@ -2,7 +2,9 @@
 
 The choice is made once, at import; the environment variable SPECNET_KERNELS=numpy disables the kernels. Each kernel is
 optional for the caller. It returns False (or None, if it returns a number) and changes nothing if there are no kernels,
-or unless the arrays are contiguous and all float32 or all float64. The caller then uses numpy.
+or if it refuses an array. The caller then uses numpy, which computes, or raises an error that says what is wrong. The
+arrays must be contiguous, aligned, all float32 or all float64, and of matching shapes; those that are written must be
+writable and overlap no other one. Only ReLU also works in place.
 
 Imports nothing of the package.
 """

@@ -127,7 +127,8 @@ static inline REAL NAMED(greatest)(const REAL *row, size_t width) {
 }
 
 /* The gradient is (softmax(x) - q) / rows, q = smoothing / width plus 1 - smoothing at the row's class. The classes are
-   already checked; OWN checks again, so that a thread that changes them meanwhile causes no out-of-bounds access. */
+   already checked; own_class checks again, so that a thread that changes them meanwhile causes no out-of-bounds
+   access. */
 EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, const REAL *restrict x,
                                                    const int64_t *restrict classes, REAL *restrict gradient,
                                                    double smoothing) {
@@ -138,7 +139,7 @@ EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, co
         REAL *z = gradient + i * width;
         const REAL most = NAMED(greatest)(x + i * width, width);
         for (size_t j = 0; j < width; j++) z[j] = x[i * width + j] - most;
-        if (smoothing < 1) expected += (double)z[OWN(classes[i])] * (1 - smoothing);
+        if (smoothing < 1) expected += (double)z[own_class(classes, i, width)] * (1 - smoothing);
         if (smoothing > 0) {
             double sum = 0;
             for (size_t j = 0; j < width; j++) sum += (double)z[j];
@@ -151,7 +152,7 @@ EVERY_PROCESSOR static double NAMED(cross_entropy)(size_t rows, size_t width, co
         const REAL sum = NAMED(sum)(e, width), scale = share / sum;
         logs += (double)LOG(sum);
         for (size_t j = 0; j < width; j++) e[j] = e[j] * scale - even;
-        e[OWN(classes[i])] -= sure;
+        e[own_class(classes, i, width)] -= sure;
     }
     return (logs - expected) / (double)rows;
 }
