@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.conversion import as_floats, as_integers, batch_of
+from specnet.arrays.frames import column_names, in_order, trained_names
 from specnet.arrays.parameters import Array, Parameters, ShapeTuple
 from specnet.arrays.randomness import Draws
 from specnet.chain import Chain
@@ -143,6 +144,8 @@ class Model:
     def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
         """Return the same as `forward` outside training; thread-safe, because nothing is cached.
 
+        Of a data frame, the columns are taken that the model was trained on, if it knows their names. NaN in an input
+        makes the outputs of its row NaN, as in numpy; only files (`specnet predict`) are checked for it.
         `batch_size` is the number of rows per pass. It saves memory, and may change the last bits of an output, because
         BLAS sums in an order that depends on the number of rows. Raises ShapeError.
         """
@@ -161,6 +164,8 @@ class Model:
         if type(x) is np.ndarray and x.dtype is self.input_dtype and x.ndim and x.shape[1:] == self.input_shape:
             return x
         first, expected = self.layers[0].name, batch_of(self.input_shape)
+        if column_names(x):
+            x = in_order(x, trained_names(self.run_state), first)
         is_integer = self.input_dtype.kind == "i"
         array = as_integers(x, first, expected) if is_integer else as_floats(x, self.dtype, first, expected)
         if array.ndim == 0 or array.shape[1:] != self.input_shape:

@@ -1,6 +1,7 @@
 """Test data files: every format, and the errors for files that do not fit."""
 
 import gzip
+import os
 import struct
 import sys
 
@@ -12,6 +13,7 @@ import specnet
 from specnet import DataError
 from specnet.data.conform import conform_inputs, conform_targets
 from specnet.data.files import read_array, read_rows
+from specnet.data.large_arrays import open_large
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
 from specnet.training.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
@@ -75,7 +77,7 @@ def test_truncated_idx_files_are_rejected(tmp_path, cut):
 
 
 def test_csv_files_are_read(tmp_path):
-    (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n\n5,u,-6\n')
+    (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n5,u,-6\n')
     pytest.importorskip("polars")
     x, y, _, names = read_rows(tmp_path / "d.csv", None, "kind")
     assert names == ("a", "b")
@@ -305,3 +307,95 @@ def test_integer_targets_may_be_class_labels():
     assert conform_targets(np.array([9, 3, 5]), spec, SoftmaxCrossEntropy(), 3, "d").tolist() == [2, 0, 1]
     with pytest.raises(DataError, match=r'row 2: "4" is not one of the labels'):
         conform_targets(np.array([9, 4, 5]), spec, SoftmaxCrossEntropy(), 3, "d")
+
+
+def test_text_of_hdf5_files_is_utf8(tmp_path):
+    names = ["caf\u00e9", "th\u00e9"]
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["variable"] = names
+        file["fixed"] = np.array([name.encode() for name in names])
+        file["marked"] = np.array([name.encode() for name in names], h5py.string_dtype("utf-8", 5))
+    for key in ("variable", "fixed", "marked"):
+        _, y, _, _ = read_rows(tmp_path / "d.h5", "fixed", key)
+        spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 2}], labels=names)
+        assert conform_targets(y, spec, SoftmaxCrossEntropy(), 2, "d").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("point", [0x110000, 0x7FFFFFFF, 0xD800])
+def test_text_of_invalid_code_points_is_rejected(tmp_path, point):
+    y = np.array(["a", "b", "c"], "<U8")
+    y.view("<u4")[8] = point
+    np.savez(tmp_path / "d.npz", x=X[:3], y=y)
+    np.save(tmp_path / "y.npy", y)
+    with pytest.raises(DataError, match=r"d\.npz: holds text with invalid code points"):
+        read_rows(tmp_path / "d.npz", "x", "y")
+    with pytest.raises(DataError, match=r"y\.npy: holds text with invalid code points"):
+        read_array(tmp_path / "y.npy")
+
+
+SPECIAL = ["d.npz", "d.npy", "d.csv", "d.parquet", "d.h5", "d.idx", "d.idx.gz"]
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_files_are_rejected_at_once(tmp_path, name):
+    if name.endswith(("csv", "parquet")):
+        pytest.importorskip("polars")
+    os.mkfifo(tmp_path / name)
+    other = tmp_path / f"folder-{name}"
+    other.mkdir()
+    device = tmp_path / f"device-{name}"
+    device.symlink_to("/dev/zero")
+    for path, pattern in (
+        (tmp_path / name, "not a regular file"),
+        (other, "directory"),
+        (device, "not a regular file"),
+    ):
+        with pytest.raises(DataError, match=f"cannot be read: it is .*{pattern.split()[-1]}"):
+            read_array(path) if "idx" in name or name.endswith("npy") else read_rows(path, "x", None)
+        if name in ("d.npy", "d.h5"):
+            with pytest.raises(DataError, match="cannot be read"):
+                open_large(path, "x", in_memory=False)
+
+
+def test_small_files_of_huge_arrays_are_rejected(tmp_path):
+    zeros = np.zeros(2**29 // 8)
+    np.savez_compressed(tmp_path / "d.npz", x=zeros, y=zeros[:3])
+    with gzip.open(tmp_path / "d.idx.gz", "wb", compresslevel=1) as file:
+        file.write(idx(zeros[:0], ">f8")[:4] + struct.pack(">I", len(zeros)))
+        for _ in range(8):
+            file.write(bytes(2**26))
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("x", (2**17, 2**9), "f8", chunks=(2**10, 2**9), compression="gzip")
+    for name in ("d.npz", "d.h5"):
+        with pytest.raises(DataError, match=r"would unpack to 536,87[01],[0-9]+ bytes, more than"):
+            read_rows(tmp_path / name, "x", None)
+    with pytest.raises(DataError, match="would unpack to 536,870,912 bytes, more than"):
+        read_array(tmp_path / "d.idx.gz")
+    assert read_rows(tmp_path / "d.npz", "y", None)[0].tolist() == [0, 0, 0]
+
+
+def test_datasets_stored_in_other_files_are_rejected(tmp_path):
+    (tmp_path / "outside.bin").write_bytes(X.tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = X
+    layout = h5py.VirtualLayout(X.shape, "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "x", X.shape)
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("x", layout)
+    space = h5py.h5s.create_simple(X.shape, (h5py.h5s.UNLIMITED, 2))
+    space.select_hyperslab((0, 0), (h5py.h5s.UNLIMITED, 1), (6, 1), (6, 2))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    pattern = str(tmp_path / "other%b.h5").encode()
+    properties.set_virtual(space, pattern, b"x", h5py.h5s.create_simple(X.shape))
+    with h5py.File(tmp_path / "printf.h5", "w") as file:
+        h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F64LE, space, properties)
+    (tmp_path / "other.h5").rename(tmp_path / "other0.h5")
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file.create_dataset("x", X.shape, "f8", external=[(str(tmp_path / "outside.bin"), 0, X.nbytes)])
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["x"] = h5py.ExternalLink("other.h5", "/x")
+    for name in ("virtual", "printf", "external", "linked"):
+        with pytest.raises(DataError, match=rf"{name}\.h5: .*(other datasets|other files|no dataset)"):
+            read_rows(tmp_path / f"{name}.h5", "x", None)
+        with pytest.raises(DataError, match=rf"{name}\.h5: .*(other datasets|other files|no dataset)"):
+            open_large(tmp_path / f"{name}.h5", "x", in_memory=False)

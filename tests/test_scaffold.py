@@ -80,7 +80,7 @@ def test_missing_values_are_filled_with_the_median():
     data = frame().with_columns(pl.when(pl.col("b") > 50).then(None).otherwise(pl.col("b")).alias("b"))
     data.write_csv("d.csv")
     scaffolded = scaffold("d.csv", "kind", inputs=["a", "b"])
-    assert scaffolded.experiment["data"]["train"]["fill"] == {"b": data["b"].median()}
+    assert scaffolded.experiment["data"]["train"]["fill"] == {"a": data["a"].median(), "b": data["b"].median()}
     assert "filled with the column's median: b" in scaffolded.notes[1]
     assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "1"}).finished
 

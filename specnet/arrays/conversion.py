@@ -22,12 +22,32 @@ SMALLEST = 2.0**-126
 
 
 def as_array(x: npt.ArrayLike, who: str, expected: str = "(batch, ...)") -> npt.NDArray[Any]:
-    """Convert x to an array. Raises ShapeError if numpy cannot convert it; `who` names the caller in messages."""
+    """Convert x to an array. Raises ShapeError if numpy cannot convert it; `who` names the caller in messages.
+
+    Objects that are all numbers, or all text, become an array of these. Masked and missing values are an error.
+    """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        msg = f"{who}: the mask hides {np.count_nonzero(x.mask)} values; fill them (x.filled(...)) or leave rows out"
+        raise ShapeError(msg)
     try:
-        return np.asarray(x)
+        array = np.asarray(x)
     except (ValueError, TypeError, OverflowError) as error:
         msg = f"{who}: expected an array of shape {expected}, got a ragged or unsupported {type(x).__name__}: {error}"
         raise ShapeError(msg) from None
+    return _from_objects(array, who) if array.dtype.kind == "O" and array.ndim else array
+
+
+def _from_objects(array: npt.NDArray[Any], who: str) -> npt.NDArray[Any]:
+    """Convert the objects of data frames: numbers of nullable types, and text. Raises ShapeError for missing values."""
+    values = array.reshape(-1).tolist()
+    for index, value in enumerate(values):
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            row = index // max(math.prod(array.shape[1:]), 1)
+            msg = f"{who}: row {row + 1}: a value is missing; fill it or leave the row out"
+            raise ShapeError(msg)
+    if all(isinstance(value, int | float | np.number | np.bool_) for value in values):
+        return np.array(values).reshape(array.shape) if values else array
+    return array.astype(str) if values and all(isinstance(value, str) for value in values) else array
 
 
 def as_floats(x: npt.ArrayLike, dtype: np.dtype[Any] | None, who: str, expected: str = "(batch, ...)") -> Array:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 from specnet.checkpoint.checked_file import CheckedFile, DatasetCheck
 from specnet.errors import CheckpointError
-from specnet.files.paths import user_path
+from specnet.files.regular import open_regular
 from specnet.model import Model
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def _read_file(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T])
     """Open a file and call `read` with it and its name; raise every error as a CheckpointError."""
     name = os.fspath(path)
     try:
-        with _open_regular(path) as file:
+        with open_regular(path, buffered=False) as file:
             return read(file, name)
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -80,12 +79,3 @@ def _read_file(path: str | os.PathLike[str], read: Callable[[BinaryIO, str], T])
     except MemoryError as error:
         msg = f"{name}: there is not enough memory to load it"
         raise CheckpointError(msg) from error
-
-
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer forever.
-    descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(22, "it is not a regular file")
-    return os.fdopen(descriptor, "rb", buffering=0)

@@ -12,6 +12,7 @@ from specnet.cli.options import Json
 from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
 from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
 from specnet.files.paths import is_same_file, user_path
+from specnet.files.regular import open_regular
 
 if TYPE_CHECKING:
     from specnet.spec import ModelSpec
@@ -190,7 +191,7 @@ def is_hdf5(path: str) -> bool:
     if Path(path).suffix.lower() in (".h5", ".hdf5"):
         return True
     try:
-        with user_path(path).open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == b"\x89HDF"
     except (OSError, ValueError):
         return False

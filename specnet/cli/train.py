@@ -54,6 +54,7 @@ def train(
 
     Under an MPI launcher all processes share the run: mpiexec -n 4 specnet train digits.experiment.json
     """
+    from specnet.data.raw import ignore
     from specnet.training.runs.train import train as run_training
 
     if resume and force:
@@ -76,6 +77,7 @@ def train(
                 overrides=overrides,
                 listeners=[*listeners, stop],
                 check_finite=check_finite,
+                note=ignore if world.rank else note,
                 world=world,
             )
             stopped_by = max(world.gather(stop.signal))
@@ -159,7 +161,7 @@ def _show_dry_run(experiment: str, overrides: dict[str, str], *, json: bool) -> 
     """Print the sizes, the first loss and the memory of a dry run."""
     from specnet.training.runs.dry_run import dry_run
 
-    sizes = dry_run(experiment, overrides)
+    sizes = dry_run(experiment, overrides, note)
     if json:
         print_json(dataclasses.asdict(sizes))
         return

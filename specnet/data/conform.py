@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
+from specnet.data.labels import TargetRules, are_classes, index_labels
 from specnet.data.raw import RawArray
-from specnet.document.messages import suggestion
 from specnet.errors import DataError
 from specnet.spec.model_spec import ModelSpec
-
-
-class TargetRules(Protocol):
-    """Properties of a loss that decide which targets are valid; every `specnet.training.losses.Loss` has them."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def yes_or_no(self) -> bool: ...
-    @property
-    def target_bounds(self) -> tuple[float, float] | None: ...
-    def takes_classes(self) -> bool: ...
-
 
 LEVELS = 256
 """Fewest float32 values that the range of an input must contain, if conversion to float32 rounds its values."""
@@ -101,17 +88,16 @@ def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0,
 def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int, source: str) -> RawArray:
     """Convert targets to the form that the loss takes: class indices (int64), or numbers of the output's shape.
 
-    Text is converted to its index in the model's `labels`. Raises DataError.
+    Class names are converted to their index in the model's `labels` (`index_labels`). Raises DataError.
     """
     source = f"{source}: targets"
     if raw.ndim == 0 or len(raw) != rows:
         msg = f"{source}: expected {rows} rows, like the inputs, got {len(raw) if raw.ndim else 'a single value'}"
         raise DataError(msg)
     classes = loss.takes_classes()
-    binary = loss.yes_or_no and spec.output_shape == (1,)
-    if classes or binary:
-        raw = _index_labels(raw, spec, source)
-    elif raw.dtype.kind in "US":
+    if are_classes(spec, loss):
+        raw = index_labels(raw, spec.labels, source)
+    if raw.dtype.kind in "US":
         msg = f"{source}: {loss.name} expects numbers, got text; softmax_cross_entropy takes class names"
         raise DataError(msg)
     if raw.dtype.kind not in "biuf":
@@ -135,61 +121,6 @@ def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
             msg = f"{source}: {_locate(position)}: {expected_range}, got {raw[tuple(position)]}"
             raise DataError(msg)
     return values
-
-
-def as_text(raw: RawArray, source: str) -> RawArray:
-    """Convert to str; bytes are decoded as ASCII. Raises DataError."""
-    try:
-        return raw.astype(str)
-    except UnicodeDecodeError:
-        msg = f"{source}: got bytes that are not ASCII text"
-        raise DataError(msg) from None
-
-
-def _index_labels(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
-    """Convert class names to indices. Numbers are returned unchanged, unless the labels are other integers."""
-    if raw.dtype.kind not in "US":
-        integral = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()))
-        numeric_labels = integral and raw.size and all(label.lstrip("-").isdecimal() for label in spec.labels)
-        if not numeric_labels or not spec.labels or spec.labels == tuple(map(str, range(len(spec.labels)))):
-            return raw
-        raw = raw.astype(np.int64)
-    names = as_text(raw, source)
-    if not spec.labels:
-        examples = sorted(set(names.reshape(-1).tolist()))[:8]
-        msg = f"{source}: got text ({', '.join(examples)}, …); list the class names in the model document under labels"
-        raise DataError(msg)
-    distinct, inverse = np.unique(names.reshape(-1), return_inverse=True)
-    index_of = {label: index for index, label in enumerate(spec.labels)}
-    for position, name in enumerate(distinct.tolist()):
-        if name not in index_of:
-            row = int(np.argmax(inverse == position))
-            msg = f'{source}: row {row + 1}: "{name}" is not one of the labels{suggestion(name, spec.labels)}'
-            raise DataError(msg)
-    return np.array([index_of[name] for name in distinct.tolist()], np.int64)[inverse].reshape(raw.shape)
-
-
-def labels_of(raw: RawArray | None, spec: ModelSpec, loss: TargetRules, source: str) -> tuple[str, ...]:
-    """Return the sorted class names if targets are text and the model has no labels; otherwise the model's labels.
-
-    Raises DataError if the number of outputs does not fit the number of classes.
-    """
-    width = spec.output_shape[-1]
-    classes = loss.takes_classes() or (loss.yes_or_no and width == 1)
-    if raw is None or raw.dtype.kind not in "US" or spec.labels or not classes:
-        return spec.labels
-    labels = tuple(np.unique(as_text(raw, source)).tolist())
-    if len(labels) != 2 and not loss.takes_classes():
-        msg = f"{source}: targets: {loss.name} expects 2 classes, got {len(labels)}; use softmax_cross_entropy"
-        raise DataError(msg)
-    if len(labels) != max(width, 2):
-        shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
-        msg = (
-            f"{source}: targets: there are {len(labels)} classes ({shown}), the model has {width} outputs; "
-            f"set the units of its last layer to {len(labels)}"
-        )
-        raise DataError(msg)
-    return labels
 
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12

@@ -10,8 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from specnet.data.raw import TABLES, Columns, Fill, RawArray, RawRows, guarded, kind_of, pick
+from specnet.data.raw import (
+    TABLES,
+    Columns,
+    Fill,
+    Note,
+    RawArray,
+    RawRows,
+    checked_text,
+    guarded,
+    ignore,
+    kind_of,
+    pick,
+    refuse_bomb,
+)
 from specnet.errors import DataError
+from specnet.files.hdf5_storage import storage_fault
+from specnet.files.regular import check_regular, open_regular
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
@@ -24,18 +39,29 @@ def read_rows(
     *,
     beside: Sequence[str] = (),
     fill: Fill = None,
+    missing: Sequence[str] | None = None,
+    text_targets: bool = False,
+    note: Note = ignore,
 ) -> RawRows:
     """Read arrays or columns by name from one file. With None for targets or weights, these are not read.
 
     Formats by suffix: .npz and .h5 (names of arrays), .csv and .parquet (names of columns; with None for inputs, all
-    columns except targets, weights and those in `beside`; `fill` replaces missing values), .npy and IDX (the one
-    array of the file). Raises DataError.
+    columns except targets, weights and those in `beside`; `fill` replaces missing values, in a .csv those in `missing`;
+    with `text_targets` a target column is read as text), .npy and IDX (the one array of the file). Raises DataError.
     """
     kind = kind_of(path)
     if kind in TABLES:
-        from specnet.data.tables import read_table  # noqa: PLC0415 - needs an extra
+        from specnet.data.tables import open_table, rows_of  # noqa: PLC0415 - needs an extra
 
-        return read_table(path, inputs, targets, weights, beside=beside, fill=fill)
+        return rows_of(
+            open_table(path, missing, note),
+            inputs,
+            targets,
+            weights,
+            beside=beside,
+            fill=fill,
+            text_targets=text_targets,
+        )
     if kind in ("npy", "idx"):
         if targets is not None or weights is not None:
             msg = f"{path}: a .{kind} file holds one array; put targets and weights in separate files"
@@ -43,7 +69,7 @@ def read_rows(
         return RawRows(read_array(path))
     names = [array_name(path, name) for name in ("x" if inputs is None else inputs, targets, weights) if name]
     read = _read_npz if kind == "npz" else _read_hdf5
-    arrays = iter(guarded(path, lambda: read(path, names)))
+    arrays = iter([checked_text(path, array) for array in guarded(path, lambda: read(path, names))])
     return RawRows(next(arrays), next(arrays) if targets else None, next(arrays) if weights else None)
 
 
@@ -62,16 +88,20 @@ def read_array(path: Path) -> RawArray:
         msg = f"{path}: expected a .npy or IDX file; name files of other formats under path"
         raise DataError(msg)
     array: RawArray = guarded(path, lambda: _read_npy(path) if kind == "npy" else _read_idx(path))
-    return array
+    return checked_text(path, array)
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[RawArray]:
-    with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
-        return [file[pick(path, name, file.files, "array")] for name in names]
+    with open_regular(path) as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
+        picked = [pick(path, name, file.files, "array") for name in names]
+        members = file.zip.namelist()  # type: ignore[union-attr]  # it is open
+        sizes = {name.removesuffix(".npy"): file.zip.getinfo(name).file_size for name in members}  # type: ignore[union-attr]
+        refuse_bomb(path, sum(sizes[name] for name in picked))
+        return [file[name] for name in picked]
 
 
 def _read_npy(path: Path) -> RawArray:
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         return np.lib.format.read_array(opened, allow_pickle=False)
 
 
@@ -79,14 +109,20 @@ def open_hdf5(path: Path) -> Any:
     """Open an HDF5 file for reading, without a lock, so that it also opens on network file systems."""
     import h5py  # noqa: PLC0415 - slow to import, and needed only for this format
 
+    check_regular(path)
     return h5py.File(path, "r", locking=False)
 
 
 def pick_dataset(path: Path, file: Any, name: str) -> Any:
-    """Return a dataset by its path. Raises DataError, which suggests the most similar path."""
+    """Return a dataset by its path, if its values are in this file. Raises DataError, which suggests a similar path."""
     paths: list[str] = []
     file.visititems(lambda name, item: paths.append(name) if hasattr(item, "dtype") else None)
-    return file[pick(path, name.strip("/"), paths, "dataset")]
+    dataset = file[pick(path, name.strip("/"), paths, "dataset")]
+    fault = storage_fault(dataset.id)
+    if fault:
+        msg = f'{path}: the dataset "{name}" uses {fault}; expected values in this file, copy them into it'
+        raise DataError(msg)
+    return dataset
 
 
 def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
@@ -94,6 +130,7 @@ def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
     with open_hdf5(path) as file:
         for name in names:
             dataset = pick_dataset(path, file, name)
+            refuse_bomb(path, dataset.nbytes)
             text = dataset.dtype.kind == "O"
             arrays.append(np.asarray(dataset.asstr()[()] if text else dataset[()]))
     return [array.astype(str) if array.dtype.kind == "O" else array for array in arrays]
@@ -101,7 +138,7 @@ def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
 
 def _read_idx(path: Path) -> RawArray:
     """Read an IDX file, the format of MNIST: two zero bytes, type, rank, sizes (big-endian), data."""
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+    with open_regular(path) as opened, gzip.open(opened) if path.name.endswith(".gz") else opened as file:
         header = file.read(4)
         if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in _IDX_TYPES:
             msg = f"{path}: is not an IDX file: its first bytes are {header.hex(' ') or 'missing'}"
@@ -110,7 +147,8 @@ def _read_idx(path: Path) -> RawArray:
         sizes = file.read(4 * rank)
         shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
         size = dtype.itemsize * math.prod(shape)
-        data = file.read(size + 1) if len(sizes) == 4 * rank and size < 2**40 else b""
+        refuse_bomb(path, size)
+        data = file.read(size + 1) if len(sizes) == 4 * rank else b""
     if len(sizes) != 4 * rank or len(data) != size:
         msg = f"{path}: does not match its header: expected {size} bytes for shape {shape}, got {len(data)}"
         raise DataError(msg)

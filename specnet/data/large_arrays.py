@@ -14,6 +14,7 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.data.files import array_name, open_hdf5, pick_dataset
 from specnet.data.raw import RawArray, guarded, kind_of
 from specnet.errors import DataError
+from specnet.files.regular import open_regular
 
 RowRange = tuple[int, int]
 """Rows [start, stop)."""
@@ -62,7 +63,7 @@ class NpyArray(LargeArray):
 
     @staticmethod
     def _read_header(path: Path) -> tuple[ShapeTuple, np.dtype[Any], int]:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran_order, dtype = read(file)
@@ -73,7 +74,7 @@ class NpyArray(LargeArray):
 
     def _read_spans(self, spans: Sequence[RowRange]) -> Iterator[RawArray]:
         row_size = math.prod(self.shape[1:])
-        with self.path.open("rb", buffering=0) as file:
+        with open_regular(self.path, buffered=False) as file:
             for start, stop in spans:
                 file.seek(self.offset + start * row_size * self.dtype.itemsize)
                 values = np.fromfile(file, self.dtype, (stop - start) * row_size)

@@ -1,4 +1,4 @@
-"""Types, file formats by suffix, and error handling that all readers of data files share."""
+"""Types, file formats by suffix, names of columns, and error handling that all readers of data files share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.frames import canonical
 from specnet.document.messages import suggestion
 from specnet.errors import DataError
+from specnet.files.regular import most_unpacked
 
 RawArray: TypeAlias = npt.NDArray[Any]
 
@@ -21,6 +24,10 @@ Columns: TypeAlias = str | Sequence[str] | None
 
 
 Fill: TypeAlias = float | Mapping[str, float] | None
+
+
+Note: TypeAlias = Callable[[str], None]
+"""Receives a line about a data file that a user may not expect, such as what a reader left out."""
 
 
 TABLES = ("csv", "parquet")
@@ -49,6 +56,10 @@ class RawRows(NamedTuple):
     targets: RawArray | None = None
     weights: RawArray | None = None
     names: tuple[str, ...] = ()
+
+
+def ignore(_text: str) -> None:
+    """Ignore a note."""
 
 
 def kind_of(path: Path) -> str:
@@ -83,10 +94,33 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
         raise DataError(msg) from error
 
 
-def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
-    """Check that `name` is in `names`, and return it. Raises DataError, which suggests the most similar name."""
-    names = list(names)
-    if name not in names:
-        msg = f'{path}: there is no {what} "{name}"{suggestion(name, names)}'
+def refuse_bomb(path: Path, size: int) -> None:
+    """Check that a compressed file does not unpack to far more bytes than it has. Raises DataError."""
+    limit = most_unpacked(path.stat().st_size)
+    if size > limit:
+        msg = f"{path}: would unpack to {size:,} bytes, more than the {limit:,} for its size; store it uncompressed"
         raise DataError(msg)
-    return name
+
+
+def checked_text(path: Path, array: RawArray) -> RawArray:
+    """Return an array that is not text, or whose text consists of valid code points. Raises DataError."""
+    if array.dtype.kind == "U" and array.size:
+        points = (
+            np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(-1).view(np.uint32)
+        )
+        if points.max() > 0x10FFFF or ((points >= 0xD800) & (points <= 0xDFFF)).any():
+            msg = f"{path}: holds text with invalid code points"
+            raise DataError(msg)
+    return array
+
+
+def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
+    """Return the one of `names` that is `name`, or looks equal. Raises DataError, which suggests the most similar."""
+    names = list(names)
+    if name in names:
+        return name
+    for other in names:
+        if canonical(other) == canonical(name):
+            return other
+    msg = f'{path}: there is no {what} "{name}"{suggestion(name, names)}'
+    raise DataError(msg)

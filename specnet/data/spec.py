@@ -9,23 +9,18 @@ from typing import Annotated, Any, NamedTuple, Self
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from specnet.data.conform import (
-    TargetRules,
-    conform_inputs,
-    conform_targets,
-    conform_weights,
-    labels_of,
-    refuse_lost_digits,
-)
+from specnet.arrays.frames import canonical
+from specnet.data.conform import conform_inputs, conform_targets, conform_weights, refuse_lost_digits
 from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
+from specnet.data.labels import TargetRules, labels_of
 from specnet.data.large_arrays import LargeArray, open_large
-from specnet.data.raw import RawRows, kind_of
+from specnet.data.raw import Note, RawRows, ignore, kind_of
 from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
 from specnet.document.messages import mismatch, problem
 from specnet.errors import DataError
-from specnet.fields import Flag, Text, expecting
+from specnet.fields import Flag, Text, as_tuple, expecting
 from specnet.spec.model_spec import ModelSpec
 
 
@@ -90,6 +85,9 @@ class DataEntry(Document):
         WithJsonSchema({"anyOf": [_NUMBER, {"type": "object", "additionalProperties": _NUMBER}, {"type": "null"}]}),
     ] = None
     """Replacement for missing inputs in a table: a number, or an object with a number for each column."""
+    missing: Annotated[tuple[Text, ...] | None, BeforeValidator(as_tuple)] = None
+    """Values of a .csv file, without quotes, that mean a missing value, besides the empty one. Default: NA, N/A, n/a,
+    #N/A, <NA>, NaN, nan, NULL, null, ?."""
     in_memory: Flag | None = None
     """Whether to read all inputs into memory. Default: true, except for .npy and .h5 files of 1 GiB or more."""
 
@@ -114,22 +112,30 @@ class DataEntry(Document):
         return values
 
     def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
-        """Return the entry, with columns, arrays and `fill` that it leaves out taken from `other`, the training entry.
+        """Return the entry; columns, arrays, `fill` and `missing` that it leaves out are those of `other`, in training.
 
         `names` are the input columns used in training. Raises DataError if this entry has different ones.
         """
         if not self.path or not other.path or kind_of(Path(self.path)) != kind_of(Path(other.path)):
             return self
         columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
-        if names and columns is not None and columns != names:
+        if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
             detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
             msg = f"{self.path}: expected {detail}; leave inputs out"
             raise DataError(msg)
-        defaults = {"inputs": names or other.inputs, "targets": other.targets, "fill": other.fill}
+        defaults = {
+            "inputs": names or other.inputs,
+            "targets": other.targets,
+            "fill": other.fill,
+            "missing": other.missing,
+        }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
-    def read(self, folder: Path) -> RawEntry:
-        """Read the files; large inputs are only opened. Raises DataError."""
+    def read(self, folder: Path, note: Note = ignore, *, text_targets: bool = False) -> RawEntry:
+        """Read the files, a target column as text with `text_targets`; large inputs are only opened.
+
+        Calls `note` with what is left out. Raises DataError.
+        """
         if self.path:
             path = folder / self.path
             if kind_of(path) in ("npy", "idx"):
@@ -138,7 +144,10 @@ class DataEntry(Document):
             large = open_large(path, self.inputs, in_memory=self.in_memory)
             if large is None:
                 names = self.inputs, self.targets or "y", self.weights
-                return RawEntry(read_rows(path, *names, fill=self.fill), None, self.path, self.path)
+                rows = read_rows(
+                    path, *names, fill=self.fill, missing=self.missing, text_targets=text_targets, note=note
+                )
+                return RawEntry(rows, None, self.path, self.path)
             rest = read_rows(path, self.targets or "y", None, self.weights)
             return RawEntry(rest._replace(inputs=rest.inputs[:0], targets=rest.inputs), large, self.path, self.path)
         inputs, targets = str(self.inputs), str(self.targets)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from specnet.data.raw import Columns, Fill, RawArray, RawRows, guarded, kind_of, pick
+from specnet.arrays.frames import canonical
+from specnet.data.csv_text import MISSING, polars, read_csv
+from specnet.data.raw import (
+    Columns,
+    Fill,
+    Note,
+    RawArray,
+    RawRows,
+    guarded,
+    ignore,
+    kind_of,
+    pick,
+    refuse_bomb,
+)
 from specnet.document.messages import describe
-from specnet.errors import DataError, SpecnetError
+from specnet.errors import DataError
+from specnet.files.regular import check_regular
 
 if TYPE_CHECKING:
     import polars as pl
-
-MISSING = ("", "NA", "NaN", "nan")
-"""Values of a .csv file that mean a missing value."""
-
 
 _REMEDIES = {
     "more fields": "; a row has more fields than the header: put text that contains a comma in quotes",
@@ -25,85 +35,99 @@ _REMEDIES = {
 }
 
 
-def polars() -> Any:
-    """Import polars and return it. Raises SpecnetError with the command that installs it."""
-    try:
-        import polars as pl  # noqa: PLC0415 - an extra
-    except ImportError:
-        msg = "reading .csv and .parquet files needs polars; pip install 'specnet-nn[data]'"
-        raise SpecnetError(msg) from None
-    return pl
+_DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 
 
-def read_frame(path: Path) -> pl.DataFrame:
-    """Read a whole table. Raises DataError."""
+class Table(NamedTuple):
+    """A whole table and where it comes from; the columns of a .csv are text."""
+
+    path: Path
+    frame: pl.DataFrame
+
+
+def open_table(path: Path, missing: Sequence[str] | None = None, note: Note = ignore) -> Table:
+    """Read a whole table; in a .csv, the values of `missing` (default: MISSING) are missing. Raises DataError."""
     pl = polars()
-
-    def read() -> Any:
-        if kind_of(path) == "parquet":
-            return pl.read_parquet(path)
-        with path.open("rb") as file:
-            header = file.readline(2**20)
-        separator = max(",;\t", key=lambda mark: header.count(mark.encode()))
-        return pl.read_csv(
-            path, separator=separator, infer_schema_length=None, null_values=list(MISSING), raise_if_empty=False
-        )
-
+    missing = MISSING if missing is None else missing
     try:
-        frame = guarded(path, read)
-    except pl.exceptions.PolarsError as error:
+        if kind_of(path) == "parquet":
+            frame = guarded(path, lambda: _read_parquet(path))
+        else:
+            frame = guarded(path, lambda: read_csv(path, missing, note))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         lines = str(error).strip().splitlines()
         detail = lines[0] if lines else type(error).__name__
         remedy = next((remedy for words, remedy in _REMEDIES.items() if words in detail), "")
         msg = f"{path}: cannot be read as a table: {detail}{remedy}"
         raise DataError(msg) from None
-    duplicates = [name for name in frame.columns if "_duplicated_" in name]
-    if duplicates:
-        name = duplicates[0].partition("_duplicated_")[0]
-        msg = f'{path}: the column "{name}" appears twice in the header'
-        raise DataError(msg)
-    if len(frame.columns) > 1:  # a blank line is read as a row of missing values
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    frame = _with_canonical_names(path, frame)
     if not len(frame):
         msg = f"{path}: there are no rows below the header"
         raise DataError(msg)
+    return Table(path, frame)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    pl = polars()
+    check_regular(path)
+    lazy = pl.scan_parquet(path, glob=False)
+    rows = lazy.select(pl.len()).collect().item()
+    refuse_bomb(path, rows * 16 * len(lazy.collect_schema()))  # 16 bytes is the size of polars' largest simple value
+    return lazy.collect()
+
+
+def _with_canonical_names(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with names that are equal if they look equal; refuse two columns of one name."""
+    names: list[str] = []
+    for name in frame.columns:
+        plain = canonical(name)
+        if plain in names:
+            msg = f'{path}: the column "{plain}" appears twice in the header'
+            raise DataError(msg)
+        names.append(plain)
+    frame.columns = names
     return frame
 
 
-def read_table(
-    path: Path,
+def rows_of(
+    table: Table,
     inputs: Columns = None,
     targets: Columns = None,
     weights: str | None = None,
     *,
     beside: Sequence[str] = (),
     fill: Fill = None,
+    text_targets: bool = False,
 ) -> RawRows:
-    """Read columns by name; with `inputs` None, all columns except targets, weights and `beside`. Raises DataError.
+    """Return columns by name; with `inputs` None, all columns except targets, weights and `beside`. Raises DataError.
 
-    A single target column may be text (class names); all other columns must be numbers. A missing value is an error
-    that names row and column, unless `fill` replaces it: a number, or a number for each column.
+    A single target column may be text (class names), and stays text with `text_targets` though it looks like numbers;
+    all other columns must be numbers. A missing value is an error that names row and column, unless `fill` replaces it:
+    a number, or a number for each column. Rows are counted as in the file.
     """
-    frame = read_frame(path)
-    target_names = _column_names(targets)
-    excluded = (*target_names, *_column_names(weights), *beside)
-    input_names = _column_names(inputs) or tuple(name for name in frame.columns if name not in excluded)
-    for name in (*target_names, *_column_names(weights), *input_names, *(fill if isinstance(fill, Mapping) else ())):
-        pick(path, name, frame.columns, "column")
-    shared = [name for name in input_names if name in (*target_names, *_column_names(weights))]
+    path, columns = table.path, table.frame.columns
+    target_names, weight_names, beside_names = (
+        tuple(map(canonical, _column_names(names))) for names in (targets, weights, beside)
+    )
+    excluded = (*target_names, *weight_names, *beside_names)
+    input_names = tuple(map(canonical, _column_names(inputs))) or tuple(n for n in columns if n not in excluded)
+    filled = fill if fill is None or isinstance(fill, float | int) else {canonical(k): v for k, v in fill.items()}
+    for name in (*target_names, *weight_names, *input_names, *(filled if isinstance(filled, Mapping) else ())):
+        pick(path, name, columns, "column")
+    shared = [name for name in input_names if name in (*target_names, *weight_names)]
     if shared:
         msg = f'{path}: the column "{shared[0]}" is both an input and a target or weight; remove it from the inputs'
         raise DataError(msg)
     if not input_names:
         msg = f"{path}: there are no columns for the inputs besides {', '.join(excluded)}"
         raise DataError(msg)
-    x = _read_matrix(path, frame, input_names, fill)
+    x = _read_matrix(table, input_names, filled)
     y = None
     if len(target_names) == 1:
-        y = _read_target(path, frame[target_names[0]])
+        y = _read_target(table, target_names[0], as_text=text_targets)
     elif target_names:
-        y = np.stack([_read_numbers(path, frame[name], None, "the target") for name in target_names], axis=1)
-    w = None if weights is None else _read_numbers(path, frame[weights], None)
+        y = np.stack([_read_numbers(table, name, None, "the target") for name in target_names], axis=1)
+    w = _read_numbers(table, weight_names[0], None) if weight_names else None
     return RawRows(x, y, w, input_names)
 
 
@@ -111,42 +135,73 @@ def _column_names(columns: Columns) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns or ())
 
 
-def _read_matrix(path: Path, frame: pl.DataFrame, names: Sequence[str], fill: Fill) -> RawArray:
-    values = np.empty((len(frame), len(names)))
+def numbers_of(column: pl.Series) -> pl.Series:
+    """Return a column as Float64, true and false as 1 and 0; null where it is missing or no number."""
+    pl = polars()
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype != pl.String:
+        readable = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)
+        return column.cast(pl.Float64, strict=False) if readable else pl.Series(column.name, [None] * len(column))
+    numbers = column.cast(pl.Float64, strict=False)
+    if numbers.null_count() > column.null_count():
+        words = column.str.to_lowercase()
+        if (words.is_null() | words.is_in(["true", "false"])).all():
+            return (words == "true").cast(pl.Float64)
+    return numbers
+
+
+def refuse_decimal_commas(path: Path, column: pl.Series) -> None:
+    """Name the cause if a column is text because its numbers have decimal commas. Raises DataError."""
+    if column.dtype == polars().String and column.str.contains(_DECIMAL_COMMA).sum() > len(column) / 2:
+        first = column.filter(column.str.contains(_DECIMAL_COMMA))[0]
+        msg = f'{path}: column "{column.name}": its numbers have decimal commas ("{first}"); write decimal points'
+        raise DataError(msg)
+
+
+def _read_matrix(table: Table, names: Sequence[str], fill: Fill) -> RawArray:
+    values = np.empty((len(table.frame), len(names)))
     for index, name in enumerate(names):
         replacement = fill.get(name) if isinstance(fill, Mapping) else fill
-        values[:, index] = _read_numbers(path, frame[name], replacement)
+        values[:, index] = _read_numbers(table, name, replacement)
     return values
 
 
-def _read_target(path: Path, column: pl.Series) -> RawArray:
-    """Return a target column as numbers, or as text if it is text."""
+def _read_target(table: Table, name: str, *, as_text: bool) -> RawArray:
+    """Return a target column as numbers if it holds nothing else, else as text."""
     pl = polars()
-    if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
+    column = table.frame[name]
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
     if column.dtype == pl.String:
-        _refuse_missing(path, column, "the target")
-        return np.array(column.to_list(), str)
-    if column.dtype == pl.Boolean:
-        column = column.cast(pl.Int64)
-    if column.dtype.is_integer() and not column.null_count():
+        _refuse_missing(table.path, column, "the target")
+        refuse_decimal_commas(table.path, column)
+        integers = column.cast(pl.Int64, strict=False)
+        if as_text or numbers_of(column).null_count():
+            return np.array(column.to_list(), str)
+        if not integers.null_count():
+            return np.asarray(integers.to_numpy())
+    if column.dtype == pl.Boolean and not column.null_count():
+        return np.asarray(column.to_numpy()).astype(bool)
+    if column.dtype.is_integer() and not column.null_count() and column.dtype != pl.Int128:
         return np.asarray(column.to_numpy())
-    return _read_numbers(path, column, None, "the target")
+    return _read_numbers(table, name, None, "the target")
 
 
-def _read_numbers(path: Path, column: pl.Series, fill: float | None, what: str = "an input") -> RawArray:
-    pl = polars()
-    if column.dtype.is_temporal() or column.dtype.is_nested():
-        msg = f'{path}: column "{column.name}": expected numbers, got {column.dtype}; it cannot be {what}'
-        raise DataError(msg)
+def _read_numbers(table: Table, name: str, fill: float | None, what: str = "an input") -> RawArray:
+    path, column = table.path, table.frame[name]
     if fill is None:
         _refuse_missing(path, column, what)
-    numbers = column.cast(pl.Float64, strict=False)
+    numbers = numbers_of(column)
     unparsed = numbers.is_null() & column.is_not_null()
     if unparsed.any():
+        refuse_decimal_commas(path, column)
         row = int(unparsed.arg_max() or 0)
-        where = f'row {row + 1}, column "{column.name}"'
-        msg = f"{path}: {where}: expected a number, got {describe(column[row])}; text cannot be {what}"
+        if column.dtype.is_temporal() or column.dtype.is_nested() or not isinstance(column[row], str):
+            msg = f'{path}: column "{name}": expected numbers, got {column.dtype}; it cannot be {what}'
+            raise DataError(msg)
+        found = describe(column[row])
+        msg = f'{path}: row {row + 1}, column "{name}": expected a number, got {found}; text cannot be {what}'
         raise DataError(msg)
     if fill is not None:
         numbers = numbers.fill_null(fill).fill_nan(fill)
@@ -154,7 +209,7 @@ def _read_numbers(path: Path, column: pl.Series, fill: float | None, what: str =
     not_finite = ~np.isfinite(values)
     if not_finite.any():
         row = int(np.argmax(not_finite))
-        msg = f'{path}: row {row + 1}, column "{column.name}": expected a finite number, got {values[row]}'
+        msg = f'{path}: row {row + 1}, column "{name}": expected a finite number, got {values[row]}'
         raise DataError(msg)
     return values
 
@@ -163,7 +218,7 @@ def _refuse_missing(path: Path, column: pl.Series, what: str) -> None:
     missing = column.is_null()
     if missing.any():
         row = int(missing.arg_max() or 0)
-        remedy = "leave the row out"
+        remedy = "leave the row out; if its text is a value, put it in quotes or set missing in the data entry"
         if what == "an input":
             remedy = "add it, or set a replacement under fill in the experiment's data entry"
         msg = (

@@ -9,11 +9,9 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-import stat
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
@@ -23,7 +21,7 @@ from specnet.document.json_places import Finding
 from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, parse_json
 from specnet.document.messages import describe, mismatch, problem, suggestion
 from specnet.errors import KeyPath, Problem, SpecError, SpecnetError, path_text
-from specnet.files.paths import user_path
+from specnet.files.regular import open_regular
 
 JsonSchema = dict[str, Any]
 
@@ -145,7 +143,8 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         msg = f"expected the path of a document, got {describe(path)}; pass a document itself to ModelSpec(...)"
         raise SpecnetError(msg)
     try:
-        data = _read_regular(user_path(path))
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"
@@ -154,15 +153,6 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         if data.startswith(signature):
             raise SpecError([Problem("", f"expected a JSON document, got {what}", "not_json")], os.fspath(path))
     return data
-
-
-def _read_regular(path: Path) -> bytes:
-    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(22, "Is a directory" if path.is_dir() else "Not a regular file")
-        return file.read(MAX_BYTES + 1)
 
 
 def findings(error: ValidationError) -> list[Finding]:

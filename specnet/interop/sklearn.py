@@ -13,12 +13,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from specnet.errors import SpecnetError
+from specnet.arrays.conversion import as_array
+from specnet.data.dataset import Dataset
+from specnet.data.labels import index_labels
+from specnet.errors import DataError, SpecnetError
 from specnet.interop.imported_model import Arrays, Imported, fill_model, spec_of_layers, unsupported
 from specnet.model import Model, build
 from specnet.spec.model_spec import ModelSpec, load_spec
 from specnet.training.losses.spec import LOSSES
 from specnet.training.runs.fit import fit
+from specnet.training.runs.run_state import feature_state
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -113,6 +117,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
     def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], width: int, loss: str | Mapping[str, Any]) -> Self:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = self._network(x, width, seed)
+        y = self._targets(model, y, width)
         optimizer: Any = {"type": self.optimizer} if isinstance(self.optimizer, str) else dict(self.optimizer)
         if self.learning_rate is not None:
             optimizer["learning_rate"] = self.learning_rate
@@ -128,14 +133,29 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             validation=self.validation_fraction,
             **settings,
         )
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None:  # so that the command finds the columns, too
+            model.run_state = feature_state(Dataset(x, y, None, tuple(names)))
         self.model_ = model
         self.history_ = history
         self.n_iter_ = len(history["loss"])
         return self
 
+    def _targets(self, model: Model, y: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+        """Return the targets in the form in which `specnet.fit` takes them for this model. Raises DataError."""
+        return y
+
     def _outputs(self, x: Any) -> npt.NDArray[Any]:
         check_is_fitted(self)
+        refuse_masked(x)
         return self.model_.predict(validate_data(self, x, reset=False, **_float_dtypes()))
+
+
+def refuse_masked(*arrays: Any) -> None:
+    """Check that no mask hides a value, because scikit-learn ignores masks. Raises ShapeError."""
+    for array in arrays:
+        if isinstance(array, np.ma.MaskedArray):
+            as_array(array, "fit and predict")
 
 
 def _float_dtypes() -> dict[str, Any]:
@@ -163,6 +183,7 @@ class SpecClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
         """Train on X (rows, features), y (rows,) of any label type. Raises ValueError or its subclass SpecnetError."""
+        refuse_masked(X, y)
         x, y = validate_data(self, X, y, **_float_dtypes())
         check_classification_targets(y)
         self.classes_, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
@@ -175,6 +196,17 @@ class SpecClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
                 raise ValueError(msg)
             return self._train(x, indices.reshape(-1, 1).astype(np.float64), 1, self._loss())
         return self._train(x, indices, len(self.classes_), self._loss())
+
+    def _targets(self, model: Model, y: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+        """Return class indices, or names if the model's document has any; its outputs must be the sorted classes."""
+        labels = model.spec.labels
+        if model.output_shape != (width,):
+            msg = f"y has {len(self.classes_)} classes, the model's outputs have the shape {model.output_shape}"
+            raise DataError(msg)
+        if labels and index_labels(self.classes_, labels, "y").tolist() != list(range(len(labels))):
+            msg = f"the labels of the model are {', '.join(labels)}; write them in the order of the sorted classes of y"
+            raise DataError(msg)
+        return np.array(labels)[y.astype(np.int64)] if labels else y
 
     def _loss(self) -> str | Mapping[str, Any]:
         return self.loss or "softmax_cross_entropy"
@@ -210,6 +242,7 @@ class SpecRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
         """Train on X (rows, features), y (rows,) or (rows, targets). Raises ValueError or its subclass SpecnetError."""
+        refuse_masked(X, y)
         x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **_float_dtypes())
         self._flat = y.ndim == 1
         targets = y.reshape(len(y), -1).astype(np.float64, copy=False)

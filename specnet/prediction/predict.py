@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from specnet.arrays.frames import canonical, trained_names
 from specnet.data.conform import conform_inputs, conform_targets
 from specnet.data.dataset import Dataset
 from specnet.data.files import array_name, read_array, read_rows
+from specnet.data.labels import reads_text
 from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
 from specnet.data.spec import DataEntry
-from specnet.errors import DataError, SpecError
+from specnet.errors import DataError, SpecError, SpecnetError
 from specnet.files.paths import user_path
 from specnet.model import Model
 from specnet.training.epoch_metrics import evaluate, evaluation_rows
@@ -33,7 +34,8 @@ class Prediction:
 
     outputs: (rows, *output_shape), probabilities for a classifier trained on logits. names: column names of the
     outputs. classes: (rows,) class names or indices, None if the model is no classifier. metrics: computed from the
-    targets, empty without targets. notes: warnings about inputs far outside the range of the training rows.
+    targets, empty without targets. notes: what the reader left out, and warnings about inputs far outside the range of
+    the training rows.
     """
 
     outputs: RawArray
@@ -62,7 +64,7 @@ def predict_file(
         dataset = Dataset(rows.inputs, rows.targets)
         metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
     outputs, classes = answers(model, rows.loss, rows.inputs, logits=logits)
-    notes = tuple(_out_of_range_notes(model, rows.inputs, rows.names))
+    notes = (*rows.notes, *_out_of_range_notes(model, rows.inputs, rows.names))
     return Prediction(outputs, _names(model), classes, metrics, notes)
 
 
@@ -75,38 +77,54 @@ def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tu
 
 
 class FileRows(NamedTuple):
-    """Rows of a file, converted for a model. Experiment and loss are None if no training run saved the model."""
+    """Rows of a file, converted for a model; experiment and loss are None if no training run saved the model.
+
+    `notes` tell what the reader left out.
+    """
 
     inputs: RawArray
     targets: RawArray | None
     names: tuple[str, ...]
     experiment: ExperimentSpec | None
     loss: Loss | None
+    notes: tuple[str, ...]
 
 
 def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None) -> FileRows:
     """Read the rows of a file as `predict_file` does, with targets if `targets` names them. Raises DataError."""
     experiment = run_experiment(model)
-    raw = _read(model, experiment, user_path(path), inputs, targets)
-    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     loss = None if experiment is None else experiment.training.loss.build()
+    text_targets = loss is not None and reads_text(model.spec, loss)
+    notes: list[str] = []
+    raw = _read(model, experiment, user_path(path), inputs, targets, notes, text_targets=text_targets)
+    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     y = None
     if raw.targets is not None:
         if loss is None:
             msg = f"{os.fspath(path)}: targets need the loss of a run, and the checkpoint holds no training run"
             raise DataError(msg)
         y = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
-    return FileRows(x, y, raw.names, experiment, loss)
+    return FileRows(x, y, raw.names, experiment, loss, tuple(notes))
 
 
-def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs: Columns, targets: Columns) -> RawRows:
+def _read(
+    model: Model,
+    experiment: ExperimentSpec | None,
+    source: Path,
+    inputs: Columns,
+    targets: Columns,
+    notes: list[str],
+    *,
+    text_targets: bool,
+) -> RawRows:
     kind = kind_of(source)
     if kind in ("npy", "idx"):
         target_array = None if targets is None else read_array(user_path(array_name(source, targets)))
         return RawRows(read_array(source), target_array)
     entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(source))
     columns = _trained_columns(model)
-    if inputs is not None and columns is not None and list(inputs) != columns and sorted(inputs) == sorted(columns):
+    chosen = [canonical(name) for name in ([inputs] if isinstance(inputs, str) else inputs or ())]
+    if chosen and columns is not None and chosen != columns and sorted(chosen) == sorted(columns):
         msg = f"{source}: the model was trained on the columns {','.join(columns)}, in this order; omit --inputs"
         raise DataError(msg)
     if inputs is None and kind in TABLES:
@@ -114,7 +132,16 @@ def _read(model: Model, experiment: ExperimentSpec | None, source: Path, inputs:
     elif inputs is None and experiment is not None:
         inputs = trained_inputs(experiment, source)
     not_inputs = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
-    return read_rows(source, inputs, targets, beside=not_inputs, fill=entry.fill)
+    return read_rows(
+        source,
+        inputs,
+        targets,
+        beside=not_inputs,
+        fill=entry.fill,
+        missing=entry.missing,
+        text_targets=text_targets,
+        note=lambda text: notes.append(text.removeprefix(f"{source}: ")),
+    )
 
 
 def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
@@ -125,17 +152,10 @@ def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
 
 def _trained_columns(model: Model) -> list[str] | None:
     """Return the columns that the model was trained on, None if unknown. Raises DataError for malformed names."""
-    text = (model.run_state or {}).get("features/names")
-    if text is None:
-        return None
     try:
-        names = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        msg = "the column names in the checkpoint are not valid: expected a JSON array of strings, not empty"
-        raise DataError(msg)
-    return names
+        return list(trained_names(model.run_state)) or None
+    except SpecnetError as error:
+        raise DataError(str(error)) from None
 
 
 def _out_of_range_notes(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:

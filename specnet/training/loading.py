@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from specnet.arrays.randomness import permutation
+from specnet.data.labels import few_rows, near_equal, reads_text
+from specnet.data.raw import Note, ignore
 from specnet.data.spec import DataEntry, Fraction
 from specnet.data.streaming import AnyDataset
 from specnet.document.json_places import Finding
@@ -18,37 +21,50 @@ from specnet.training.spec.training_spec import TrainingSpec
 
 
 class RunData(NamedTuple):
-    """The rows of a run, and its experiment; if targets are text, their values are the labels of its model."""
+    """The rows of a run, and its experiment; if targets are names, these are the labels of its model."""
 
     experiment: ExperimentSpec
     train: AnyDataset
     validation: AnyDataset | None
 
 
-def load_data(spec: ExperimentSpec, folder: Path) -> RunData:
-    """Read the training and the validation rows. Raises DataError."""
-    spec, train, names = _training_rows(spec, folder)
-    validation = spec.data.validation
-    if validation is None:
-        return RunData(spec, train, None)
+def load_data(spec: ExperimentSpec, folder: Path, note: Note = ignore) -> RunData:
+    """Read the training and the validation rows; call `note` with what a user may not expect. Raises DataError."""
+    spec, train, names = _training_rows(spec, folder, note)
+    source, validation = spec.data.train.files()[0], spec.data.validation
+    held_out = None
     if isinstance(validation, DataEntry):
-        return RunData(spec, train, _rows_like(spec, folder, validation, names))
-    return RunData(spec, *split(spec.training, train, validation, spec.data.train.files()[0]))
+        held_out = _rows_like(spec, folder, validation, names, note)
+    elif validation is not None:
+        train, held_out = split(spec.training, train, validation, source)
+    classes = classes_in(spec.training, train)
+    if classes is not None:
+        for text in few_rows(classes, spec.built_model.labels, int(classes.max()) + 1):
+            note(f"{source}: {text}")
+    return RunData(spec, train, held_out)
 
 
-def _training_rows(spec: ExperimentSpec, folder: Path) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
+def _training_rows(
+    spec: ExperimentSpec, folder: Path, note: Note = ignore
+) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
     """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
     loss = spec.training.loss.build()
-    raw = spec.data.train.read(folder)
+    raw = spec.data.train.read(folder, note, text_targets=reads_text(spec.built_model, loss))
     labels = raw.labels(spec.built_model, loss)
+    for text in near_equal(labels):
+        note(f"{raw.target_source}: {text}")
     if labels != spec.built_model.labels:
         spec = spec.model_copy(update={"model": spec.built_model.model_copy(update={"labels": labels})})
     return spec, raw.fit(spec.built_model, loss), raw.rows.names
 
 
-def _rows_like(spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...]) -> AnyDataset:
+def _rows_like(
+    spec: ExperimentSpec, folder: Path, entry: DataEntry, names: tuple[str, ...], note: Note = ignore
+) -> AnyDataset:
     """Read rows with the same columns as the training rows."""
-    return entry.like(spec.data.train, names).read(folder).fit(spec.built_model, spec.training.loss.build())
+    loss = spec.training.loss.build()
+    entry, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
+    return entry.read(folder, note, text_targets=text_targets).fit(spec.built_model, loss)
 
 
 def split(
@@ -56,7 +72,8 @@ def split(
 ) -> tuple[AnyDataset, AnyDataset]:
     """Hold out a fraction of the rows, drawn with the training seed; with `stratify`, the same fraction of each class.
 
-    Returns training and validation rows. Raises DataError, which names `source`, if too few rows would be left.
+    At least one row of each class stays to train on. Returns training and validation rows. Raises DataError, which
+    names `source`, if too few rows would be left.
     """
     count = len(train)
     held_out = max(1, round(count * validation.fraction))
@@ -71,7 +88,35 @@ def split(
         order = order[positions]
     chosen = np.zeros(count, bool)
     chosen[order[:held_out]] = True
+    classes = classes_in(training, train)
+    if classes is not None:
+        _keep_every_class(classes, chosen)
     return train.rows(np.flatnonzero(~chosen)), train.rows(np.flatnonzero(chosen))
+
+
+def classes_in(training: TrainingSpec, rows: AnyDataset) -> npt.NDArray[np.int64] | None:
+    """Return the class of each row, None if the targets are not classes."""
+    loss, targets = training.loss.build(), rows.targets
+    if loss.takes_classes():
+        return targets
+    if loss.yes_or_no and targets.shape[1:] == (1,) and bool(((targets == 0) | (targets == 1)).all()):
+        return targets[:, 0].astype(np.int64)
+    return None
+
+
+def _keep_every_class(classes: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> None:
+    """Exchange chosen rows, so that each class keeps a row that is not chosen; in place.
+
+    The row chosen instead is of the class that has most rows left.
+    """
+    left = np.bincount(classes[~chosen], minlength=int(classes.max()) + 1)
+    for lost in np.flatnonzero((left == 0) & (np.bincount(classes, minlength=len(left)) > 0)).tolist():
+        if left.max() < 2:
+            return
+        largest = int(left.argmax())
+        chosen[np.flatnonzero(~chosen & (classes == largest))[0]] = True
+        chosen[np.flatnonzero(chosen & (classes == lost))[0]] = False
+        left[largest], left[lost] = left[largest] - 1, 1
 
 
 def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from specnet.training.early_stopping import EarlyStopping, is_better
 from specnet.training.loop import Event, Run
 from specnet.training.runs.environment import machine_record
 from specnet.training.runs.run_folder import BEST, HISTORY, LAST, remove_run_files, rotate_checkpoints, write_history
-from specnet.training.runs.run_state import REQUIRED_STATE, below, state_faults
+from specnet.training.runs.run_state import REQUIRED_STATE, below, feature_state, state_faults
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
 _MAY_CHANGE = (
@@ -66,7 +65,7 @@ class Checkpointer:
         """Whether to remove the files of another run from the folder before the first checkpoint."""
         self.machine = machine_record(world.size)
         self.policy = experiment.training.checkpoint
-        self._ranges: dict[str, Any] | None = None
+        self._features: dict[str, Any] = {}
         self.best: float | None = None
         self.best_epoch = 0
         self.saved_step: int | None = None
@@ -139,7 +138,8 @@ class Checkpointer:
         if self.best is not None:
             state |= {"best/value": float(self.best), "best/epoch": self.best_epoch}
         state |= {f"optimizer/{key}": value for key, value in run.optimizer.state.items()}
-        state |= self._feature_ranges(run.data)
+        self._features = self._features or feature_state(run.data)
+        state |= self._features
         for key, values in run.history.items():
             state[f"history/{key}"] = np.array(values, np.int64 if key == "epoch" else np.float64)
         return state
@@ -200,14 +200,6 @@ class Checkpointer:
         run.history = {name: values.tolist() for name, values in below(state, "history/").items()}
         self.saved_step = run.step
         return tuple(changes.values())
-
-    def _feature_ranges(self, data: AnyDataset) -> dict[str, Any]:
-        """Return the names and ranges of the inputs, with which predictions are checked."""
-        if self._ranges is None:
-            low, high = data.features()
-            names = {"features/names": json.dumps(data.names)} if data.names else {}
-            self._ranges = {"features/low": low, "features/high": high, **names}
-        return self._ranges
 
 
 def _is_due(count: int, every: int | None) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from specnet.arrays.conversion import size_of
 from specnet.data.dataset import Dataset, Order
+from specnet.data.raw import Note, ignore
 from specnet.data.streaming import AnyDataset
 from specnet.model import Model
 from specnet.plan import LayerPlan
@@ -38,10 +39,12 @@ class DryRun:
     memory: dict[str, int]
 
 
-def dry_run(experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> DryRun:
+def dry_run(
+    experiment: str | os.PathLike[str], overrides: Mapping[str, str] | None = None, note: Note = ignore
+) -> DryRun:
     """Check an experiment with its data, and train one batch. Raises what `train` raises before its first step."""
     spec, folder = load_experiment(experiment, overrides)
-    spec, data, validation = load_data(spec, folder)
+    spec, data, validation = load_data(spec, folder, note)
     model, transfer = fresh_model(spec, folder, data)
     run = make_run(spec.training, model, data, validation, check_finite=True)
     training, size = spec.training, spec.training.step_rows

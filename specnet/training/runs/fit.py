@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import as_array
+from specnet.arrays.frames import column_names, in_order, trained_names
 from specnet.data.conform import conform_inputs, conform_targets, conform_weights
 from specnet.data.dataset import Dataset
 from specnet.data.spec import Fraction
@@ -18,9 +19,12 @@ from specnet.spec import ModelSpec
 from specnet.training.early_stopping import EarlyStopping
 from specnet.training.loading import split
 from specnet.training.loop import Event, History, Listener
+from specnet.training.runs.run_state import feature_state
 from specnet.training.runs.train import fit_first_layer, make_run
 from specnet.training.spec.checks import training_faults
 from specnet.training.spec.training_spec import TrainingSpec
+
+T = TypeVar("T")
 
 
 def fit(
@@ -41,10 +45,11 @@ def fit(
     """Train a model on arrays, in place, and return the metrics of each epoch; the same loop as `specnet.train`.
 
     x: (rows, *input_shape); y: class indices or names, (rows,), or numbers of the outputs' shape; weights: (rows,),
-    the weight of each row. `validation` is a pair of arrays (x, y), or the fraction of the rows to hold out. `loss`,
-    `optimizer` and all further keywords are the keys of `training` in an experiment document, for example schedule,
-    metrics, early_stopping, clip_norm or seed. Nothing is written, so `checkpoint` has no effect. Listeners are called
-    with events.
+    the weight of each row. If x is a data frame, the model and its checkpoints keep the names of its columns, and take
+    these columns from every other data frame. `validation` is a pair of arrays (x, y), or the fraction of the rows to
+    hold out. `loss`, `optimizer` and all further keywords are the keys of `training` in an experiment document, for
+    example schedule, metrics, early_stopping, clip_norm or seed. Nothing is written, so `checkpoint` has no effect.
+    Listeners are called with events.
 
     Raises SpecError for settings, DataError for arrays that do not fit, NotFiniteError for NaN or infinite values.
     """
@@ -61,9 +66,10 @@ def fit(
     spec = _check_settings(model.spec, settings, validates=validation is not None)
     is_fraction = validation is not None and not isinstance(validation, tuple)
     fraction = Fraction.model_validate({"fraction": validation}) if is_fraction else None
-    data, held_out = _rows(spec, model, x, y, weights), None
+    names = _data_error(lambda: trained_names(model.run_state)) or column_names(x)
+    data, held_out = _rows(spec, model, x, y, weights, names), None
     if isinstance(validation, tuple):
-        held_out = _rows(spec, model, *validation, None, "validation")
+        held_out = _rows(spec, model, *validation, None, names, "validation")
     elif fraction is not None:
         data, held_out = split(spec, data, fraction, "fit")  # type: ignore[assignment]  # returns the type of its input
     fit_first_layer(model, data)
@@ -71,7 +77,7 @@ def fit(
     stopping = spec.early_stopping
     best = _BestEpoch(EarlyStopping(stopping)) if stopping else None
     run.listeners = [*([best] if best else []), *listeners]
-    model.run_state = None  # it belongs to an earlier run
+    model.run_state = feature_state(run.data) if column_names(x) else None  # the old one belongs to an earlier run
     run.go()
     if best and stopping and stopping.restore_best:
         best.restore(model)
@@ -89,25 +95,33 @@ def _check_settings(model: ModelSpec, settings: Mapping[str, Any], *, validates:
 
 
 def _rows(
-    training: TrainingSpec, model: Model, x: npt.ArrayLike, y: npt.ArrayLike, weights: Any, source: str = "fit"
+    training: TrainingSpec,
+    model: Model,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    weights: Any,
+    names: tuple[str, ...],
+    source: str = "fit",
 ) -> Dataset:
     loss = training.loss.build()
-    inputs = conform_inputs(_as_array(x), model.spec, source)
-    targets = conform_targets(_as_array(y), model.spec, loss, len(inputs), source)
-    row_weights = None if weights is None else np.asarray(weights)
-    return Dataset(inputs, targets, conform_weights(row_weights, model.spec, len(inputs), source))
+    names = names if column_names(x) else ()
+
+    def array(values: Any, what: str) -> npt.NDArray[Any]:
+        return _data_error(lambda: as_array(values, f"{source}: {what}"))
+
+    selected = _data_error(lambda: in_order(x, names, source))
+    inputs = conform_inputs(array(selected, "inputs"), model.spec, source, names=names)
+    targets = conform_targets(array(y, "targets"), model.spec, loss, len(inputs), source)
+    row_weights = None if weights is None else array(weights, "weights")
+    return Dataset(inputs, targets, conform_weights(row_weights, model.spec, len(inputs), source), names)
 
 
-def _as_array(values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return values as an array; an object array of strings becomes text. Raises DataError."""
+def _data_error(convert: Callable[[], T]) -> T:
+    """Call `convert`; raise its errors as DataError."""
     try:
-        array = np.asarray(values)
-    except ValueError as error:
-        msg = f"fit: expected an array, got what numpy cannot convert to one: {error}"
-        raise DataError(msg) from None
-    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.reshape(-1)):
-        return array.astype(str)
-    return array
+        return convert()
+    except SpecnetError as error:
+        raise DataError(str(error)) from None
 
 
 class _BestEpoch:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from specnet.arrays.frames import NAMES
+from specnet.data.streaming import AnyDataset
 from specnet.training.metrics import METRICS
 
 _TYPES: dict[str, tuple[type[Any], int | None]] = {
@@ -31,6 +34,13 @@ _ORDERED = (("epoch", "step"), ("batch", "step"), ("best/epoch", "epoch"), ("ear
 
 
 REQUIRED_STATE = {"experiment", "data_sha256", "step", "epoch", "batch", "sums/weight", "sums/loss", "optimizer/steps"}
+
+
+def feature_state(data: AnyDataset) -> dict[str, Any]:
+    """Return the names and ranges of the inputs, with which predictions are checked."""
+    low, high = data.features()
+    names = {NAMES: json.dumps(data.names)} if data.names else {}
+    return {"features/low": low, "features/high": high, **names}
 
 
 def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

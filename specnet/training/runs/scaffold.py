@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from specnet.data.conform import as_text, finite, refuse_lost_digits
+from specnet.data.conform import finite, refuse_lost_digits
 from specnet.data.files import read_rows
+from specnet.data.labels import class_names, few_rows, index_labels, near_equal
 from specnet.data.raw import TABLES, RawArray, kind_of
-from specnet.document.messages import describe
 from specnet.errors import DataError, SpecnetError
 from specnet.files.atomic import write_file
 from specnet.files.paths import user_path
@@ -61,7 +61,11 @@ def scaffold(
     draft = Scaffold({}, {})
     entry: dict[str, Any] = {"path": Path(os.path.relpath(source, folder)).as_posix(), "targets": target}
     if kind_of(source) in TABLES:
-        x, y = _choose_columns(draft, source, target, inputs, entry)
+        from specnet.training.runs.columns import choose_columns  # noqa: PLC0415 - needs an extra
+
+        rows = choose_columns(source, target, inputs, draft.notes)
+        entry |= {"inputs": list(rows.names), **({"fill": rows.fill} if rows.fill else {})}
+        x, y = rows.inputs, rows.targets
     else:
         entry["inputs"] = inputs if isinstance(inputs, str) else "x"
         x, y = read_rows(source, entry["inputs"], target)[:2]  # type: ignore[assignment]
@@ -72,7 +76,7 @@ def scaffold(
         msg = f"{source}: expected one target per row, finite numbers or text, got {y.dtype} of shape {y.shape}"
         raise DataError(msg)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-.") or "data"
-    _choose_model(draft, name, source, x, as_text(y, str(source)) if y.dtype.kind == "S" else y)
+    _choose_model(draft, name, source, x, y)
     _choose_dtype(draft, source, x, entry["inputs"] if isinstance(entry["inputs"], list) else ())
     _choose_training(draft, name, entry, len(x))
     draft.model_path, draft.experiment_path = folder / f"{name}.model.json", folder / f"{name}.experiment.json"
@@ -102,57 +106,10 @@ def _choose_dtype(draft: Scaffold, source: Path, x: RawArray, names: Sequence[st
         draft.notes.append("dtype float64, because some inputs differ in digits that float32 cannot represent")
 
 
-def _choose_columns(
-    draft: Scaffold, source: Path, target: str, inputs: Sequence[str] | str | None, entry: dict[str, Any]
-) -> tuple[RawArray, RawArray]:
-    """Choose the numeric columns of a table, and what to fill in for missing values; return inputs and targets."""
-    from specnet.data.tables import read_frame  # noqa: PLC0415 - needs an extra
-
-    frame = read_frame(source)
-    candidates = [inputs] if isinstance(inputs, str) else list(inputs or (c for c in frame.columns if c != target))
-    numbers = [name for name in candidates if name in frame.columns and _holds_numbers(frame[name].dtype)]
-    if inputs is None:
-        constant = [name for name in numbers if frame[name].n_unique() == 1]
-        text = [name for name in candidates if name not in numbers]
-        if text:
-            draft.notes.append(
-                f"left out, because they are not numbers: {', '.join(_text_column(frame[n]) for n in text)}"
-            )
-        if constant:
-            draft.notes.append(f"left out, because they are the same in every row: {', '.join(constant)}")
-        entry["inputs"] = [name for name in numbers if name not in constant]
-        if not entry["inputs"]:
-            msg = f"{source}: there is no column of varying numbers to predict from"
-            raise DataError(msg)
-    else:
-        entry["inputs"] = candidates
-    missing = {name: frame[name].median() for name in entry["inputs"] if name in numbers and frame[name].null_count()}
-    if missing:
-        entry["fill"] = missing
-        counts = ", ".join(f"{name} ({frame[name].null_count()} rows)" for name in missing)
-        draft.notes.append(f"missing values are filled with the column's median: {counts}")
-    rows = read_rows(source, entry["inputs"], target, fill=missing or None)
-    assert rows.targets is not None
-    return rows.inputs, rows.targets
-
-
-def _text_column(column: Any) -> str:
-    """Return a text column's name; if at least 90% are numbers, also the first value that is not a number."""
-    numbers = column.cast(float, strict=False) if str(column.dtype) == "String" else column.is_null()
-    not_numbers = numbers.is_null() & column.is_not_null()
-    if str(column.dtype) != "String" or not_numbers.sum() > len(column) / 10:
-        return str(column.name)
-    row = int(not_numbers.arg_max())
-    return f"{column.name} (row {row + 1} is {describe(column[row])})"
-
-
-def _holds_numbers(dtype: Any) -> bool:
-    return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
-
-
 def _choose_model(draft: Scaffold, name: str, source: Path, x: RawArray, y: RawArray) -> None:
     """Choose the output layer, the loss, the labels and the sizes of the hidden layers."""
-    values, inputs = np.unique(y), int(np.prod(x.shape[1:]))
+    named, inputs = y.dtype.kind in "US", int(np.prod(x.shape[1:]))
+    values: Sequence[Any] = class_names(y, str(source)) if named else np.unique(y).tolist()
     classes = _are_classes(y, len(values))
     if classes and len(values) < 2:
         msg = f"{source}: every row has the target {values[0]}; there is nothing to learn"
@@ -178,9 +135,12 @@ def _choose_model(draft: Scaffold, name: str, source: Path, x: RawArray, y: RawA
         "input_shape": list(x.shape[1:]),
         "layers": layers,
     }
-    if classes and not (y.dtype.kind in "iuf" and values.tolist() == list(range(len(values)))):
-        draft.model["labels"] = [
-            f"{value:.0f}" if isinstance(value, float) else str(value) for value in values.tolist()
+    if classes and values != list(range(len(values))):
+        labels = [f"{value:.0f}" if isinstance(value, float) else str(value) for value in values]
+        draft.model["labels"] = labels
+        draft.notes += [
+            *near_equal(labels),
+            *few_rows(index_labels(y, labels, str(source)), labels, len(labels), what="in the file"),
         ]
     draft.experiment["training"] = {
         "loss": "softmax_cross_entropy" if classes else "mean_squared_error",

@@ -13,6 +13,7 @@ import numpy as np
 
 from specnet.checkpoint import load, load_parameters
 from specnet.checkpoint.transfer import Transfer
+from specnet.data.raw import Note, ignore
 from specnet.data.streaming import AnyDataset
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.files.atomic import write_file
@@ -68,6 +69,7 @@ def train(
     overrides: Mapping[str, str] | None = None,
     listeners: Sequence[Listener] = (),
     check_finite: bool = False,
+    note: Note = ignore,
     world: World = SINGLE,
 ) -> TrainingResult:
     """Train from an experiment document, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
@@ -76,8 +78,9 @@ def train(
     never overwritten, unless `force` starts it again. `resume` continues it (or starts a new run if there is none),
     with `allow_changes` also if document or data have changed.
     `overrides` maps paths in the document (for example "training.epochs") to JSON values. Listeners are called with
-    events. `check_finite` checks every array of every layer in each step, not only loss and gradients. `world` are the
-    processes that share the run, all of which call this function (docs/scaling.md); the first one writes.
+    events, `note` with lines about the data that a user may not expect. `check_finite` checks every array of every
+    layer in each step, not only loss and gradients. `world` are the processes that share the run, all of which call
+    this function (docs/scaling.md); the first one writes.
 
     Raises SpecError, DataError, CheckpointError, NotFiniteError, and SpecnetError for an existing run.
     """
@@ -94,7 +97,7 @@ def train(
             msg = f"{target}: holds a run already ({', '.join(existing)}); {remedy}"
             raise SpecnetError(msg)
         _refuse_overwriting(spec, folder, target)
-        return _Prepared(folder, target, *load_data(spec, folder))
+        return _Prepared(folder, target, *load_data(spec, folder, note))
 
     folder, target, spec, data, validation = world.collectively(prepare)
     saving = Checkpointer(target, spec, data, validation, world)

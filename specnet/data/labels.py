@@ -1,0 +1,189 @@
+"""Class names: which class a target names, whether it is text, a number or a boolean."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.frames import canonical
+from specnet.data.raw import RawArray
+from specnet.document.messages import suggestion
+from specnet.errors import DataError
+from specnet.spec.model_spec import ModelSpec
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+_BOOLEANS = {"true": True, "false": False}
+
+
+class TargetRules(Protocol):
+    """Properties of a loss that decide which targets are valid; every `specnet.training.losses.Loss` has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def yes_or_no(self) -> bool: ...
+    @property
+    def target_bounds(self) -> tuple[float, float] | None: ...
+    def takes_classes(self) -> bool: ...
+
+
+def are_classes(spec: ModelSpec, loss: TargetRules) -> bool:
+    """Return whether targets are classes: one of several, or yes or no."""
+    return loss.takes_classes() or (loss.yes_or_no and spec.output_shape == (1,))
+
+
+def reads_text(spec: ModelSpec, loss: TargetRules) -> bool:
+    """Return whether a target column is read as text, though it looks like numbers: where class names are known.
+
+    Otherwise "1" and "2" would be names in a file that also has "4+", and indices in a file that has not.
+    """
+    return bool(spec.labels) and are_classes(spec, loss)
+
+
+def as_text(raw: RawArray, source: str) -> RawArray:
+    """Convert to str; bytes are decoded as UTF-8. Raises DataError."""
+    try:
+        return np.strings.decode(raw, "utf-8") if raw.dtype.kind == "S" else raw.astype(str)
+    except UnicodeDecodeError:
+        msg = f"{source}: got bytes that are not UTF-8 text"
+        raise DataError(msg) from None
+
+
+def index_labels(raw: RawArray, labels: Sequence[str], source: str) -> RawArray:
+    """Convert targets that name classes to indices; return those that are indices, or fractions, unchanged.
+
+    Text is looked up by equality, then without blanks and in Unicode's composed form, then as a number or a boolean.
+    A boolean or an integer is looked up if all labels are of its kind; it is an index if none looks like a number or a
+    boolean, and ambiguous otherwise. Raises DataError.
+    """
+    if raw.dtype.kind in "US":
+        return _index_text(as_text(raw, source), labels, source)
+    is_boolean = raw.dtype.kind == "b"
+    integral = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()))
+    if not labels or not raw.size or not (is_boolean or integral) or not any(map(_value_of, labels)):
+        return raw
+    if all(_kind(label) is (bool if is_boolean else float) for label in labels):
+        return _index_text(raw.astype(np.int64 if integral else raw.dtype).astype(str), labels, source)
+    if is_boolean and _are_indices(labels):
+        return raw
+    shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
+    kind = "a boolean" if is_boolean else "an integer"
+    msg = (
+        f"{source}: with the labels {shown}, {kind} may be a name or an index; give the names as text, "
+        "or name the classes otherwise"
+    )
+    raise DataError(msg)
+
+
+def _value_of(label: str) -> tuple[type, float] | None:
+    """Return what a label looks like: a boolean or a number, and its value; None for other names."""
+    text = canonical(label)
+    if text.lower() in _BOOLEANS:
+        return bool, float(_BOOLEANS[text.lower()])
+    return (float, float(text)) if _NUMBER.fullmatch(text) else None
+
+
+def _kind(label: str) -> type | None:
+    value = _value_of(label)
+    return None if value is None else value[0]
+
+
+def _are_indices(labels: Sequence[str]) -> bool:
+    return tuple(labels) == tuple(map(str, range(len(labels))))
+
+
+def _index_text(names: RawArray, labels: Sequence[str], source: str) -> RawArray:
+    if not labels:
+        examples = sorted(set(names.reshape(-1).tolist()))[:8]
+        msg = f"{source}: got text ({', '.join(examples)}, …); list the class names in the model document under labels"
+        raise DataError(msg)
+    distinct, inverse = np.unique(names.reshape(-1), return_inverse=True)
+    index_of = dict(_equal_names(distinct.tolist(), labels))
+    unknown = [name for name in distinct.tolist() if name not in index_of]
+    if unknown and not any(map(_value_of, labels)) and all(re.fullmatch(r"[0-9]{1,18}", n) for n in distinct.tolist()):
+        return names.astype(np.int64)
+    if unknown:
+        row = int(np.argmax(names.reshape(-1) == unknown[0]))
+        msg = f'{source}: row {row + 1}: "{unknown[0]}" is not one of the labels{suggestion(unknown[0], labels)}'
+        raise DataError(msg)
+    return np.array([index_of[name] for name in distinct.tolist()], np.int64)[inverse].reshape(names.shape)
+
+
+def _equal_names(names: Sequence[str], labels: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield the names that equal a label, with its index: by text, by canonical text, or by the value of both."""
+    exact = {label: index for index, label in enumerate(labels)}
+    plain = _unique((canonical(label), index) for index, label in enumerate(labels))
+    values = _unique((value, index) for index, label in enumerate(labels) if (value := _value_of(label)) is not None)
+    for name in names:
+        found = exact.get(name, plain.get(canonical(name)))
+        if found is None and (value := _value_of(name)) is not None:
+            found = values.get(value)
+        if found is not None:
+            yield name, found
+
+
+def _unique(pairs: Any) -> dict[Any, int]:
+    """Return a mapping without the keys that occur twice, because these say nothing."""
+    mapping: dict[Any, int] = {}
+    twice = set()
+    for key, value in pairs:
+        twice |= {key} if key in mapping else set()
+        mapping[key] = value
+    return {key: value for key, value in mapping.items() if key not in twice}
+
+
+def labels_of(raw: RawArray | None, spec: ModelSpec, loss: TargetRules, source: str) -> tuple[str, ...]:
+    """Return the sorted class names if targets are text and the model has no labels; otherwise the model's labels.
+
+    Raises DataError if the number of outputs does not fit the number of classes.
+    """
+    width = spec.output_shape[-1]
+    if raw is None or raw.dtype.kind not in "US" or spec.labels or not are_classes(spec, loss):
+        return spec.labels
+    labels = class_names(raw, source)
+    if len(labels) != 2 and not loss.takes_classes():
+        msg = f"{source}: targets: {loss.name} expects 2 classes, got {len(labels)}; use softmax_cross_entropy"
+        raise DataError(msg)
+    if len(labels) != max(width, 2):
+        shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
+        msg = (
+            f"{source}: targets: there are {len(labels)} classes ({shown}), the model has {width} outputs; "
+            f"set the units of its last layer to {len(labels)}"
+        )
+        raise DataError(msg)
+    return labels
+
+
+def class_names(raw: RawArray, source: str) -> tuple[str, ...]:
+    """Return the different names in text targets, sorted; names that look equal count once. Raises DataError."""
+    return tuple(sorted({canonical(name) for name in np.unique(as_text(raw, source)).tolist()}))
+
+
+def near_equal(labels: Sequence[str]) -> Iterator[str]:
+    """Yield a note for labels that differ only in upper and lower case, in spacing, or in the width of characters."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        key = "".join(unicodedata.normalize("NFKC", label).casefold().split())
+        groups.setdefault(key, []).append(label)
+    for group in groups.values():
+        if len(group) > 1:
+            names = ", ".join(f'"{label}"' for label in group)
+            yield f"the classes {names} differ only in case or spacing; if they are one class, write them alike"
+
+
+def few_rows(
+    indices: npt.NDArray[np.int64], labels: Sequence[str], count: int, *, least: int = 5, what: str = "to train on"
+) -> Iterator[str]:
+    """Yield a note that lists the classes with fewer than `least` of the rows."""
+    rows = np.bincount(indices, minlength=count)[:count]
+    rare = [f"{labels[i] if labels else i} ({rows[i]})" for i in np.flatnonzero(rows < least).tolist()]
+    if rare:
+        more = ", …" if len(rare) > 8 else ""
+        yield f"classes of fewer than {least} rows {what}: {', '.join(rare[:8])}{more}"
