@@ -21,20 +21,53 @@ KeyPath = tuple[PathKey, ...]
 """The location of a value in a document: the keys and indices that lead to it."""
 
 
+MAX_LINE = 2000
+"""Most characters of a line of an error's text; names, paths and keys in documents and files can have any length."""
+
+
 def path_text(path: Sequence[PathKey]) -> str:
-    """Format a path as text: ("layers", 1, "units") -> "layers[1].units"."""
+    """Format a path as text: ("layers", 1, "units") -> "layers[1].units"; at most MAX_LINE characters."""
     text = ""
     for key in path:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += f".{printable(key)}" if text else printable(key)
-    return text
+            name = printable(_shortened(key))
+            text += f".{name}" if text else name
+    return _shortened(text)
 
 
 def printable(text: str) -> str:
     """Replace characters that break a line or control a terminal by their escape sequences."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def bounded(text: str) -> str:
+    """Return a text with every line cut to MAX_LINE characters, also when it is printed by its escape sequences."""
+    if len(text) <= MAX_LINE // _LONGEST_ESCAPE:
+        return text
+    return "\n".join(map(_bounded_line, text.split("\n")))
+
+
+_LONGEST_ESCAPE = len("\\U0001f600")
+
+
+def _bounded_line(line: str) -> str:
+    short = _shortened(line)
+    return short if len(printable(short)) <= MAX_LINE else _shortened(printable(short))
+
+
+def _shortened(text: str) -> str:
+    """Cut the middle of a text: the beginning says where the error is, the end often what to do."""
+    if len(text) <= MAX_LINE:
+        return text
+    end = MAX_LINE // 2 - len(_CUT)
+    return text[: MAX_LINE // 2] + _CUT + text[-end:]
+
+
+_CUT = " … "
 
 
 @dataclass(frozen=True)
@@ -51,14 +84,17 @@ class Problem:
     column: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
+        return bounded(f"{self.path}: {self.message}" if self.path else self.message)
 
 
 class SpecnetError(ValueError):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. No line of its text is longer than MAX_LINE."""
 
     collective = False
     """Whether all processes of a shared run raise this error, so that no process waits for another."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(bounded(argument) if isinstance(argument, str) else argument for argument in args))
 
 
 class SpecError(SpecnetError):
@@ -74,7 +110,7 @@ class SpecError(SpecnetError):
 
     def lines(self) -> list[str]:
         """Return one line per problem, `file:line:column: path: message`, without the unknown parts."""
-        return [self._location_prefix(problem) + str(problem) for problem in self.problems]
+        return [bounded(self._location_prefix(problem) + str(problem)) for problem in self.problems]
 
     def _location_prefix(self, problem: Problem) -> str:
         if problem.line is None:

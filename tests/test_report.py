@@ -9,6 +9,10 @@ import pytest
 
 import specnet
 from specnet import inspection
+from specnet.checkpoint.read import origin
+from specnet.inspection import charts
+from specnet.training.experiment import load_experiment
+from specnet.training.loading import load_data
 from tests.support import model_of, npm_install
 from tests.test_inspection import trained
 
@@ -49,6 +53,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
+def rows_of(pictures, rows, change=0.0):
+    """Return some rows of the data, with a change of all inputs."""
+    with np.load(pictures / "d.npz") as data:
+        return {"x": data["x"][rows] + change, "y": data["y"][rows]}
+
+
 def page_of(pictures, runs=1):
     run = inspection.read_run(pictures / "run", str(pictures / "d.npz"))
     return inspection.report([run] * runs)
@@ -62,6 +72,84 @@ def test_the_page_contains_all_sections(pictures):
     assert page.count("Histogram of gradients of") == 4
     assert page.count('class="sample"') == page.count("predicted as")
     assert specnet.load(pictures / "run/last.h5").spec.identity in page
+    assert origin(pictures / "run/best.h5").content_sha256 in page
+    assert "22 of 90; the others were trained on" in page
+
+
+def test_the_rows_held_out_count_if_the_data_are_those_of_the_run(pictures):
+    spec, folder = load_experiment(pictures / "run/experiment.json")
+    _, _, validation = load_data(spec, folder)
+    model = specnet.load(pictures / "run/best.h5")
+    classified = inspection.read_run(pictures / "run", str(pictures / "d.npz")).classified
+    assert classified.rows == len(validation) == 22
+    assert classified.accuracy == np.mean(model.predict(validation.inputs).argmax(axis=1) == validation.targets)
+    assert classified.accuracy == pytest.approx(model.run_state["history/val_accuracy"][-1])
+    for sample in classified.worst:
+        original = rows_of(pictures, sample.row - 1)["x"].astype(np.float32)
+        assert any(np.array_equal(original, row) for row in validation.inputs)
+
+
+def test_rows_that_were_trained_on_are_counted(pictures, tmp_path):
+    _, train, _ = load_data(*load_experiment(pictures / "run/experiment.json"))
+    mixed = np.concatenate([train.inputs[:7], train.inputs[:5] + 1])
+    np.savez(tmp_path / "mixed.npz", x=mixed, y=np.zeros(12, int))
+    classified = inspection.read_run(pictures / "run", str(tmp_path / "mixed.npz")).classified
+    assert (classified.rows, classified.note) == (12, "7 of these rows were trained on")
+    shutil.copy(pictures / "run/last.h5", tmp_path / "alone.h5")
+    classified = inspection.read_run(tmp_path / "alone.h5", str(tmp_path / "mixed.npz")).classified
+    assert classified.note == "Whether rows were trained on is not known: the data of the run are not there"
+    classified = inspection.read_run(tmp_path / "alone.h5", str(pictures / "d.npz")).classified
+    assert classified.rows == 22
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_files_of_a_run_without_a_fraction_are_recognized(pictures, tmp_path, separate):
+    np.savez(tmp_path / "train.npz", **rows_of(pictures, slice(60)))
+    np.savez(tmp_path / "other.npz", **rows_of(pictures, slice(60, 90)))
+    data = {"train": {"path": str(tmp_path / "train.npz")}}
+    if separate:
+        data["validation"] = {"path": str(tmp_path / "other.npz")}
+    document = {
+        "model": {"input_shape": [8, 8], "layers": [{"type": "flatten"}, {"type": "affine", "units": 3}]},
+        "data": data,
+        "training": {"loss": "softmax_cross_entropy", "epochs": 1},
+    }
+    specnet.train(document, out=tmp_path / "run")
+    notes = {}
+    for name in ("train", "other"):
+        notes[name] = inspection.read_run(tmp_path / "run", str(tmp_path / f"{name}.npz")).classified.note
+    assert notes["train"] == "All of these rows were trained on: the figures say nothing about new rows"
+    expected = "These are the validation rows of the run; none of them was trained on"
+    assert notes["other"] == (expected if separate else "None of them was trained on")
+
+
+def test_a_report_shows_the_curves_of_the_whole_run(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 2)
+    document = {
+        "model": {"input_shape": [2], "layers": [{"type": "affine", "units": 2}]},
+        "data": {"train": {"path": str(tmp_path / "d.npz")}, "validation": {"fraction": 0.5}},
+        "training": {
+            "loss": "softmax_cross_entropy",
+            "optimizer": {"type": "sgd", "learning_rate": 50},
+            "epochs": 9,
+        },
+    }
+    specnet.train(document, out=tmp_path / "run")
+    best = specnet.load(tmp_path / "run/best.h5").run_state["epoch"]
+    run = inspection.read_run(tmp_path / "run")
+    assert run.checkpoint.epoch == best < 9
+    assert run.history["epoch"] == list(range(1, 10))
+
+
+def test_controls_of_the_direction_of_text_are_escaped(tmp_path):
+    hostile = "a\u202eb\u2066c\u200f"
+    layers = [{"type": "affine", "units": 2, "name": "out"}]
+    spec = specnet.ModelSpec(input_shape=(2,), layers=layers, name=hostile, labels=[hostile, "b"], description=hostile)
+    specnet.save(tmp_path / "m.h5", specnet.build(spec))
+    page = inspection.report([inspection.read_run(tmp_path / "m.h5")])
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f]", page)
+    assert "a\\u202eb" in page
 
 
 def test_user_text_is_escaped(pictures):
@@ -78,9 +166,12 @@ def test_element_identifiers_are_unique(pictures):
 
 
 def test_the_confusion_matrix_counts_rows(pictures):
-    classified = inspection.read_run(pictures / "run", str(pictures / "d.npz")).classified
-    model = specnet.load(pictures / "run/last.h5")
-    with np.load(pictures / "d.npz") as data:
+    np.savez(pictures / "new.npz", **rows_of(pictures, slice(None), 0.001))
+    classified = inspection.read_run(pictures / "run", str(pictures / "new.npz")).classified
+    model = specnet.load(pictures / "run/best.h5")
+    assert classified.rows == 90
+    assert classified.note == "None of them was trained on"
+    with np.load(pictures / "new.npz") as data:
         predicted = model.predict(data["x"]).argmax(axis=1)
         for truth in range(3):
             for other in range(3):
@@ -112,6 +203,16 @@ def test_a_model_without_a_run_has_a_report(tmp_path):
     page = inspection.report([inspection.read_run(tmp_path / "m.h5")])
     assert "Curves" not in page
     assert "affine_1.weight" in page
+
+
+EXTREMES = ([1e308, -1e308, 0], [1e308, 1e307], [1e308, 1e308], [1e300, 1e-300], [1e-320, 5e-324], [np.inf, np.nan])
+
+
+@pytest.mark.parametrize("values", EXTREMES)
+def test_values_near_the_limits_of_float64_are_drawn_without_an_error(values):
+    line = charts.Line(range(len(values)), values, 0, 0)
+    assert charts.curves("loss", {"training": line}).startswith("<svg")
+    assert charts.flow(["a", "b", "c"][: len(values)], {"values": values}).startswith("<svg")
 
 
 def test_a_report_of_a_thousand_layers_is_small_and_fast(tmp_path):

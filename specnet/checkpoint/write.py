@@ -125,17 +125,21 @@ def _datasets(model: Model) -> Iterator[layout.Entry]:
         yield layout.dataset(layout.PLUGINS, plugins)
 
 
-def _root_attributes(model: Model, datasets: Sequence[layout.Entry]) -> dict[str, int | str]:
+def creation_time() -> float:
+    """Return the time that a checkpoint written now records: SOURCE_DATE_EPOCH, or now. Raises CheckpointError."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch and not (epoch.isdecimal() and int(epoch) < YEAR_10000):
+    if epoch and not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 20 and int(epoch) < YEAR_10000):
         msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {epoch!r:.40}"
-        raise ValueError(msg)
-    seconds = int(epoch) if epoch else time.time()
+        raise CheckpointError(msg)
+    return int(epoch) if epoch else time.time()
+
+
+def _root_attributes(model: Model, datasets: Sequence[layout.Entry]) -> dict[str, int | str]:
     attributes: dict[str, int | str] = {
         "format": layout.FORMAT,
         "format_version": layout.VERSION,
         "specnet_version": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(creation_time())),
         "model_sha256": model.spec.identity,
         "content_sha256": PLACEHOLDER,
     }

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from specnet.cli import streams
 from specnet.mpi.launcher import is_launched, share_cores
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     Under an MPI launcher, SIGINT kills the process until MPI is initialized: the launcher then ends the other
     processes, which would otherwise wait for this one.
     """
+    streams.prepare()
     signal.signal(signal.SIGINT, signal.SIG_DFL if is_launched() else _exit_on_interrupt)
     share_cores()
     # Imports create 200,000 lasting objects; scanning them takes a tenth of the start-up time.

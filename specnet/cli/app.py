@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from specnet.cli.streams import OutputError, discard, report
 from specnet.errors import SpecnetError
 from specnet.mpi.launcher import is_first
 from specnet.version import __version__
@@ -137,10 +138,26 @@ def run() -> None:
         else:
             report_errors(error)
         sys.exit(1)
-    except BrokenPipeError:  # the reader closed the pipe; there is nowhere to report
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OutputError as error:
+        discard(sys.stdout)
+        cause = error.__cause__
+        if not isinstance(cause, BrokenPipeError):  # then the reader has closed the pipe, and wants no more
+            report(f"cannot print: {getattr(cause, 'strerror', None) or cause}")
         sys.exit(1)
-    except OSError as error:  # from standard output; file errors are SpecnetErrors
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"specnet: cannot print: {error.strerror or error}", file=sys.stderr)
+    except OSError as error:  # of a file that no reader expects to fail
+        report(": ".join(filter(None, [_file_of(error), error.strerror or str(error)])))
         sys.exit(1)
+    except MemoryError:
+        report("there is not enough memory")
+        sys.exit(1)
+
+
+def _file_of(error: OSError) -> str:
+    """Return the file that an error is about; the current folder, if that is gone, because it then fails unnamed."""
+    if error.filename is not None:
+        return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether it is there
+    except OSError:
+        return "the current folder"
+    return ""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from specnet.cli.options import Json
-from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors
-from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError
+from specnet.cli.output import note, print_annotations, print_json, print_table, report_errors, say
+from specnet.errors import CheckpointCorruptError, Problem, SpecError, SpecnetError, printable
 from specnet.files.paths import is_same_file, user_path
 from specnet.files.regular import open_regular
 
@@ -48,7 +48,7 @@ def validate(
             else:
                 spec = _read(path, check_data=True)
                 details = {"document": spec.model_dump(mode="json")} if print_ else {}
-                text = spec.to_json() if print_ else f"{path}: {_description(spec, path)}\n"
+                text = spec.to_json() if print_ else printable(f"{path}: {_description(spec, path)}") + "\n"
         except SpecnetError as error:
             errors.append(error)
             problems = error.problems if isinstance(error, SpecError) else (Problem("", str(error), "unreadable"),)
@@ -75,7 +75,7 @@ def _check_checkpoint(path: str, details: dict[str, Any], *, show: bool) -> str:
     details["datasets"] = [dataset._asdict() for dataset in checks]
     for dataset in checks if show else ():
         state = "ok" if dataset.intact else "DAMAGED"
-        typer.echo(f"{state:8}{dataset.path}  {dataset.dtype} {dataset.shape}  sha256 {dataset.sha256}")
+        say(f"{state:8}{dataset.path}  {dataset.dtype} {dataset.shape}  sha256 {dataset.sha256}")
     damaged = [dataset.path for dataset in checks if not dataset.intact]
     if damaged:
         msg = f"{path}: the bytes of {', '.join(damaged)} do not match their sha256; the file is damaged"
@@ -169,7 +169,7 @@ def summary(
         table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), count])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
-    typer.echo(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
+    say(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
 def _parameters(row: LayerRow) -> int | None:
@@ -235,7 +235,7 @@ def gradcheck(
         ]  # fmt: skip
         print_table(columns, table, numbers=[2, 3, 4])
         correct = len(rows) - len(failed)
-        typer.echo(f"\n{correct} of {len(rows)} gradients have a relative error of at most {tolerance:g}")
+        say(f"\n{correct} of {len(rows)} gradients have a relative error of at most {tolerance:g}")
     if failed:
         msg = f"{path}: wrong gradients, with a relative error above {tolerance:g}: {', '.join(failed)}"
         raise SpecnetError(msg)

@@ -24,7 +24,7 @@ def init(
 
     Example: specnet init --data iris.csv --target species
     """
-    from specnet.cli.output import note, print_json
+    from specnet.cli.output import note, print_json, say
     from specnet.training.runs.scaffold import scaffold
 
     names = inputs.split(",") if inputs and "," in inputs else inputs
@@ -35,6 +35,6 @@ def init(
         return
     for text in documents.notes:
         note(text)
-    typer.echo(f"{documents.model_path}")
-    typer.echo(f"{documents.experiment_path}")
+    say(f"{documents.model_path}")
+    say(f"{documents.experiment_path}")
     note(f"Train it: {shlex.join(['specnet', 'train', str(documents.experiment_path)])}")

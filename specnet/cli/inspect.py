@@ -11,8 +11,8 @@ import typer
 
 from specnet.cli.documents import is_hdf5, spec_of
 from specnet.cli.options import Json, column_names
-from specnet.cli.output import metrics_text, note, print_json, print_table, report_errors
-from specnet.errors import SpecnetError, printable
+from specnet.cli.output import metrics_text, note, print_json, print_table, report_errors, say
+from specnet.errors import SpecnetError
 from specnet.files.paths import is_same_file, user_path
 
 if TYPE_CHECKING:
@@ -37,26 +37,20 @@ def inspect(
     if json:
         print_json(asdict(report) | {"origin": report.origin._asdict()})
     elif text:
-        _print_escaped(*_stable_lines(report))
+        say(*_stable_lines(report))
     else:
         _show_checkpoint(report)
-
-
-def _print_escaped(*lines: str) -> None:
-    """Print lines with text from a file; control characters are escaped."""
-    for line in lines:
-        typer.echo(printable(line))
 
 
 def _show_checkpoint(report: CheckpointReport) -> None:
     written = f"written {report.origin.created} by specnet {report.origin.specnet_version}"
     count = f"{report.parameter_count:,} parameters of {report.dtype}"
-    _print_escaped(f'"{report.name}", {count}, identity {report.identity[:12]}')
-    typer.echo(f"{report.size:,} bytes, {written}")
+    say(f'"{report.name}", {count}, identity {report.identity[:12]}')
+    say(f"{report.size:,} bytes, {written}")
     if report.step is not None:
         progress = f"step {report.step:,}, epoch {report.epoch}"
-        typer.echo(" · ".join(filter(None, [progress, metrics_text(report.metrics)])))
-    typer.echo("")
+        say(" · ".join(filter(None, [progress, metrics_text(report.metrics)])))
+    say("")
     columns = ["Parameter", "Shape", "Norm", "Mean", "Std", "Min", "Max", "Zeros", "Gradient", "Step / values"]
     table = [
         [
@@ -129,14 +123,14 @@ def diff(
 
 
 def _show_comparison(comparison: Comparison, *, both: bool) -> None:
-    _print_escaped(*comparison.structure)
+    say(*comparison.structure)
     if comparison.arrays:
         table = [
             [c.name, _shape(c.shape), f"{c.differing:,}", f"{c.largest:.3g}", f"{c.relative:.2e}"]
             for c in comparison.arrays
         ]
         print_table(["Array", "Shape", "Differing", "Largest", "Relative"], table, numbers=[2, 3, 4])
-    _print_escaped(*comparison.training)
+    say(*comparison.training)
     if not both:
         note("compared only the documents; comparing arrays needs two checkpoints")
     elif comparison.arrays or comparison.structure or comparison.training:

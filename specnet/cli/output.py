@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from specnet.errors import Problem, SpecError, SpecnetError, printable
+from specnet.errors import Problem, SpecError, SpecnetError, bounded, printable
 
 MAX_LINES = 60
 
@@ -40,17 +40,26 @@ def print_annotations(*errors: SpecnetError) -> None:
             place = f"file={escape(getattr(error, 'source', None) or '', ':,')}"
             if problem.line is not None:
                 place += f",line={problem.line},col={problem.column}"
-            print(f"::error {place}::{escape(str(problem))}")
+            print(printable(f"::error {place}::{escape(str(problem))}"))
+
+
+def say(*lines: str) -> None:
+    """Print lines to standard output, without control characters."""
+    for line in lines:
+        print(printable(line))
 
 
 def note(text: str) -> None:
     """Print a line to standard error: a note, not a result."""
-    print(printable(text), file=sys.stderr)
+    print(printable(bounded(text)), file=sys.stderr)
 
 
 def print_json(value: object) -> None:
     """Print a result as JSON; NaN and infinities, which JSON cannot represent, become null."""
-    print(json.dumps(_nonfinite_to_none(value), indent=2, ensure_ascii=False))
+    text = json.dumps(_nonfinite_to_none(value), indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():  # as in a label from a file; JSON has escapes of its own
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    print(text)
 
 
 def _nonfinite_to_none(value: Any) -> Any:
@@ -69,7 +78,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index in numbers else "left", overflow="fold")
+        table.add_column(printable(name), justify="right" if index in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from specnet.cli.options import Json, Mpi, column_names
-from specnet.cli.output import metrics_text, note, print_json, print_table
+from specnet.cli.output import metrics_text, note, print_json, print_table, say
 from specnet.cli.processes import joined
 from specnet.errors import DataError
 from specnet.files.paths import is_same_file
@@ -73,7 +73,7 @@ def predict(
     if out is None:
         _show(prediction)
     if prediction.metrics:
-        typer.echo(metrics_text(prediction.metrics))
+        say(metrics_text(prediction.metrics))
 
 
 def _reject_overwriting(checkpoint: str, data: str, out: str | None) -> None:
@@ -106,4 +106,4 @@ def _show(prediction: Prediction) -> None:
     columns = ["row", *prediction.names, *(["class"] if prediction.classes is not None else [])]
     print_table(columns, rows, numbers=range(len(prediction.names) + 1))
     if len(prediction.outputs) > SHOWN_ROWS:
-        typer.echo(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all rows")
+        say(f"… {len(prediction.outputs) - SHOWN_ROWS} more rows; --out FILE writes all rows")

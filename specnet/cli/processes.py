@@ -26,13 +26,26 @@ GRACE = 2.0
 """Seconds that the other processes wait, so that the first process can report the reason."""
 _FORWARDING_SECONDS = 0.5
 """Seconds for the launcher to forward a message before it ends all processes."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """List the signals that end a command: all that a user, a launcher or a closed terminal sends.
+
+    A SIGHUP that is ignored stays so: nohup asks for it.
+    """
+    hangup = getattr(signal, "SIGHUP", None)
+    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard and hangup is not None else [])]
 
 
 class Stop:
-    """A listener that counts the steps of a run, and ends the run after the step in which `signal` was set."""
+    """A listener that counts the steps of a run, and ends the run after the step in which `signal` was set.
+
+    With `saving`, it lets the run write its checkpoint after the next step and go on.
+    """
 
     signal = 0
+    saving = False
     steps = 0
     run: Run | None = None
 
@@ -43,6 +56,9 @@ class Stop:
     def __call__(self, event: Event) -> None:
         self.run = event.run
         self.steps += event.kind == "step"
+        if self.saving:
+            self.saving = False
+            event.run.save()
         if self.signal:
             event.run.stop()
 
@@ -62,14 +78,15 @@ class Ending:
         self._is_over = False
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        for number in _SIGNALS:
+        self._signals = ending_signals()
+        for number in self._signals:
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
 
     def _watch(self, reader: int) -> None:
         number = 0
-        while number not in _SIGNALS:
+        while number not in self._signals:
             number = os.read(reader, 1)[0]
         time.sleep(self._grace_seconds)
         while self._busy():
@@ -89,7 +106,7 @@ class Ending:
             yield
         finally:
             self._is_over = True
-            for number in _SIGNALS:  # launchers forward signals that the terminal has sent already
+            for number in self._signals:  # launchers forward signals that the terminal has sent already
                 signal.signal(number, signal.SIG_IGN)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from specnet.cli.options import Json, Mpi
 from specnet.cli.output import note, print_json, print_table
-from specnet.cli.processes import Ending, Stop
+from specnet.cli.processes import Ending, Stop, ending_signals
 
 if TYPE_CHECKING:
     from specnet.mpi.world import World
@@ -84,8 +84,7 @@ def _run_locally(planned: Sweep, jobs: int | None, *, quiet: bool) -> Sweep:
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in ending_signals()}
     try:
         run_sweep(planned, jobs=jobs, tell=_progress_printer(planned, quiet=quiet))
     except SystemExit:
@@ -112,7 +111,7 @@ def _run_under_mpi(world: World, plan: Callable[[], Sweep], *, quiet: bool) -> S
         if world.rank == 0 and not is_repeated:
             sys.exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, stop)
     seconds = 8.0 if world.rank == 0 else 6.0  # the first process waits for the others
     grace = ending.patient(_STOP.is_ending, seconds=seconds)

@@ -8,7 +8,7 @@ import typer
 
 from specnet.cli.documents import is_hdf5, spec_of
 from specnet.cli.options import column_names
-from specnet.cli.output import note
+from specnet.cli.output import note, say
 from specnet.errors import DataError, SpecnetError
 from specnet.files.paths import is_same_file
 
@@ -75,7 +75,8 @@ def trace(
     traced = run_trace(model, x, dy=upstream, targets=targets, loss=loss_function)
     if save is not None:
         save_trace(save, traced)
-    typer.echo(explained(traced, markdown=as_ == "markdown") if explain else _plain_text(traced), nl=False)
+    text = explained(traced, markdown=as_ == "markdown") if explain else _plain_text(traced)
+    say(*text.removesuffix("\n").split("\n"))
     for warning in traced.warnings:
         note(f"warning: {warning}")
     if save is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from specnet.cli.options import Json, Mpi
-from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table
-from specnet.cli.processes import Ending, Stop, joined
+from specnet.cli.output import is_shown, metrics_text, note, print_json, print_table, say
+from specnet.cli.processes import Ending, Stop, ending_signals, joined
 from specnet.errors import SpecnetError
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def train(
     check_finite: Annotated[
         bool, typer.Option("--check-finite", help="Check every array of every layer for NaN and infinity in each step.")
     ] = False,
+    checkpoint_signal: Annotated[
+        str | None,
+        typer.Option("--checkpoint-signal", metavar="NAME", help="Write last.h5 on this signal and go on, e.g. USR1."),
+    ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print each event as a line of JSON for programs.")
     ] = False,
@@ -60,14 +64,15 @@ def train(
     if resume and force:
         msg = "--resume continues a run, --force overwrites it; choose one"
         raise typer.BadParameter(msg)
-    overrides = _parse_overrides(set_ or [])
+    overrides, saving = _parse_overrides(set_ or []), _signal_number(checkpoint_signal)
     with joined(mpi) as (world, ending):
         if dry_run:
             if world.rank == 0:
                 _show_dry_run(experiment, overrides, json=json)
             return
         listeners = [] if world.rank else _progress(quiet=quiet, json_lines=json_lines)
-        with _errors_as_json(json_lines and world.rank == 0), _stop_on_signals(ending) as stop:
+        signals = _stop_on_signals(ending, saving)
+        with _errors_as_json(json_lines and world.rank == 0), signals as stop:
             result = run_training(
                 experiment,
                 out=out,
@@ -136,12 +141,12 @@ def _show_result(result: TrainingResult, *, json: bool, json_lines: bool) -> Non
     if sys.stdout.isatty():
         _print_metrics(result.history)
     else:
-        typer.echo(f"epoch {int(last['epoch'])} · {metrics_text({k: v for k, v in last.items() if k != 'epoch'})}")
+        say(f"epoch {int(last['epoch'])} · {metrics_text({k: v for k, v in last.items() if k != 'epoch'})}")
     if result.stopped_early:
-        typer.echo(f"early stopping after epoch {int(last['epoch'])}: no further improvement")
-    typer.echo(f"{result.checkpoint_path} contains the model after the last epoch")
+        say(f"early stopping after epoch {int(last['epoch'])}: no further improvement")
+    say(f"{result.checkpoint_path} contains the model after the last epoch")
     if result.best_path:
-        typer.echo(f"{result.best_path} contains the best model")
+        say(f"{result.best_path} contains the best model")
 
 
 def _print_metrics(history: dict[str, list[float]]) -> None:
@@ -166,16 +171,16 @@ def _show_dry_run(experiment: str, overrides: dict[str, str], *, json: bool) -> 
         print_json(dataclasses.asdict(sizes))
         return
     validation = f", {sizes.validation_rows:,} to validate on" if sizes.validation_rows else ""
-    typer.echo(f"{sizes.rows:,} rows to train on{validation}")
+    say(f"{sizes.rows:,} rows to train on{validation}")
     steps = sizes.steps_per_epoch * sizes.epochs
-    typer.echo(f"{sizes.steps_per_epoch:,} steps per epoch, {sizes.epochs:,} epochs: {steps:,} steps")
+    say(f"{sizes.steps_per_epoch:,} steps per epoch, {sizes.epochs:,} epochs: {steps:,} steps")
     trained = "" if sizes.trained == sizes.parameters else f", of which {sizes.trained:,} are trained"
-    typer.echo(f"{sizes.parameters:,} parameters{trained}; the loss of the first batch is {sizes.first_loss:.4g}")
+    say(f"{sizes.parameters:,} parameters{trained}; the loss of the first batch is {sizes.first_loss:.4g}")
     if sizes.taken_over:
         names = ", ".join(sizes.taken_over[:8])
-        typer.echo(f"{len(sizes.taken_over)} arrays are initialized from a checkpoint: {names}")
+        say(f"{len(sizes.taken_over)} arrays are initialized from a checkpoint: {names}")
     parts = ", ".join(f"{part} {size / 2**20:,.1f}" for part, size in sizes.memory.items())
-    typer.echo(f"{sum(sizes.memory.values()) / 2**20:,.1f} MiB of memory, without Python itself: {parts}")
+    say(f"{sum(sizes.memory.values()) / 2**20:,.1f} MiB of memory, without Python itself: {parts}")
 
 
 def _parse_overrides(settings: list[str]) -> dict[str, str]:
@@ -187,6 +192,18 @@ def _parse_overrides(settings: list[str]) -> dict[str, str]:
             raise typer.BadParameter(msg)
         pairs[path.strip()] = value.strip()
     return pairs
+
+
+def _signal_number(name: str | None) -> int | None:
+    """Return the number of a signal by its name, with or without SIG."""
+    if name is None:
+        return None
+    known = {number.name.removeprefix("SIG"): int(number) for number in signal.Signals}
+    number = known.get(name.upper().removeprefix("SIG"))
+    if number is None or number in (*ending_signals(), *(known.get(fixed) for fixed in ("KILL", "STOP", "CHLD"))):
+        msg = f"expected the name of a signal that is free, such as USR1 or USR2, got {name!r:.40}"
+        raise typer.BadParameter(msg, param_hint="--checkpoint-signal")
+    return number
 
 
 @contextmanager
@@ -201,11 +218,11 @@ def _errors_as_json(enabled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signals(ending: Ending | None) -> Iterator[Stop]:
-    """Let the run finish its step on SIGINT or SIGTERM; a second signal exits immediately.
+def _stop_on_signals(ending: Ending | None, checkpoint_signal: int | None) -> Iterator[Stop]:
+    """Let the run finish its step on SIGINT, SIGTERM or SIGHUP; a second signal exits immediately.
 
-    The last checkpoint stays complete in both cases. Processes that share a run have an `ending`: they agree on the
-    last step, and are ended if that takes too long.
+    The last checkpoint stays complete in both cases. On `checkpoint_signal` the run writes a checkpoint and goes on.
+    Processes that share a run have an `ending`: they agree on the step, and are ended if the last one takes too long.
     """
     stop = Stop()
 
@@ -214,14 +231,20 @@ def _stop_on_signals(ending: Ending | None) -> Iterator[Stop]:
             sys.exit(128 + number)
         stop.signal = number
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def save(_number: int, _frame: object) -> None:
+        stop.saving = True
+
+    handlers: dict[int, Callable[[int, object], None]] = dict.fromkeys(ending_signals(), handle)
+    if checkpoint_signal is not None:
+        handlers[checkpoint_signal] = save
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with nullcontext() if ending is None else ending.patient(stop.is_ending):
             yield stop
     finally:
         if ending is None:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for number, before in previous.items():
+                signal.signal(number, before)
 
 
 def replay(
@@ -247,9 +270,9 @@ def replay(
         first, last = comparison.first_step + 1, comparison.last_step
         steps = f"steps {first} to {last}" if last >= first else "no step"
         result = f"{len(comparison.different)} differ" if comparison.different else "all are identical, bit for bit"
-        typer.echo(f"{steps} trained again, {len(comparison.compared)} arrays compared: {result}")
+        say(f"{steps} trained again, {len(comparison.compared)} arrays compared: {result}")
         for name in comparison.different:
-            typer.echo(f"  {name}")
+            say(f"  {name}")
     for difference in comparison.machine:
         note(f"not comparable: {difference}")
     if comparison.different:

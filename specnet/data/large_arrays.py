@@ -122,7 +122,7 @@ def open_large(path: Path, name: str | Sequence[str] | None, *, in_memory: bool 
             msg = f"{path}: only .npy and .h5 files can be read in parts; write in_memory: true, or convert it"
             raise DataError(msg)
         return None
-    if in_memory or (in_memory is None and path.exists() and path.stat().st_size < LARGE):
+    if in_memory or (in_memory is None and guarded(path, lambda: path.stat().st_size) < LARGE):
         return None
     array = open_array(path, name)
     if len(array.shape) < 2 or 0 in array.shape:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from specnet.errors import SpecnetError
-from specnet.files.paths import user_path
+from specnet.files.paths import exists, is_folder, user_path
 
 try:
     import fcntl
@@ -41,19 +41,21 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
     """Yield the path and descriptor of a temporary file beside `path` to fill; then sync it and rename it over `path`.
 
     A symbolic link stays and its target is replaced. The permissions are those of the replaced file, or follow the
-    umask. After an OSError the path is unchanged and no temporary is left; after a NotDurableError it is replaced.
+    umask; until the new file is complete, others cannot read it if it replaces one. After an OSError the path is
+    unchanged and no temporary is left; after a NotDurableError it is replaced.
     """
     target = Path(os.path.realpath(user_path(path)))
-    if target.is_dir():
+    if is_folder(target):
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
-    if target.exists() and not target.is_file():
+    if exists(target) and not stat.S_ISREG(target.stat().st_mode):
         raise OSError(22, "It is not a regular file", os.fspath(path))
     _remove_leftovers(target.parent)
-    temporary, descriptor = _open_temporary(target.parent)
+    mode = _mode_of(target)
+    temporary, descriptor = _open_temporary(target.parent, 0o666 if mode is None else 0o600)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
         yield temporary, descriptor
+        if mode is not None:
+            os.fchmod(descriptor, mode)
         sync(descriptor)
         os.replace(temporary, target)  # noqa: PTH105 - like the os calls around it
     except BaseException:
@@ -110,11 +112,19 @@ def start_writeback(descriptor: int, offset: int, size: int) -> None:
             os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 
-def _open_temporary(folder: Path) -> tuple[Path, int]:
+def _mode_of(path: Path) -> int | None:
+    """Return the permissions of a file, None if there is no such file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _open_temporary(folder: Path, mode: int) -> tuple[Path, int]:
     """Create a temporary file and lock it; the lock shows other processes that its writer is alive."""
     while True:
         path = folder / f".specnet-{secrets.token_hex(8)}.tmp"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
         try:
             if _lock_temporary(path, descriptor):
                 return path, descriptor

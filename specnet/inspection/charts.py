@@ -61,7 +61,11 @@ def with_ids(svg: str, prefix: str) -> str:
 
 
 def _escape_attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return printable(text).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+LARGEST = 1e100
+"""Larger values are not drawn."""
 
 
 class Line(NamedTuple):
@@ -73,6 +77,11 @@ class Line(NamedTuple):
     dashes: int
 
 
+def _drawable(values: Sequence[float]) -> list[float]:
+    """Return values that matplotlib can place: it overflows near the limits of float64, so these become gaps or 0."""
+    return [np.nan if abs(value) > LARGEST else value if abs(value) > 1 / LARGEST else 0.0 for value in values]
+
+
 def curves(title: str, lines: Mapping[str, Line]) -> str:
     """Draw named lines over epochs as SVG, with a logarithmic y axis if the values span a factor above 30."""
     figure, axes = new_figure(5.6, 3.0)
@@ -80,8 +89,8 @@ def curves(title: str, lines: Mapping[str, Line]) -> str:
         marker = "o" if len(x) == 1 else None
         width = 1.6 if color < len(SERIES) else 3.2
         style = {"color": SERIES[color % len(SERIES)], "linestyle": _DASHES[dashes], "marker": marker}
-        axes.plot(x, y, linewidth=width, label=_legend_text(name), **style)
-    finite = [v for line in lines.values() for v in line.y if np.isfinite(v)]
+        axes.plot(x, _drawable(y), linewidth=width, label=_legend_text(name), **style)
+    finite = [v for line in lines.values() for v in _drawable(line.y) if np.isfinite(v)]
     if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
         axes.set_yscale("log")
     axes.set_xlabel("epoch", color=MUTED, fontsize=8)
@@ -98,7 +107,7 @@ def flow(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
     """Draw array sizes over depth as SVG, on a logarithmic scale; a size of 0 leaves a gap."""
     figure, axes = new_figure(5.6, 3.0)
     for index, (name, values) in enumerate(series.items()):
-        shown = [value if value > 0 else np.nan for value in values]
+        shown = [value if value > 0 else np.nan for value in _drawable(values)]
         style = {"color": SERIES[index], "linestyle": _DASHES[index]}
         axes.plot(range(len(names)), shown, marker="o" if len(names) < 60 else None, markersize=4, label=name, **style)
     axes.set_yscale("log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from specnet.data.raw import Columns
 from specnet.errors import DataError
+from specnet.inspection.held_out import rows_to_evaluate
 from specnet.inspection.inspect import experiment_of
 from specnet.model import Model
 from specnet.prediction.predict import file_rows
@@ -36,8 +38,8 @@ class Sample:
 class Classified:
     """The accuracy on `rows` rows, the confusion matrix, and the misclassified rows with the lowest true probability.
 
-    counts: (classes, classes), the number of rows by true class (first axis) and predicted class (second axis); None
-    for more than 512 classes.
+    note: which rows of the file these are, and whether the model was trained on them. counts: (classes, classes), the
+    number of rows by true class (first axis) and predicted class (second axis); None for more than 512 classes.
     """
 
     path: str
@@ -46,29 +48,40 @@ class Classified:
     accuracy: float
     counts: npt.NDArray[np.int64] | None
     worst: tuple[Sample, ...]
+    note: str = ""
 
 
 def classify(
-    model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None
+    model: Model,
+    path: str | os.PathLike[str],
+    inputs: Columns = None,
+    targets: Columns = None,
+    *,
+    folder: Path | None = None,
 ) -> Classified | None:
-    """Predict the classes of a file's rows; return None if the model is no classifier. Raises DataError."""
+    """Predict the classes of a file's rows; return None if the model is no classifier. Raises DataError.
+
+    Of the file that the model was trained on, only the rows held out for validation count. For any other file, `folder`
+    is the folder of the run, in which the training rows are looked up.
+    """
     if targets is None:
         experiment = experiment_of(model)
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
     rows = file_rows(model, path, inputs, targets)
-    if rows.loss is None or rows.targets is None or not rows.loss.has_classes():
+    if rows.loss is None or rows.experiment is None or rows.targets is None or not rows.loss.has_classes():
         return None
-    p = rows.loss.probabilities(model.predict(rows.inputs, batch_size=evaluation_rows(model)))
-    truth = np.asarray(rows.targets)
+    if not len(rows.inputs):
+        msg = f"{os.fspath(path)}: expected at least one row, got none"
+        raise DataError(msg)
+    chosen, note = rows_to_evaluate(model, rows.experiment, rows.inputs, rows.targets, folder)
+    x, truth = rows.inputs[chosen], np.asarray(rows.targets)[chosen]
+    p = rows.loss.probabilities(model.predict(x, batch_size=evaluation_rows(model)))
     if not rows.loss.takes_classes():
         if p.shape[1:] != (1,):
             return None
         p, truth = np.hstack([1 - p, p]), (truth.reshape(-1) > 0.5).astype(np.int64)
     elif truth.ndim == 2:  # targets are distributions over the classes
         truth = truth.argmax(axis=1)
-    if not len(p):
-        msg = f"{os.fspath(path)}: expected at least one row, got none"
-        raise DataError(msg)
     classes = p.shape[1]
     labels = model.spec.labels or tuple(map(str, range(classes)))
     predicted = p.argmax(axis=1)
@@ -80,13 +93,13 @@ def classify(
     order = misclassified[np.argsort(true_probability[misclassified], kind="stable")][:WORST]
     worst = tuple(
         Sample(
-            int(i) + 1,
+            int(chosen[i]) + 1,
             labels[truth[i]],
             labels[predicted[i]],
             float(true_probability[i]),
             float(p[i, predicted[i]]),
-            rows.inputs[i].copy(),
+            x[i].copy(),
         )
         for i in order
     )
-    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(predicted == truth)), counts, worst)
+    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(predicted == truth)), counts, worst, note)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specnet.checkpoint import load
 from specnet.data.raw import Columns
 from specnet.errors import DataError, SpecnetError, printable
+from specnet.files.paths import exists
 from specnet.inspection import charts
 from specnet.inspection.classification import Classified, Sample, classify
 from specnet.inspection.diagram import draw
@@ -20,7 +22,7 @@ from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
 from specnet.model import Model
 from specnet.spec.layer_table import layer_rows
-from specnet.training.runs.run_folder import checkpoint_of
+from specnet.training.runs.run_folder import best_checkpoint_of, checkpoint_of
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
 PICTURE_SIDES = (8, 28)  # side lengths of inputs that are shown as square images
@@ -42,22 +44,25 @@ class RunReport:
 def read_run(
     path: str | os.PathLike[str], data: str | None = None, inputs: Columns = None, targets: Columns = None
 ) -> RunReport:
-    """Inspect a checkpoint, or last.h5 of a run's folder; `data` is a file of labelled rows to evaluate a classifier.
+    """Inspect a checkpoint, or the best of a run's folder; `data` is a file of labelled rows to evaluate a classifier.
 
-    Raises CheckpointError, DataError.
+    The curves are those of the whole run. Raises CheckpointError, DataError.
     """
-    model, checkpoint, experiment = look_into(checkpoint_of(path))
+    file = best_checkpoint_of(path)
+    model, checkpoint, experiment = look_into(file)
     histograms = {
         name: (histogram(value), histogram(model.gradients[name]) if model.has_gradients else None)
         for name, value in model.parameters.items()
     }
     try:
-        classified = None if data is None else classify(model, data, inputs, targets)
+        classified = None if data is None else classify(model, data, inputs, targets, folder=file.parent)
     except DataError as error:
         msg = f"{os.fspath(path)}: {error}"
         raise DataError(msg) from None
     title = model.plan.name if experiment is None else experiment.name
-    return RunReport(title, checkpoint, model, experiment, history_of(model), histograms, classified)
+    last = checkpoint_of(path)
+    history = history_of(load(last, mmap=True) if last != file and exists(last) else model)
+    return RunReport(title, checkpoint, model, experiment, history, histograms, classified)
 
 
 def report(runs: Sequence[RunReport]) -> str:
@@ -179,6 +184,8 @@ def _highlighted(document: str, without: str | None = None) -> str:
     if without is not None:
         value = {key: entry for key, entry in json.loads(document).items() if key != without}
         document = json.dumps(value, indent=2, ensure_ascii=False)
+    # controls of the direction of text could show a document as another than it is
+    document = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in document)
     text: str = highlight(document, JsonLexer(), HtmlFormatter(nowrap=True))
     return text
 

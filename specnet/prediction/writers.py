@@ -13,6 +13,7 @@ import numpy as np
 
 from specnet.errors import DataError
 from specnet.files.atomic import write_file
+from specnet.files.csv_cells import csv_cells
 from specnet.prediction.predict import Prediction
 
 
@@ -34,9 +35,10 @@ def _csv(prediction: Prediction) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes = prediction.classes
-    writer.writerow([*prediction.names, *(["class"] if classes is not None else [])])
+    writer.writerow(csv_cells([*prediction.names, *(["class"] if classes is not None else [])]))
+    names = classes if classes is None or classes.dtype.kind != "U" else csv_cells(classes)
     for index, row in enumerate(prediction.outputs.reshape(len(prediction.outputs), -1)):
-        writer.writerow([*(str(value) for value in row), *([classes[index]] if classes is not None else [])])
+        writer.writerow([*(str(value) for value in row), *([names[index]] if names is not None else [])])
     return text.getvalue().encode()
 
 

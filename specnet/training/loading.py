@@ -16,6 +16,7 @@ from specnet.data.spec import DataEntry, Fraction
 from specnet.data.streaming import AnyDataset
 from specnet.document.json_places import Finding
 from specnet.errors import DataError
+from specnet.files.paths import exists
 from specnet.training.spec.experiment_spec import ExperimentSpec
 from specnet.training.spec.training_spec import TrainingSpec
 
@@ -70,28 +71,34 @@ def _rows_like(
 def split(
     training: TrainingSpec, train: AnyDataset, validation: Fraction, source: str
 ) -> tuple[AnyDataset, AnyDataset]:
-    """Hold out a fraction of the rows, drawn with the training seed; with `stratify`, the same fraction of each class.
+    """Hold out a fraction of the rows; return training and validation rows. Raises DataError as `held_out_rows`."""
+    held_out = held_out_rows(training, train, validation, source)
+    return train.rows(np.flatnonzero(~held_out)), train.rows(np.flatnonzero(held_out))
 
-    At least one row of each class stays to train on. Returns training and validation rows. Raises DataError, which
-    names `source`, if too few rows would be left.
+
+def held_out_rows(training: TrainingSpec, rows: AnyDataset, validation: Fraction, source: str) -> npt.NDArray[np.bool_]:
+    """Choose a fraction of the rows with the training seed; with `stratify`, the same fraction of each class.
+
+    At least one row of each class stays to train on. Raises DataError, which names `source`, if too few rows would be
+    left.
     """
-    count = len(train)
+    count = len(rows)
     held_out = max(1, round(count * validation.fraction))
     if held_out >= count:
         msg = f"{source}: {count} rows are too few for a validation split"
         raise DataError(msg)
     order = permutation(training.seed, "validation split", 0, count)
     if validation.stratify and training.loss.build().takes_classes():
-        order = order[np.argsort(train.targets[order], kind="stable")]
+        order = order[np.argsort(rows.targets[order], kind="stable")]
         # evenly spaced over the rows sorted by class
         positions = np.arange(held_out) * count // held_out + count // held_out // 2
         order = order[positions]
     chosen = np.zeros(count, bool)
     chosen[order[:held_out]] = True
-    classes = classes_in(training, train)
+    classes = classes_in(training, rows)
     if classes is not None:
         _keep_every_class(classes, chosen)
-    return train.rows(np.flatnonzero(~chosen)), train.rows(np.flatnonzero(chosen))
+    return chosen
 
 
 def classes_in(training: TrainingSpec, rows: AnyDataset) -> npt.NDArray[np.int64] | None:
@@ -139,4 +146,4 @@ def data_faults(spec: ExperimentSpec, folder: Path) -> Iterator[Finding]:
 
 def missing_files(spec: ExperimentSpec, folder: Path) -> list[str]:
     """List the data files that do not exist."""
-    return [path for path in spec.data.files() if not (folder / path).exists()]
+    return [path for path in spec.data.files() if not exists(folder / path)]

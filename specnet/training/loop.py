@@ -79,7 +79,7 @@ class Run:
         self.step = 0
         self.epoch_metrics = self.new_tally()
         self.history: History = {}
-        self.stopping = False
+        self.stopping = self.saving = False
         self.world = model.draws.world = world
         self.share = BatchShare(world, training.batch_size) if world.size > 1 else None
         if self.share is not None and check_finite:
@@ -105,6 +105,16 @@ class Run:
         self.take_step.stop_requested = True
         if self.share is None:
             self.stopping = True
+
+    def save(self) -> None:
+        """Set `saving` in the next step, if several processes share the run on all of them; a checkpointer ends it."""
+        self.take_step.save_requested = True
+        if self.share is None:
+            self.saving = True
+
+    def saved(self) -> None:
+        """Record that a checkpoint was written."""
+        self.saving = self.take_step.save_requested = False
 
     def go(self) -> None:
         """Train until the last epoch is finished or `stop` is called.
@@ -159,6 +169,7 @@ class Run:
             epoch_metrics.add(loss, weight, stop)
             self.step += 1
             self.batch += 1
+            self.saving |= self.take_step.save_agreed
             for listener in self.listeners:
                 listener(event)
             if self.share is not None:

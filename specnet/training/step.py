@@ -21,6 +21,10 @@ CLIP_EPSILON = 1e-6
 """Added to a norm before dividing by it, as in torch."""
 
 
+MOST_PROCESSES = 4096
+"""Both requests of every process are one number in the sum of the gradients, exact in float32 up to this count."""
+
+
 class Step:
     """Trains a model step by step; with `check_finite`, checks every array of every layer."""
 
@@ -49,6 +53,8 @@ class Step:
         self._share = share
         self.stop_requested = self.stop_agreed = False
         """With a share: whether this process asks all to stop, and whether any did; summed with the gradients."""
+        self.save_requested = self.save_agreed = False
+        """The same for a checkpoint."""
         self._class_weighted = getattr(loss, "class_weights", None) is not None
 
     def __call__(
@@ -123,9 +129,10 @@ class Step:
             total = float(weight_sum[0])
         mean = self._sum_over_batches(share.parts(rows), weight, total, x, targets, weights, outputs)
         shared = self.model.store.shared_vector
-        shared[-1] = self.stop_requested
+        shared[-1] = self.stop_requested + MOST_PROCESSES * self.save_requested
         share.world.sum(shared)
-        self.stop_agreed = bool(shared[-1])
+        saves, stops = divmod(int(shared[-1]) if math.isfinite(shared[-1]) else 0, MOST_PROCESSES)
+        self.stop_agreed, self.save_agreed = stops > 0, saves > 0
         return mean, weight
 
     def _sum_over_batches(

@@ -6,22 +6,25 @@ Each combination is an ordinary run in a separate folder, so an interrupted swee
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from specnet.errors import SpecnetError
 from specnet.files.atomic import write_file
+from specnet.files.lock import folder_lock
+from specnet.files.regular import open_regular
 from specnet.mpi.launcher import THREADS, cores
 from specnet.training.early_stopping import is_better
 from specnet.training.loop import Listener
 from specnet.training.runs.run_folder import HISTORY
-from specnet.training.runs.train import make_folder, train
+from specnet.training.runs.train import train
 from specnet.training.sweep_plan import SEEDS, TABLE, Outcome, Sweep, Trial, plan_sweep
 
 __all__ = ["SEEDS", "TABLE", "Outcome", "Sweep", "Trial", "plan_sweep", "run_sweep", "runs_of", "share_sweep"]
@@ -32,6 +35,10 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # SIGTERM when the sweep is killed: end with a checkpoint
 runpy.run_module("specnet", run_name="__main__", alter_sys=True)
 """
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, csv.Error)
+"""What reading a table raises if it is not the one that was written."""
 
 
 _LAUNCHER_VARIABLE = re.compile(r"PMI|MPI|OMPI|PALS|HYDRA|SLURM")
@@ -66,17 +73,17 @@ def run_sweep(
         error = (stderr.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
         return _outcome(sweep, trial, time.monotonic() - start, error)
 
-    make_folder(sweep.folder)
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        return _collect_outcomes(sweep, pool, run_process, tell)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):  # each writes a checkpoint and ends
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
+    with folder_lock(sweep.folder, "a sweep"):
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            return _collect_outcomes(sweep, pool, run_process, tell)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):  # each writes a checkpoint and ends
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown()
 
 
 def share_sweep(
@@ -90,8 +97,8 @@ def share_sweep(
 
     `listeners` are sent to the workers and receive the events of their runs.
     """
-    make_folder(sweep.folder)
-    return _collect_outcomes(sweep, executor, _WorkerRun(sweep, listeners), tell)
+    with folder_lock(sweep.folder, "a sweep"):
+        return _collect_outcomes(sweep, executor, _WorkerRun(sweep, listeners), tell)
 
 
 class _WorkerRun:
@@ -131,13 +138,23 @@ def _collect_outcomes(
 
 
 def runs_of(folder: Path, most: int = 12) -> list[Path]:
-    """List the runs in a sweep's folder, the best first by its table; only `folder` itself for any other folder."""
+    """List the runs in a sweep's folder, the best first by its table; only `folder` itself for any other folder.
+
+    Raises SpecnetError if the table names a run outside the folder.
+    """
     try:
-        with (folder / TABLE).open(newline="") as file:
-            names = [row["run"] for row in csv.DictReader(file) if not row.get("error")]
-    except (OSError, KeyError, csv.Error, UnicodeDecodeError):
+        rows = [row["run"].removeprefix("'") for row in _read_rows(folder / TABLE) if not row.get("error")]
+    except (*_MALFORMED, OSError):
         return [folder]
-    return [folder / name for name in names[:most]] or [folder]
+    for name in rows[:most]:
+        if Path(name).name != name or name in ("", "..") or not _is_inside(folder / name, folder):
+            msg = f"{folder / TABLE}: expected the name of a run in this folder, got {name!r:.80}"
+            raise SpecnetError(msg)
+    return [folder / name for name in rows[:most]] or [folder]
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _command(sweep: Sweep, trial: Trial) -> list[str]:
@@ -150,20 +167,31 @@ def _outcome(sweep: Sweep, trial: Trial, seconds: float, error: str | None) -> O
     """Return the outcome of a run, with the best value of the monitored metric from its history."""
     outcome = Outcome(trial, seconds=seconds, error=error.splitlines()[-1][:300] if error else None)
     if error is None:
-        for epoch, value in _history(sweep.folder / trial.name / HISTORY, sweep.monitor):
+        try:
+            history = _history(sweep.folder / trial.name / HISTORY, sweep.monitor)
+        except SpecnetError as damage:
+            history, outcome.error = [], str(damage)
+        for epoch, value in history:
             if epoch <= trial.epochs and is_better(sweep.monitor, value, outcome.value):
                 outcome.value, outcome.epoch = value, epoch
         if outcome.value is None:
-            outcome.error = f"its history has no value of {sweep.monitor}"
+            outcome.error = outcome.error or f"its history has no value of {sweep.monitor}"
     return outcome
 
 
-def _history(path: Path, metric: str) -> Iterator[tuple[int, float]]:
+def _history(path: Path, metric: str) -> list[tuple[int, float]]:
+    """Return epochs and values of a metric. Raises SpecnetError if the table is damaged."""
     try:
-        with path.open(newline="") as file:
-            rows: Iterable[dict[str, str]] = list(csv.DictReader(file))
-    except OSError:
-        rows = []
-    for row in rows:
-        if row.get(metric):
-            yield int(row["epoch"]), float(row[metric])
+        return [(int(row["epoch"]), float(row[metric])) for row in _read_rows(path) if row.get(metric)]
+    except FileNotFoundError:
+        return []
+    except (*_MALFORMED, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        msg = f"{HISTORY} cannot be read ({reason}); remove the folder of the run to repeat it"
+        raise SpecnetError(msg) from error
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a table with a header. Raises OSError, and the errors in _MALFORMED."""
+    with open_regular(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        return list(csv.DictReader(text))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from specnet.errors import Problem, SpecError, SpecnetError
+from specnet.files.csv_cells import csv_cells
 from specnet.files.paths import user_path
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import missing_files
@@ -77,12 +78,12 @@ class Sweep:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         varied = list(dict.fromkeys(path for outcome in self.outcomes for path in outcome.trial.overrides))
-        writer.writerow(["rank", "run", *varied, self.monitor, "epoch", "seconds", "error"])
+        writer.writerow(csv_cells(["rank", "run", *varied, self.monitor, "epoch", "seconds", "error"]))
         for rank, outcome in enumerate(self.ranked(), 1):
             settings = [outcome.trial.overrides.get(path, "") for path in varied]
             value = "" if outcome.value is None else repr(outcome.value)
             row = [outcome.trial.name, *settings, value, outcome.epoch or "", f"{outcome.seconds:.2f}"]
-            writer.writerow([rank, *row, outcome.error or ""])
+            writer.writerow(csv_cells([rank, *row, outcome.error or ""]))
         return text.getvalue()
 
 

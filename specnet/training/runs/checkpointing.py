@@ -78,9 +78,9 @@ class Checkpointer:
         elif event.kind == "epoch":
             if self._is_best(event):
                 self.write(run, BEST)
-            if _is_due(run.epoch, policy.every_epochs) or _is_due(run.step, policy.every_steps):
+            if run.saving or _is_due(run.epoch, policy.every_epochs) or _is_due(run.step, policy.every_steps):
                 self.write(run, LAST)
-        elif event.kind == "step" and run.batch < run.batches and _is_due(run.step, policy.every_steps):
+        elif event.kind == "step" and run.batch < run.batches and (run.saving or _is_due(run.step, policy.every_steps)):
             self.write(run, LAST)  # the last step of an epoch is saved with the epoch's metrics
         elif event.kind == "end" and self.saved_step != run.step:
             self.write(run, LAST)
@@ -97,6 +97,8 @@ class Checkpointer:
 
     def write(self, run: Run, name: str) -> None:
         """Write one checkpoint of the run's current state. Raises CheckpointError."""
+        if name == LAST:
+            run.saved()
         self._check_processes(run, "the arrays of the processes differ; no checkpoint is written")
         run.model.run_state = self.state(run)
         if self.world.rank:

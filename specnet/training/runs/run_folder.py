@@ -8,7 +8,7 @@ from pathlib import Path
 
 from specnet.errors import CheckpointError
 from specnet.files.atomic import write_file
-from specnet.files.paths import user_path
+from specnet.files.paths import exists, is_folder, user_path
 from specnet.training.loop import History
 
 LAST, BEST, EXPERIMENT, HISTORY = "last.h5", "best.h5", "experiment.json", "history.csv"
@@ -26,13 +26,19 @@ def _older_checkpoints(folder: Path) -> list[Path]:
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     """Return the last checkpoint of a run's folder; any other path is returned unchanged."""
     file = user_path(path)
-    return file / LAST if file.is_dir() else file
+    return file / LAST if is_folder(file) else file
+
+
+def best_checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """Return the best checkpoint of a run's folder, the last one if there is none; any other path is unchanged."""
+    file = user_path(path)
+    return file / BEST if is_folder(file) and exists(file / BEST) else checkpoint_of(path)
 
 
 def run_files(folder: Path) -> list[Path]:
     """List the files that a run has written to a folder."""
     paths = [folder / name for name in (LAST, BEST, HISTORY, EXPERIMENT)]
-    return [*(path for path in paths if path.exists()), *_older_checkpoints(folder)]
+    return [*(path for path in paths if exists(path)), *_older_checkpoints(folder)]
 
 
 def remove_run_files(folder: Path) -> None:
@@ -54,7 +60,7 @@ def rotate_checkpoints(folder: Path, count: int, step: int | None) -> None:
     last = folder / LAST
     older = _older_checkpoints(folder)
     try:
-        if count > 1 and step is not None and last.exists():
+        if count > 1 and step is not None and exists(last):
             copy = folder / f"step-{step}.h5"
             copy.unlink(missing_ok=True)
             os.link(last, copy)

@@ -18,7 +18,7 @@ from specnet.data.labels import class_names, few_rows, index_labels, near_equal
 from specnet.data.raw import TABLES, RawArray, kind_of
 from specnet.errors import DataError, SpecnetError
 from specnet.files.atomic import write_file
-from specnet.files.paths import user_path
+from specnet.files.paths import exists, relative_path, user_path
 from specnet.training.experiment import load_experiment
 
 FEW_CLASSES = 20
@@ -59,7 +59,7 @@ def scaffold(
     """
     source, folder = user_path(data), user_path(out)
     draft = Scaffold({}, {})
-    entry: dict[str, Any] = {"path": Path(os.path.relpath(source, folder)).as_posix(), "targets": target}
+    entry: dict[str, Any] = {"path": relative_path(source, folder), "targets": target}
     if kind_of(source) in TABLES:
         from specnet.training.runs.columns import choose_columns  # noqa: PLC0415 - needs an extra
 
@@ -83,7 +83,7 @@ def scaffold(
     train = {**entry, "path": str(source)}  # checked before anything is written
     experiment = {**draft.experiment, "model": draft.model, "data": {**draft.experiment["data"], "train": train}}
     load_experiment(experiment, check_data=True)
-    existing = [str(path) for path in (draft.model_path, draft.experiment_path) if path.exists()]
+    existing = [str(path) for path in (draft.model_path, draft.experiment_path) if exists(path)]
     if existing and not force:
         msg = f"{' and '.join(existing)}: already present; force (--force) overwrites"
         raise SpecnetError(msg)

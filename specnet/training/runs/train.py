@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ import numpy as np
 
 from specnet.checkpoint import load, load_parameters
 from specnet.checkpoint.transfer import Transfer
+from specnet.checkpoint.write import creation_time
 from specnet.data.raw import Note, ignore
 from specnet.data.streaming import AnyDataset
 from specnet.errors import CheckpointMismatchError, SpecnetError
 from specnet.files.atomic import write_file
-from specnet.files.paths import is_same_file, user_path
+from specnet.files.lock import folder_lock
+from specnet.files.paths import exists, is_same_file, relative_path, user_path
 from specnet.kernels import backend
 from specnet.layers.standardize import fit_standardize
 from specnet.model import Model, build
@@ -75,8 +78,9 @@ def train(
     """Train from an experiment document, and write experiment.json, last.h5, best.h5 and history.csv into `out`.
 
     `experiment` is the document's path or the document itself; `out` is runs/<name> by default. An existing run is
-    never overwritten, unless `force` starts it again. `resume` continues it (or starts a new run if there is none),
-    with `allow_changes` also if document or data have changed.
+    never overwritten, unless `force` starts it again; while another process writes into `out`, the call is refused.
+    `resume` continues a run (or starts a new one if there is none), with `allow_changes` also if document or data have
+    changed.
     `overrides` maps paths in the document (for example "training.epochs") to JSON values. Listeners are called with
     events, `note` with lines about the data that a user may not expect. `check_finite` checks every array of every
     layer in each step, not only loss and gradients. `world` are the processes that share the run, all of which call
@@ -88,18 +92,45 @@ def train(
         msg = "resume continues a run, force overwrites it; choose one"
         raise SpecnetError(msg)
 
-    def prepare() -> _Prepared:
-        spec, folder = load_experiment(experiment, overrides)
-        target = user_path(out) if out is not None else Path("runs") / spec.name
-        existing = [path.name for path in run_files(target)]
-        if existing and not (resume or force):
-            remedy = "resume (--resume) continues it, force (--force) overwrites it"
-            msg = f"{target}: holds a run already ({', '.join(existing)}); {remedy}"
-            raise SpecnetError(msg)
-        _refuse_overwriting(spec, folder, target)
-        return _Prepared(folder, target, *load_data(spec, folder, note))
+    with contextlib.ExitStack() as locks:
 
-    folder, target, spec, data, validation = world.collectively(prepare)
+        def prepare() -> _Prepared:
+            spec, folder = load_experiment(experiment, overrides)
+            creation_time()  # or the first checkpoint would fail, after an epoch
+            target = user_path(out) if out is not None else Path("runs") / spec.name
+            if world.rank == 0:
+                locks.enter_context(folder_lock(target, "a run"))
+            existing = [path.name for path in run_files(target)]
+            if existing and not (resume or force):
+                remedy = "resume (--resume) continues it, force (--force) overwrites it"
+                msg = f"{target}: holds a run already ({', '.join(existing)}); {remedy}"
+                raise SpecnetError(msg)
+            _refuse_overwriting(spec, folder, target)
+            return _Prepared(folder, target, *load_data(spec, folder, note))
+
+        prepared = world.collectively(prepare)
+        return _train(prepared, listeners, world, resume=resume, allow_changes=allow_changes, check_finite=check_finite)
+
+
+class _Prepared(NamedTuple):
+    folder: Path
+    target: Path
+    spec: ExperimentSpec
+    data: AnyDataset
+    validation: AnyDataset | None
+
+
+def _train(
+    prepared: _Prepared,
+    listeners: Sequence[Listener],
+    world: World,
+    *,
+    resume: bool,
+    allow_changes: bool,
+    check_finite: bool,
+) -> TrainingResult:
+    """Train what is prepared, in a folder that nobody else writes into."""
+    folder, target, spec, data, validation = prepared
     saving = Checkpointer(target, spec, data, validation, world)
     early = saving.early
     world.collectively(lambda: _check_equal_settings(world, spec, saving.fingerprint))
@@ -109,25 +140,16 @@ def train(
     model = run.model
     run.listeners = [*([early] if early else []), saving, *listeners]  # early stopping first, as its state is saved
     if world.rank == 0:
-        make_folder(target)
-        _write_document(target, spec, folder)
+        write_file(target / EXPERIMENT, _resolved_text(spec, folder, target).encode(), SpecnetError)
     if early is None or not early.is_over(run.epoch):
         run.go()
     stopped_early = early is not None and early.is_over(run.epoch)
     finished = stopped_early or run.epoch >= spec.training.epochs
     world.gather(None)  # wait until all files have been written
-    best = target / BEST if saving.best is not None and (target / BEST).exists() else None
+    best = target / BEST if saving.best is not None and exists(target / BEST) else None
     if finished and early is not None and early.spec.restore_best and best is not None:
         model = load(best)
     return TrainingResult(model, run.history, target / LAST, best, finished, changes, transfer, stopped_early)
-
-
-class _Prepared(NamedTuple):
-    folder: Path
-    target: Path
-    spec: ExperimentSpec
-    data: AnyDataset
-    validation: AnyDataset | None
 
 
 def _start_or_resume(
@@ -142,7 +164,7 @@ def _start_or_resume(
 ) -> tuple[Run, tuple[str, ...], Transfer | None]:
     """Return a new or resumed run, the changes since a resumed run started, and the arrays that a new run copied."""
     spec, last = saving.experiment, saving.folder / LAST
-    if not (resume and last.exists()):
+    if not (resume and exists(last)):
         model, transfer = fresh_model(spec, folder, data)
         saving.replaces = True
         return make_run(spec.training, model, data, validation, check_finite=check_finite, world=world), (), transfer
@@ -228,24 +250,11 @@ def _refuse_overwriting(spec: ExperimentSpec, folder: Path, target: Path) -> Non
             raise SpecnetError(msg)
 
 
-def make_folder(target: Path) -> None:
-    """Create the folder of a run or of several runs. Raises SpecnetError."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{target}: cannot be written to: {error.strerror or error}"
-        raise SpecnetError(msg) from error
-
-
-def _write_document(target: Path, spec: ExperimentSpec, folder: Path) -> None:
-    write_file(target / EXPERIMENT, _resolved_text(spec, folder, target).encode(), SpecnetError)
-
-
 def _resolved_text(spec: ExperimentSpec, folder: Path, target: Path) -> str:
     """Return the document's text with its model inline and its paths relative to the run's folder."""
 
     def relative(path: str) -> str:
-        return Path(os.path.relpath(folder / user_path(path), target)).as_posix()
+        return relative_path(folder / user_path(path), target)
 
     document = spec.model_dump(mode="json", exclude={"schema_"})
     document["model"].pop("$schema", None)

@@ -19,6 +19,10 @@ _PART = re.compile(r"([A-Za-z_$][A-Za-z0-9_$-]*)((?:\[\d{1,6}\])*)")
 """One part of a path between two dots: a key, and indices into arrays."""
 
 
+MOST_KEYS = 100
+"""Keys of the longest path; those of documents have a few."""
+
+
 def apply_overrides(value: Any, overrides: Mapping[str, str], folder: Path) -> list[tuple[PathKey, ...]]:
     """Set values of the document, after reading in a model that is named by path; return the changed paths."""
     changed: list[tuple[PathKey, ...]] = []
@@ -42,6 +46,8 @@ def _split_path(path: str) -> tuple[PathKey, ...]:
         match = _PART.fullmatch(part)
         if match is None:
             raise _path_error(path)
+        if len(keys) > MOST_KEYS:
+            raise SpecError([Problem(path, "is nested too deeply", "too_deep")], "--set")
         keys += [match[1], *(int(index) for index in re.findall(r"\d+", match[2]))]
     return tuple(keys)
 
@@ -66,6 +72,8 @@ def _set_value(value: Any, path: str, keys: tuple[PathKey, ...], text: str) -> N
         value[last] = json.loads(text)
     except ValueError:
         value[last] = text
+    except RecursionError:
+        raise SpecError([Problem(path, "is nested too deeply", "too_deep")], "--set") from None
 
 
 def _path_error(path: str) -> SpecError:
