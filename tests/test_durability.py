@@ -30,6 +30,16 @@ def path(tmp_path, model):
     return tmp_path / "m.h5"
 
 
+def test_an_h5py_whose_files_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "m.h5"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(h5py.version, "version_tuple", (3, 14, 0, "", "", ""))
+    with pytest.raises(CheckpointError, match=r"m\.h5: not saved: h5py .*pip install 'h5py>=3\.15'"):
+        specnet.save(path, model_of({"type": "relu"}))
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.h5"]
+
+
 def test_a_failed_save_leaves_the_previous_file(path, model, tmp_path, monkeypatch):
     before = path.read_bytes()
 

@@ -16,7 +16,9 @@ present if and only if the history is. No other module defines these names.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.document.canonical import sha256_of
+from specnet.errors import CheckpointError
 
 FORMAT = "specnet-checkpoint"
 VERSION = 1
@@ -113,3 +116,15 @@ def run_datasets(state: Mapping[str, object]) -> Iterator[Entry]:
     """Yield the datasets of a run's state, whose keys are paths below /training."""
     for key, value in state.items():
         yield dataset(f"{TRAINING}/{key}", value)
+
+
+YEAR_10000 = 253_402_300_800
+
+
+def creation_time() -> float:
+    """Return the time that a checkpoint written now records: SOURCE_DATE_EPOCH, or now. Raises CheckpointError."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch and not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 20 and int(epoch) < YEAR_10000):
+        msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {epoch!r:.40}"
+        raise CheckpointError(msg)
+    return int(epoch) if epoch else time.time()

@@ -14,7 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t, version
 
 from specnet.checkpoint import format as layout
 from specnet.checkpoint.digests import Digests
@@ -53,7 +53,8 @@ PLACEHOLDER = "0" * 64
 """Placeholder for a digest until it is computed."""
 
 
-YEAR_10000 = 253_402_300_800
+LEAST_H5PY = 3, 15
+"""Older ones record the times of the root group, so that two saves of one model would differ."""
 
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
@@ -65,6 +66,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     if not isinstance(model, Model):
         msg = f"save(path, model): expected a Model, got {type(model).__name__}"
         raise CheckpointError(msg)
+    _check_h5py(path)
     try:
         datasets = list(_datasets(model))
         skeleton = _Skeleton(datasets, _root_attributes(model, datasets))
@@ -105,6 +107,14 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
         skeleton.close()
 
 
+def _check_h5py(path: str | os.PathLike[str]) -> None:
+    if version.version_tuple[:2] < LEAST_H5PY:
+        reason = f"h5py {version.version} writes times into the file, which load rejects"
+        needed = ".".join(map(str, LEAST_H5PY))
+        msg = f"{os.fspath(path)}: not saved: {reason}; pip install 'h5py>={needed}'"
+        raise CheckpointError(msg)
+
+
 def _out_of_memory(path: str | os.PathLike[str]) -> CheckpointError:
     return CheckpointError(f"{os.fspath(path)}: not saved: there is not enough memory; a previous file is intact")
 
@@ -125,21 +135,12 @@ def _datasets(model: Model) -> Iterator[layout.Entry]:
         yield layout.dataset(layout.PLUGINS, plugins)
 
 
-def creation_time() -> float:
-    """Return the time that a checkpoint written now records: SOURCE_DATE_EPOCH, or now. Raises CheckpointError."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch and not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 20 and int(epoch) < YEAR_10000):
-        msg = f"SOURCE_DATE_EPOCH: expected seconds since 1970, before the year 10000, got {epoch!r:.40}"
-        raise CheckpointError(msg)
-    return int(epoch) if epoch else time.time()
-
-
 def _root_attributes(model: Model, datasets: Sequence[layout.Entry]) -> dict[str, int | str]:
     attributes: dict[str, int | str] = {
         "format": layout.FORMAT,
         "format_version": layout.VERSION,
         "specnet_version": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(creation_time())),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(layout.creation_time())),
         "model_sha256": model.spec.identity,
         "content_sha256": PLACEHOLDER,
     }

@@ -69,10 +69,10 @@ def index_labels(raw: RawArray, labels: Sequence[str], source: str) -> RawArray:
     integral = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()))
     if not labels or not raw.size or not (is_boolean or integral) or not any(map(_value_of, labels)):
         return raw
+    if _are_indices(labels):
+        return raw
     if all(_kind(label) is (bool if is_boolean else float) for label in labels):
         return _index_text(raw.astype(np.int64 if integral else raw.dtype).astype(str), labels, source)
-    if is_boolean and _are_indices(labels):
-        return raw
     shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
     kind = "a boolean" if is_boolean else "an integer"
     msg = (

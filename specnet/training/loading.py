@@ -50,7 +50,7 @@ def _training_rows(
 ) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
     """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
     loss = spec.training.loss.build()
-    raw = spec.data.train.read(folder, note, text_targets=reads_text(spec.built_model, loss))
+    raw = spec.data.train.read(folder, note, reads_text(spec.built_model, loss))
     labels = raw.labels(spec.built_model, loss)
     for text in near_equal(labels):
         note(f"{raw.target_source}: {text}")
@@ -65,7 +65,7 @@ def _rows_like(
     """Read rows with the same columns as the training rows."""
     loss = spec.training.loss.build()
     entry, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
-    return entry.read(folder, note, text_targets=text_targets).fit(spec.built_model, loss)
+    return entry.read(folder, note, text_targets).fit(spec.built_model, loss)
 
 
 def split(

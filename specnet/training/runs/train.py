@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specnet.checkpoint import load, load_parameters
+from specnet.checkpoint.format import creation_time
 from specnet.checkpoint.transfer import Transfer
-from specnet.checkpoint.write import creation_time
 from specnet.data.raw import Note, ignore
 from specnet.data.streaming import AnyDataset
 from specnet.errors import CheckpointMismatchError, SpecnetError
