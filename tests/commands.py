@@ -16,7 +16,7 @@ FORKS = hasattr(os, "fork") and sys.platform != "darwin"
 """Whether commands are forked; conftest.py turns this off for --full."""
 
 SERVER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import h5py, numpy, pydantic, rich.progress, rich.table
 import specnet.cli, specnet.cli.app, specnet.inspection, specnet.interop, specnet.schema, specnet.testing
 import specnet.prediction.streaming, specnet.training.sweep
@@ -26,6 +26,7 @@ from specnet.spec.registry import layer_types
 layer_types()
 
 def command(job):
+    signal.alarm(120)  # a command that hangs fails its test
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])

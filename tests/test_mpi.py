@@ -408,6 +408,35 @@ def test_a_signal_ends_a_run_that_waits_for_a_hanging_process(folder, target):
     specnet.load(folder / "long/last.h5")
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up in /proc")
+def test_a_shared_run_locks_its_folder_saves_on_a_signal_and_ends_on_another(folder):
+    options = ("--out", "long", "--set", "training.epochs=1000000", "--quiet", "--checkpoint-signal", "USR1")
+    checkpoint = {"every_epochs": 1_000_000}
+    (folder / "e.json").write_text(json.dumps(document(checkpoint=checkpoint)))
+    process = start(folder, 2, *TRAIN, *options, until="long/experiment.json")
+    workers = [pid for pid in descendants(process.pid) if "specnet" in command_of(pid)]
+    for count in (1, 2):
+        refused = launch("-n", count, *TRAIN, "--out", "long", "--resume", cwd=folder, timeout=30)
+        assert refused.returncode == 1
+        assert refused.stderr.count("long: a run is still writing into it") == 1
+    steps = []
+    for worker in workers:  # any process may receive the signal
+        limit, before = time.monotonic() + 20, steps[-1] if steps else 0
+        os.kill(worker, signal.SIGUSR1)
+        while not steps or steps[-1] == before:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+            if (folder / "long/last.h5").exists():
+                steps.append(specnet.load(folder / "long/last.h5").run_state["step"])
+    assert 0 < steps[0] < steps[-1]
+    os.kill(workers[1], signal.SIGHUP)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    wait_until_gone(workers)
+    assert specnet.load(folder / "long/last.h5").run_state["step"] > steps[-1]
+    assert not (folder / "long/.specnet.lock").exists()
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_all_processes(folder):
     """Only the first process writes, and without this check the others would wait for it forever."""
     (folder / "r/last.h5").mkdir(parents=True)
