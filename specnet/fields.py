@@ -79,6 +79,12 @@ def _non_empty_tuple(value: Any) -> Any:
     return as_tuple(value)
 
 
+def _axes(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) > MOST_AXES:
+        raise problem(f"expected at most {MOST_AXES} axes, got {len(value)}", "too_long")
+    return _non_empty_tuple(value)
+
+
 def _number_or_array(value: Any, what: str = "number", minimum: float = -math.inf) -> Any:
     """Return a number as a float, or an array of numbers as a tuple of floats; reports each invalid entry."""
 
@@ -122,8 +128,12 @@ PositiveFeature = Annotated[
 ]
 
 
+MOST_AXES = 64
+"""Most axes of a numpy array."""
+
+
 Shape = Annotated[
     tuple[PositiveInteger, ...],
-    BeforeValidator(_non_empty_tuple),
+    BeforeValidator(_axes),
     WithJsonSchema({"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 1}),
 ]

@@ -1,6 +1,8 @@
 """Test strict JSON parsing: rejected texts, positions of errors, and the canonical form."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnet
+from specnet.document import json_places
 from specnet.document.canonical import canonical_json, sha256_of
 from specnet.document.json_text import MAX_BYTES, parse_json
 
@@ -175,3 +178,175 @@ def test_infinity_has_no_canonical_form():
     with pytest.raises(ValueError, match="canonical"):
         canonical_json(float("inf"))
     assert len(sha256_of({})) == 64
+
+
+MEASURE = """
+import json, os, resource, sys, time
+import specnet, specnet.cli.app, specnet.checkpoint.write, specnet.training.experiment
+from specnet.checkpoint import format as layout, write
+
+specnet.ModelSpec, specnet.load
+folder, entry, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+os.chdir(folder)
+
+def in_fork(call):
+    pid = os.fork()
+    if pid == 0:
+        call()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the process failed"
+
+def write_text(name, body):
+    text = eval(f"({body})")
+    if entry == "experiment":
+        text = '{"model":%s,"data":{"train":{"path":"a.csv"}},"training":{"loss":"huber"}}' % text
+    with open("doc.json", "w", encoding="utf-8") as file:
+        file.write(text)
+    if entry == "load":
+        model = specnet.build(specnet.ModelSpec(input_shape=(4,), layers=[{"type": "relu"}]))
+        write._datasets = lambda model: iter([layout.dataset(layout.MODEL_SPEC, text)])
+        specnet.save("doc.h5", model)
+
+def read():
+    if entry == "text":
+        specnet.ModelSpec.from_text(open("doc.json", "rb").read())
+    elif entry == "experiment":
+        specnet.training.experiment.load_experiment("doc.json")
+    elif entry == "load":
+        specnet.load("doc.h5")
+    else:
+        sys.argv = ["specnet", "validate", "doc.json"]
+        specnet.cli.main()
+
+def measured(name):
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    before, began = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize(), time.process_time()
+    try:
+        read()
+        message = ""
+    except (specnet.SpecnetError, SystemExit) as error:
+        message = str(error)
+    seconds = time.process_time() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    print(json.dumps([name, os.path.getsize("doc.json"), peak, seconds, message[:200]]), flush=True)
+
+for name, body in cases.items():
+    in_fork(lambda: write_text(name, body))
+    in_fork(lambda: measured(name))
+"""
+HEAD = """'{"input_shape":[4],"layers":[{"type":"relu"}],'"""
+WRONG = """'{"input_shape":[4],"layers":[{"type":"rellu"}],"metadata":{"a":'"""
+QUICK = {
+    "a long string": WRONG + """ + '"' + "x" * 15_900_000 + '"}}'""",
+    "escapes": WRONG + """ + '"' + r"\\ud83d\\ude00" * 1_300_000 + '"}}'""",
+    "240 levels around a million numbers": WRONG + """ + "[" * 240 + "1," * 999_000 + "1" + "]" * 240 + "}}" """,
+    "16 million line breaks": WRONG + """ + "[" + chr(10) * 15_900_000 + "1]}}" """,
+    "a million times one key": HEAD + """ + '"k":1,' * 1_000_000 + '"l":1}'""",
+    "many unknown keys": HEAD + """ + ",".join('"k%d":1' % i for i in range(150_000)) + "}" """,
+    "many wrong labels": HEAD + """ + '"labels":[' + "1," * 500_000 + "1]}" """,
+    "a long unknown key": HEAD + """ + '"' + "k" * 15_900_000 + '":1}'""",
+    "a long layer type": """'{"input_shape":[4],"layers":[{"type":"' + "r" * 15_900_000 + '"}]}'""",
+}
+SLOW = {
+    "a million wrong labels": HEAD + """ + '"labels":[' + "1," * 1_000_000 + "1]}" """,
+    "one wrong label at the end": HEAD + """ + '"labels":["a"' + ',"b"' * 400_000 + ",1]}" """,
+    "a million wrong numbers": HEAD + """ + '"metadata":{"a":[' + "1e999," * 1_000_000 + "1]}}" """,
+    "half a million unknown keys": HEAD
+    + """ + ",".join('"key_%06d_%06d":1' % (i, i) for i in range(500_000)) + "}" """,
+    "a million lone surrogates": HEAD + """ + '"metadata":{"a":[' + r'"\\ud800",' * 1_000_000 + "1]}}" """,
+    "a million wrong entries of a layer": """'{"input_shape":[4],"layers":[{"type":"standardize","mean":['
+        + '"a",' * 1_000_000 + '"a"]}]}'""",
+    "long keys above many faults": HEAD
+    + """ + '"metadata":' + ('{"' + "k" * 45_000 + '":') * 200
+        + "[" + "1e999," * 900_000 + "1]" + "}" * 201""",
+    "a thousand layers with a thousand unknown keys": """'{"input_shape":[4],"layers":['
+        + ",".join(['{"type":"relu",' + ",".join('"k%d":1' % i for i in range(990)) + "}"] * 1000) + "]}" """,
+    "a string in four bytes per character": WRONG + """ + '"' + chr(0x1F600) * 4_000_000 + '"}}'""",
+    "an unterminated string": WRONG + """ + '"' + r'\\"' * 7_900_000""",
+    "a number of 16 MB": WRONG + """ + "1" * 15_900_000 + "}}" """,
+    "valid, a long string": HEAD + """ + '"metadata":{"a":"' + "x" * 15_900_000 + '"}}'""",
+    "valid, a million long numbers": HEAD + """ + '"metadata":{"a":[' + "0.1234567890123," * 1_000_000 + "1]}}" """,
+}
+
+
+def check_costs(python, folder, entry, cases):
+    """Read each text in a process of its own; check the limits of memory and time, and return the messages."""
+    command = [python, "-c", MEASURE, folder, entry, json.dumps(cases)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
+    assert [row[0] for row in rows] == list(cases)
+    for name, size, peak, seconds, _ in rows:
+        assert peak <= 6 * size + 64 * 2**20, f"{name}: {peak / 2**20:.0f} MiB for {size / 2**20:.1f} MiB of text"
+        assert seconds <= 5, f"{name}: {seconds:.1f} s of CPU time"
+    return {row[0]: row[4] for row in rows}
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process in /proc")
+
+
+@linux
+def test_a_large_faulty_text_takes_little_memory_and_time(python, tmp_path):
+    messages = check_costs(python, tmp_path, "text", QUICK)
+    assert "1:38: layers[0].type: unknown layer type" in messages["a long string"]
+    assert "labels[0]: expected a string" in messages["many wrong labels"]
+
+
+@linux
+@pytest.mark.full
+def test_a_large_text_takes_little_memory_and_time(python, tmp_path):
+    messages = check_costs(python, tmp_path, "text", SLOW)
+    assert "labels[400001]: expected a string" in messages["one wrong label at the end"]
+    assert not messages["valid, a long string"]
+
+
+@linux
+@pytest.mark.full
+@pytest.mark.parametrize("entry", ["experiment", "validate", "load"])
+def test_no_reader_of_documents_takes_much_memory_or_time(entry, python, tmp_path):
+    cases = {name: body for name, body in (QUICK | SLOW).items() if "untermin" not in name or entry != "load"}
+    check_costs(python, tmp_path, entry, cases)
+
+
+def test_of_many_errors_the_first_thousand_are_reported():
+    layer = '{"input_shape":[4],"layers":[{"type":"relu"}],%s}'
+    for text, last in [
+        ('"labels":["a"' + ",1" * 2000 + "]", "labels[1000]"),
+        (",".join(f'"key{index}":1' for index in range(2000)), "key999"),
+        ('"metadata":{"a":[' + "1e999," * 2000 + "1]}", "metadata.a[999]"),
+    ]:
+        with pytest.raises(specnet.SpecError) as caught:
+            specnet.ModelSpec.from_text(layer % text)
+        assert len(caught.value.problems) == 1000
+        assert caught.value.problems[-1].path == last
+
+
+@given(st.text(alphabet="ab\n", max_size=40), st.integers(1, 4))
+def test_the_line_and_column_of_an_offset_do_not_depend_on_the_size_of_blocks(text, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_places, "_BLOCK", size)
+        lines = json_places.Lines(text)
+        for offset in range(len(text) + 1):
+            before = text[:offset].split("\n")
+            assert lines.place(offset) == (len(before), len(before[-1]) + 1)
+
+
+@given(json_values, st.integers(0, 2))
+def test_every_value_of_a_text_is_located(value, indent):
+    text = json.dumps(value, indent=indent or None)
+
+    def paths(value, path):
+        yield path, value
+        for key, entry in (
+            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        ):
+            yield from paths(entry, (*path, key))
+
+    expected = dict(paths(value, ()))
+    places = json_places.locate(text, set(expected))
+    for path, inner in expected.items():
+        value_at, key_at = places[path]
+        assert json.JSONDecoder().raw_decode(text, value_at)[0] == inner
+        if path and isinstance(path[-1], str):
+            assert json.JSONDecoder().raw_decode(text, key_at)[0] == path[-1]
+    assert json_places.locate(text, {("missing", 1)}) == {("missing", 1): (places[()][0],) * 2}

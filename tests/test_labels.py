@@ -39,6 +39,7 @@ def classes(values, labels, loss=None, units=None):
         ([0, 1], ["1", "0"], [1, 0]),
         ([0, 1], ["cat", "dog"], [0, 1]),
         (["0", "1"], ["cat", "dog"], [0, 1]),
+        (["0.0", "1."], ["cat", "dog"], [0, 1]),
         ([True, False], ["true", "false"], [0, 1]),
         (["true", "FALSE"], ["True", "False"], [0, 1]),
         ([True, False], ["no", "yes"], [1, 0]),

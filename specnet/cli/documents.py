@@ -84,13 +84,16 @@ def _check_checkpoint(path: str, details: dict[str, Any], *, show: bool) -> str:
 
 
 def _read(path: str, *, check_data: bool = False) -> ModelSpec | ExperimentSpec:
-    if _is_experiment(path):
-        from specnet.training.experiment import load_experiment
+    from specnet.document.base import read_document
+    from specnet.document.json_text import parse_json
+    from specnet.spec import ModelSpec
 
-        return load_experiment(path, check_data=check_data)[0]
-    from specnet.spec import load_spec
+    parsed = parse_json(read_document(path), path)
+    if not _is_experiment(parsed.value):
+        return ModelSpec.from_parsed(parsed)
+    from specnet.training.experiment import load_experiment
 
-    return load_spec(path)
+    return load_experiment(path, check_data=check_data)[0]
 
 
 def _description(spec: ModelSpec | ExperimentSpec, path: str) -> str:
@@ -112,11 +115,7 @@ def _model_of(spec: ModelSpec | ExperimentSpec) -> ModelSpec:
     return spec if isinstance(spec, ModelSpec) else spec.built_model
 
 
-def _is_experiment(path: str) -> bool:
-    from specnet.document.base import read_document
-    from specnet.document.json_text import parse_json
-
-    value = parse_json(read_document(path), path).value
+def _is_experiment(value: Any) -> bool:
     return isinstance(value, dict) and (
         str(value.get("format", "")).startswith("specnet-experiment") or "training" in value or "data" in value
     )
@@ -169,7 +168,7 @@ def summary(
         table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), count])
     print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
     size = f"{totals['bytes']:,} bytes of {spec.dtype}"
-    say(f'\n"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
+    say("", f'"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
 def _parameters(row: LayerRow) -> int | None:
@@ -235,7 +234,7 @@ def gradcheck(
         ]  # fmt: skip
         print_table(columns, table, numbers=[2, 3, 4])
         correct = len(rows) - len(failed)
-        say(f"\n{correct} of {len(rows)} gradients have a relative error of at most {tolerance:g}")
+        say("", f"{correct} of {len(rows)} gradients have a relative error of at most {tolerance:g}")
     if failed:
         msg = f"{path}: wrong gradients, with a relative error above {tolerance:g}: {', '.join(failed)}"
         raise SpecnetError(msg)

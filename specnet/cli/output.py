@@ -15,7 +15,7 @@ MAX_LINES = 60
 
 def error_lines(*errors: SpecnetError) -> list[str]:
     """Return one line per problem, without control characters: at most MAX_LINES, then a count of the rest."""
-    lines = [line for error in errors for line in (error.lines() if isinstance(error, SpecError) else [str(error)])]
+    lines = [line for error in errors for line in str(error).split("\n")]
     rest = [f"… and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
     return [*map(printable, lines[:MAX_LINES]), *rest]
 
@@ -40,7 +40,7 @@ def print_annotations(*errors: SpecnetError) -> None:
             place = f"file={escape(getattr(error, 'source', None) or '', ':,')}"
             if problem.line is not None:
                 place += f",line={problem.line},col={problem.column}"
-            print(printable(f"::error {place}::{escape(str(problem))}"))
+            print(bounded(printable(f"::error {place}::{escape(str(problem))}")))
 
 
 def say(*lines: str) -> None:

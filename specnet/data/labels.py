@@ -19,6 +19,9 @@ from specnet.spec.model_spec import ModelSpec
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
+_INDEX = re.compile(r"\s*[0-9]{1,15}(\.0*)?\s*", re.ASCII)
+
+
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -107,8 +110,8 @@ def _index_text(names: RawArray, labels: Sequence[str], source: str) -> RawArray
     distinct, inverse = np.unique(names.reshape(-1), return_inverse=True)
     index_of = dict(_equal_names(distinct.tolist(), labels))
     unknown = [name for name in distinct.tolist() if name not in index_of]
-    if unknown and not any(map(_value_of, labels)) and all(re.fullmatch(r"[0-9]{1,18}", n) for n in distinct.tolist()):
-        return names.astype(np.int64)
+    if unknown and not any(map(_value_of, labels)) and all(map(_INDEX.fullmatch, distinct.tolist())):
+        return names.astype(np.float64).astype(np.int64)
     if unknown:
         row = int(np.argmax(names.reshape(-1) == unknown[0]))
         msg = f'{source}: row {row + 1}: "{unknown[0]}" is not one of the labels{suggestion(unknown[0], labels)}'

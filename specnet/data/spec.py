@@ -18,7 +18,7 @@ from specnet.data.large_arrays import LargeArray, open_large
 from specnet.data.raw import Note, RawRows, ignore, kind_of
 from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
-from specnet.document.messages import mismatch, problem
+from specnet.document.messages import first_duplicate, mismatch, problem
 from specnet.errors import DataError
 from specnet.fields import Flag, Text, as_tuple, expecting
 from specnet.spec.model_spec import ModelSpec
@@ -28,9 +28,9 @@ def _parse_columns(value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
-        duplicates = [name for name in value if value.count(name) > 1]
-        if duplicates:
-            raise problem(f'"{duplicates[0]}" appears twice', "duplicate_name")
+        duplicate = first_duplicate(value)
+        if duplicate is not None:
+            raise problem(f'"{duplicate}" appears twice', "duplicate_name")
         return value
     if isinstance(value, str):
         return value

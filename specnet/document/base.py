@@ -12,14 +12,15 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice, pairwise
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from specnet.document.json_places import Finding
-from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, parse_json
+from specnet.document.json_text import MAX_BYTES, MAX_PROBLEMS, JsonText, parse_json
 from specnet.document.messages import describe, mismatch, problem, suggestion
+from specnet.document.python_values import plain
 from specnet.errors import KeyPath, Problem, SpecError, SpecnetError, path_text
 from specnet.files.regular import open_regular
 
@@ -48,7 +49,7 @@ class Document(BaseModel):
 
     def __init__(self, /, **data: Any) -> None:
         try:
-            super().__init__(**data)
+            super().__init__(**_plain(data))
         except ValidationError as error:
             raise without_places(findings(error), data) from None
         except RecursionError:
@@ -57,11 +58,20 @@ class Document(BaseModel):
     # Pydantic reads this flag: nested validation may skip __init__.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        for field in cls.model_fields.values():
+            # an annotation of another package than Pydantic, such as a list of layers, reads its arrays itself
+            is_plain = all(type(part).__module__.startswith(("pydantic", "annotated_types")) for part in field.metadata)
+            if is_plain and _holds_array(field.annotation) and _LIMITED not in field.metadata:
+                field.metadata.append(_LIMITED)
+
     @model_validator(mode="wrap")
     @classmethod
     def _translate_errors(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
         try:
-            return handler(data)
+            return handler(_without_excess(cls, data))
         except ValidationError as error:
             errors = error.errors(include_url=False)
             translated = [_translate(cls, e, hint=index < MAX_HINTS) for index, e in enumerate(errors)]
@@ -85,9 +95,9 @@ class Document(BaseModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Validate a Python value. Raises SpecError."""
+        """Validate a Python value; numpy's numbers and arrays count as Python's. Raises SpecError."""
         try:
-            return super().model_validate(obj, **options)
+            return super().model_validate(_plain(obj), **options)
         except ValidationError as error:
             raise without_places(findings(error), obj) from None
         except RecursionError:
@@ -102,21 +112,72 @@ class Document(BaseModel):
     def from_text(cls, text: str | bytes, source: str | None = None) -> Self:
         """Validate JSON text. `source` is the file name at the start of errors. Raises SpecError."""
         document = parse_json(text, source)
+        del text  # frees the bytes of a file, which nothing below needs
+        return cls.from_parsed(document)
+
+    @classmethod
+    def from_parsed(cls, document: JsonText) -> Self:
+        """Validate parsed JSON text, whose value is used up. Raises SpecError."""
         document.require_text()
+        validated, found = None, []
         try:
             validated = cls.nested(document.value)
         except ValidationError as error:
-            raise document.error(findings(error)) from None
+            found = findings(error)
         except RecursionError:
-            raise SpecError([_TOO_DEEP], source) from None
-        if document.findings:
-            raise document.error()
-        return validated
+            raise SpecError([_TOO_DEEP], document.source) from None
+        document.value = None  # the search for errors and for their places needs the memory
+        if document.has_errors:
+            validated = None
+        if validated is not None and not document.findings:
+            return validated
+        raise document.error(found)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file and validate its document. Raises SpecError, also if the file cannot be read."""
         return cls.from_text(read_document(path), os.fspath(path))
+
+
+def _plain(value: Any) -> Any:
+    """Return a plain copy of a value from Python; one that nests too deeply as it is, for the validators to locate."""
+    try:
+        return plain(value)
+    except RecursionError:
+        return value
+
+
+def _holds_array(annotation: Any) -> bool:
+    """Return whether a field's type is an array of any length, or includes one."""
+    arguments = get_args(annotation)
+    is_array = get_origin(annotation) is list or (get_origin(annotation) is tuple and Ellipsis in arguments)
+    return is_array or any(map(_holds_array, arguments))
+
+
+def _limit_errors(value: Any, handler: Callable[[Any], Any]) -> Any:
+    """Validate an array; of a long one with too many errors to show, only the entries up to the last one shown."""
+    if isinstance(value, (list, tuple)) and len(value) > MAX_PROBLEMS:
+        count = 0
+        for end in range(MAX_PROBLEMS, len(value) + MAX_PROBLEMS, MAX_PROBLEMS):
+            try:
+                handler(value[end - MAX_PROBLEMS : end])
+            except ValidationError as error:
+                count += error.error_count()
+            if count >= MAX_PROBLEMS:
+                handler(value[:end])  # raises their errors
+    return handler(value)
+
+
+_LIMITED = WrapValidator(_limit_errors)
+
+
+def _without_excess(cls: type[BaseModel], data: Any) -> Any:
+    """Return an object without the unknown keys beyond the first MAX_PROBLEMS, whose errors would not be shown."""
+    if not isinstance(data, Mapping) or len(data) <= MAX_PROBLEMS:
+        return data
+    known = {field.alias or name for name, field in cls.model_fields.items()}
+    shown = known.union(islice((key for key in data if key not in known), MAX_PROBLEMS))
+    return {key: value for key, value in data.items() if key in shown}
 
 
 def _field_texts(cls: type[BaseModel]) -> dict[str, str]:
@@ -166,16 +227,19 @@ def findings(error: ValidationError) -> list[Finding]:
 def without_places(found: Iterable[Finding], value: Any) -> SpecError:
     """Return one SpecError for a Python value, without line and column; its problems in the order of the value."""
     limited = list(islice(found, 10 * MAX_PROBLEMS))  # sorting is slow
-    ordered = sorted(limited, key=lambda finding: _sort_key(finding.path, value))
+    orders: dict[int, dict[Any, int]] = {}
+    ordered = sorted(limited, key=lambda finding: _sort_key(finding.path, value, orders))
     return SpecError([Problem(path_text(f.path), f.message, f.code) for f in ordered[:MAX_PROBLEMS]])
 
 
-def _sort_key(path: KeyPath, value: Any) -> list[int]:
-    """Return the positions of a path's keys in a value; missing keys come last."""
+def _sort_key(path: KeyPath, value: Any, orders: dict[int, dict[Any, int]]) -> list[int]:
+    """Return the positions of a path's keys in a value; missing keys come last. `orders` caches those of objects."""
     positions = []
     for key in path:
         if isinstance(value, Mapping):
-            positions.append(list(value).index(key) if key in value else len(value))
+            if id(value) not in orders:
+                orders[id(value)] = {entry: index for index, entry in enumerate(value)}
+            positions.append(orders[id(value)].get(key, len(value)))
             value = value.get(key)
         else:
             positions.append(key if isinstance(key, int) else 0)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_quote = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps with an option creates an encoder for each string
+
 
 def canonical_json(value: Any) -> bytes:
     """Return `value` in the canonical form of RFC 8785: keys sorted by UTF-16, ECMAScript numbers, no spaces.
@@ -18,7 +20,7 @@ def canonical_json(value: Any) -> bytes:
 
 def _canonical(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return _quote(value)
     if isinstance(value, float):
         return _ecmascript_number(value)
     if isinstance(value, Mapping):

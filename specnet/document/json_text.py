@@ -11,10 +11,20 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, islice
 from typing import Any
 
-from specnet.document.json_places import MAX_INTEGER, Finding, Lines, lexical_findings, locate
+from specnet.document.json_places import (
+    ESCAPED_SURROGATE,
+    MAX_INTEGER,
+    Finding,
+    Lines,
+    count_keys,
+    lexical_findings,
+    locate,
+)
 from specnet.errors import Problem, SpecError
 
 MAX_BYTES = 16 * 2**20
@@ -29,39 +39,70 @@ MAX_DEPTH = 256
 MAX_PROBLEMS = 1000
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')  # matches an unterminated string once, not again at each quote
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{}])')  # an unterminated string is matched once, not at each quote
 
 
-_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1, "": 0}
+"""By how much each bracket changes the depth; a string changes nothing."""
 
 
 _SPACE = " \t\n\r"
 
 
+_SPACES = re.compile(f"[{_SPACE}]*+")
+
+
 @dataclass
 class JsonText:
-    """A parsed document: its text, its value, and the errors that do not prevent further checks."""
+    """A parsed document: its text and its value."""
 
     text: str
     value: Any
     source: str | None = None
-    findings: list[Finding] = field(default_factory=list)
+    hooks: _Hooks | None = None
+
+    @cached_property
+    def _has_duplicates(self) -> bool:
+        if self.hooks is None or self.hooks.keys >= self.text.count(":"):  # not every ":" follows a key
+            return False
+        return self.hooks.keys < count_keys(self.text)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether `findings` is certain to hold an error; lone surrogates are only known after the search."""
+        return self.hooks is not None and (self.hooks.bad_numbers or self._has_duplicates)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """The errors that leave a usable value: duplicate keys, out-of-range numbers, lone surrogates.
+
+        Only the first MAX_PROBLEMS. They are searched at the first use, because the search takes longer than parsing.
+        """
+        if self.hooks is None or not (self.has_errors or ESCAPED_SURROGATE.search(self.text)):
+            return []
+        found = lexical_findings(self.text, numbers=self.hooks.bad_numbers, duplicates=self._has_duplicates)
+        return list(islice(found, MAX_PROBLEMS))
 
     def require_text(self) -> None:
-        """Raise SpecError if strings contain lone surrogates, which prevent further checks."""
-        if any(finding.code == "surrogate" for finding in self.findings):
+        """Raise SpecError if strings contain lone surrogates, which prevent further checks, or may contain them."""
+        if not ESCAPED_SURROGATE.search(self.text):
+            return
+        if len(self.findings) >= MAX_PROBLEMS or any(finding.code == "surrogate" for finding in self.findings):
             raise self.error()
 
     def error(self, findings: Iterable[Finding] = ()) -> SpecError:
         """Return one SpecError for the errors of the text and for `findings`, in document order."""
         text_paths = {finding.path for finding in self.findings}
-        merged = [*self.findings, *(f for f in findings if f.path not in text_paths)]
-        offsets = locate(self.text, {f.path for f in merged})
+        others = islice(findings, 10 * MAX_PROBLEMS)  # placing them is slow
+        merged = [*self.findings, *(f for f in others if f.path not in text_paths)]
+        offsets = locate(self.text, {f.path for f in merged if f.offset is None})
         placed = []
         for finding in merged:
-            value_at, key_at = offsets[finding.path]
-            offset = finding.offset if finding.offset is not None else key_at if finding.at_key else value_at
-            placed.append((offset, finding))
+            if finding.offset is None:
+                value_at, key_at = offsets[finding.path]
+                placed.append((key_at if finding.at_key else value_at, finding))
+            else:
+                placed.append((finding.offset, finding))
         placed.sort(key=lambda pair: pair[0])
         lines = Lines(self.text)
         problems = [lines.problem(offset, finding) for offset, finding in placed[:MAX_PROBLEMS]]
@@ -72,7 +113,7 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
     """Parse one JSON document strictly; -0.0 is read as 0.0.
 
     Raises SpecError at once if the text cannot be parsed (encoding, size, depth, syntax). Errors that leave a usable
-    value (duplicate keys, out-of-range numbers, lone surrogates) are returned in `findings`.
+    value are in its `findings`.
     """
     text = _decode(data, source)
     _check_depth(text, source)
@@ -80,7 +121,7 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=hooks.pairs,
+            object_hook=hooks.members,
             parse_constant=hooks.constant,
             parse_int=hooks.integer,
             parse_float=hooks.real,
@@ -88,38 +129,34 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
     except json.JSONDecodeError as error:
         offset, message = _syntax_error(text, error)
         raise SpecError([Lines(text).problem(offset, Finding((), message, "json_syntax"))], source) from None
-    document = JsonText(text, value, source)
-    if hooks.suspicious or _ESCAPED_SURROGATE.search(text):
-        document.findings = list(lexical_findings(text))
-    return document
+    return JsonText(text, value, source, hooks)
 
 
 class _Hooks:
-    """Callbacks of the standard library's scanner; `suspicious` is set if the text needs the second scan."""
+    """Callbacks of the standard library's scanner, which tell whether the text needs the second scan."""
 
     def __init__(self) -> None:
-        self.suspicious = False
+        self.bad_numbers = False
+        self.keys = 0  # of all objects, duplicates counted once; a list of pairs would show them, but needs much memory
 
-    def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            self.suspicious = True
+    def members(self, members: dict[str, Any]) -> dict[str, Any]:
+        self.keys += len(members)
         return members
 
     def constant(self, _token: str) -> float:
-        self.suspicious = True
+        self.bad_numbers = True
         return 0.0
 
     def integer(self, token: str) -> int:
         if len(token) > 15 and (len(token) > 17 or abs(int(token)) > MAX_INTEGER):
-            self.suspicious = True
+            self.bad_numbers = True
             return 0
         return int(token)
 
     def real(self, token: str) -> float:
         number = float(token)
         if math.isinf(number):
-            self.suspicious = True
+            self.bad_numbers = True
             return 0.0
         return number + 0.0  # makes -0.0 positive
 
@@ -154,26 +191,44 @@ def _check_depth(text: str, source: str | None) -> None:
         raise SpecError([Problem("", message, "too_large", 1, 1)], source)
     if opened <= MAX_DEPTH:
         return
-    depth = 0
-    for match in _BRACKETS.finditer(text):
-        token = match.group()
-        depth += (token in "[{") - (token in "]}")
-        if depth > MAX_DEPTH:
-            finding = Finding((), f"expected at most {MAX_DEPTH} levels of nesting, got more", "too_deep")
-            raise SpecError([Lines(text).problem(match.start(), finding)], source)
+    depths = accumulate(map(_LEVELS.__getitem__, _BRACKETS.findall(text)))
+    excess = next((index for index, depth in enumerate(depths) if depth > MAX_DEPTH), None)
+    if excess is not None:
+        match = next(islice(_BRACKETS.finditer(text), excess, None))
+        finding = Finding((), f"expected at most {MAX_DEPTH} levels of nesting, got more", "too_deep")
+        raise SpecError([Lines(text).problem(match.start(), finding)], source)
 
 
 def _syntax_error(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
     """Return offset and message of the standard library's syntax error; the same for all Python versions."""
-    before, rest = text[: error.pos].rstrip(_SPACE), text[error.pos :].lstrip(_SPACE)
-    if not text.strip(_SPACE):
+    if _skip_space(text, 0) == len(text):
         return 0, "expected a JSON object, got an empty text"
     trailing_comma = "expected another entry after the comma; remove the trailing comma"
-    if rest[:1] in ("]", "}") and before.endswith(","):
-        return len(before) - 1, trailing_comma
-    if rest[:1] == "," and rest[1:].lstrip(_SPACE)[:1] in ("]", "}"):
-        return len(text) - len(rest), trailing_comma
-    return error.pos, _syntax_message(rest, error.msg)
+    before, rest = _last_before_space(text, error.pos), _skip_space(text, error.pos)
+    after_rest = _skip_space(text, rest + 1)
+    if text[rest : rest + 1] in ("]", "}") and text[before : before + 1] == ",":
+        return before, trailing_comma
+    if text[rest : rest + 1] == "," and text[after_rest : after_rest + 1] in ("]", "}"):
+        return rest, trailing_comma
+    return error.pos, _syntax_message(text[rest : rest + 2], error.msg)
+
+
+def _skip_space(text: str, at: int) -> int:
+    """Return the offset of the first character from `at` that is no space."""
+    match = _SPACES.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _last_before_space(text: str, end: int) -> int:
+    """Return the offset of the last character before `end` that is no space, or -1; a copy of the text is large."""
+    while end > 0:
+        begin = max(0, end - 4096)
+        stripped = len(text[begin:end].rstrip(_SPACE))
+        if stripped:
+            return begin + stripped - 1
+        end = begin
+    return -1
 
 
 def _syntax_message(rest: str, library_message: str) -> str:

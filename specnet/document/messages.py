@@ -6,11 +6,13 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from specnet.document.json_places import MAX_INTEGER
+from specnet.document.json_places import MAX_INTEGER, SURROGATE
+from specnet.document.json_text import MAX_PROBLEMS
 from specnet.errors import KeyPath, PathKey
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
@@ -27,7 +29,8 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            quoted = json.dumps(value, ensure_ascii=not value.isprintable())
+            beginning = value[:1000]  # a string of 16 MB is not copied
+            quoted = json.dumps(beginning, ensure_ascii=not beginning.isprintable())
             return f"the string {quoted}" if len(quoted) <= 42 else f'the string {quoted[:40]}…"'
         case int():
             digits = str(value) if value.bit_length() < 128 else "a huge value"
@@ -41,16 +44,36 @@ def describe(value: object) -> str:
     return f"a Python {type(value).__name__}"
 
 
+MAX_NAMES = 10_000
+"""Most names among which a similar one is searched, and most that are listed."""
+
+
+MAX_COMPARED = 255
+"""Most characters of a name that is compared; comparing takes the square of the length."""
+
+
 def suggestion(word: str, names: Iterable[str]) -> str:
     """Return `; did you mean "relu"?` if a valid name is similar, otherwise the list of valid names."""
-    names = list(names)
-    containing = [name for name in names if len(word) > 2 and word.lower() in name]
+    names = list(islice(names, MAX_NAMES))
+    comparable = [name for name in names if len(name) <= MAX_COMPARED]
+    lower = word[: 4 * MAX_COMPARED].lower()  # words this long are similar to no comparable name
+    containing = [name for name in comparable if len(word) > 2 and lower in name]
     if containing:
         return "; did you mean " + " or ".join(f'"{name}"' for name in containing[:3]) + "?"
-    similar = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    similar = difflib.get_close_matches(lower, comparable, n=1, cutoff=0.6)
     if similar:
         return f'; did you mean "{similar[0]}"?'
     return "; valid: " + ", ".join(names) if names else ""
+
+
+def first_duplicate(names: Iterable[str]) -> str | None:
+    """Return the first name that appears a second time, None without one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def problem(message: str, code: str, *, at_key: bool = False) -> PydanticCustomError:
@@ -81,7 +104,7 @@ def mismatch(phrase: str, value: object, code: str = "wrong_value") -> PydanticC
 
 def encodable(value: str) -> str:
     """Return the text; reject text that UTF-8 cannot encode."""
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    if SURROGATE.search(value):
         raise problem("expected text, got half a surrogate pair (\\ud800 to \\udfff)", "surrogate")
     return value
 
@@ -94,6 +117,6 @@ def reraised(error: ValidationError, *outer: PathKey) -> Iterator[InitErrorDetai
 
 
 def details(faults: Iterable[tuple[KeyPath, PydanticCustomError]], outer: KeyPath = ()) -> Iterator[InitErrorDetails]:
-    """Yield errors in the form that a ValidationError takes, below an outer path."""
-    for path, error in faults:
+    """Yield errors in the form that a ValidationError takes, below an outer path; only as many as are shown."""
+    for path, error in islice(faults, MAX_PROBLEMS):
         yield InitErrorDetails(type=error, loc=(*outer, *path), input=None)

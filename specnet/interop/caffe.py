@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from specnet.interop.hdf5.sandbox import Hdf5Content
-from specnet.interop.imported_model import Arrays, Imported, NameMap, fill_model, unsupported
+from specnet.interop.imported_model import Arrays, Imported, NameMap, fill_model, put_once, unsupported
 from specnet.spec.model_spec import ModelSpec
 
 
@@ -52,7 +52,7 @@ def _read_group(name: str, content: Hdf5Content, group: str, spec: ModelSpec, na
         if index not in [str(number) for number in range(len(short_names))]:
             raise unsupported(name, f"{path}: a layer of type {types[layer_name]!r} has no such array in Caffe")
         short_name = short_names[int(index)]
-        arrays[f"{layer_name}.{short_name}"] = _from_caffe_array(content.arrays[path], short_name)
+        put_once(name, arrays, f"{layer_name}.{short_name}", _from_caffe_array(content.arrays[path], short_name))
     return arrays
 
 

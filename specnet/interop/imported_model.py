@@ -51,6 +51,7 @@ def fill_model(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | No
     Raises CheckpointUnsupportedError if names, shapes or dtypes do not fit.
     """
     rounded = []
+    check_size(name, spec, arrays)
     model = assemble(spec.plan(), lambda: spec)
     standardizing = [
         layer for layer, entry, _ in spec.walk() if entry.type == "standardize" and not entry.must_be_first
@@ -77,6 +78,38 @@ def fill_model(name: str, spec: ModelSpec, arrays: Arrays, notes: list[str] | No
         unused = f"{next(iter(arrays))!r:.80} is not part of the model; {len(arrays)} arrays are unused"
         raise unsupported(name, unused)
     return model
+
+
+def array_names(spec: ModelSpec) -> list[str]:
+    """Return the full names of the parameters and buffers of a document's model, without building it."""
+    plan = spec.plan()
+    return [*plan.parameter_shapes(), *plan.buffer_shapes()]
+
+
+def check_size(name: str, spec: ModelSpec, arrays: Arrays) -> None:
+    """Check, before a model is built, that its size fits what the file holds. Raises CheckpointUnsupportedError.
+
+    A document can claim arrays that the file lacks, and many layers can share one array of it.
+    """
+    plan = spec.plan()
+    shapes = [*plan.parameter_shapes().values(), *(shape for shape, _ in plan.buffer_shapes().values())]
+    needed = sum(map(math.prod, shapes))
+    stored = {}
+    for array in arrays.values():
+        root = array
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        stored[id(root)] = root.size
+    held = sum(stored.values())
+    if needed > LARGEST_INPUT + 8 * held:
+        raise unsupported(name, f"its model would have {needed:,} numbers, but the file holds {held:,}")
+
+
+def put_once(name: str, arrays: Arrays, full: str, array: npt.NDArray[Any]) -> None:
+    """Add an array under its full name. Raises CheckpointUnsupportedError if there is one, because of `--map`."""
+    if full in arrays:
+        raise unsupported(name, f"has two arrays for {full!r:.80}; map each layer to another one: --map THEIRS=OURS")
+    arrays[full] = array
 
 
 def _loses_precision(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specnet.checkpoint import format as layout
-from specnet.errors import SpecnetError
+from specnet.errors import CheckpointError, SpecnetError
 from specnet.files.paths import user_path
 from specnet.interop.caffe import from_caffe
 from specnet.interop.hdf5.rewritten_checkpoint import from_rewritten
@@ -35,7 +35,7 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
         raise unsupported(
             name, "has the suffix of a pickle, and opening a pickle can run code; save it as .safetensors or .onnx"
         )
-    if user_path(path).is_dir():
+    if os.path.isdir(user_path(path)):  # noqa: PTH112 - Path.is_dir raises for a folder that cannot be entered
         raise unsupported(name, "is a folder, expected a file")
     try:
         return READERS.get(suffix, _from_hdf5)(path, spec, names)
@@ -43,7 +43,10 @@ def import_model(path: str | os.PathLike[str], spec: ModelSpec | None = None, na
         raise
     except MemoryError:
         raise unsupported(name, "needs more memory than is available") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        msg = f"{name}: cannot be read: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+    except Exception as error:
         detail = str(error).splitlines()[0][:120] if str(error) else ""
         raise unsupported(name, f"the file's structure is invalid ({type(error).__name__}: {detail})") from error
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from specnet.files.paths import user_path
+from specnet.interop.foreign_file import open_archive
 from specnet.interop.imported_model import (
     MODEL_KEY,
+    Arrays,
     Imported,
     arrays_of,
     document_of,
     fill_model,
-    one_line,
+    put_once,
     unsupported,
 )
 from specnet.model import Model
@@ -41,24 +41,33 @@ def from_npz(
     Arrays have full names, for example "hidden.weight"; `names` maps a module of the file to a layer of the document.
     Raises CheckpointError.
     """
-    name = os.fspath(path)
-    try:
-        with zipfile.ZipFile(user_path(path)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        arrays = {}
-        is_bomb = unpacked > 1000 * user_path(path).stat().st_size
-        if not is_bomb:
-            with np.load(user_path(path), allow_pickle=False) as file:
-                arrays = dict(file)
-    except Exception as error:
-        raise unsupported(name, f"cannot be read as .npz: {one_line(error)}") from error
-    if is_bomb:
-        raise unsupported(name, f"unpacks to {unpacked:,} bytes, more than 1,000 times its size")
+    name, names = os.fspath(path), names or {}
+    with open_archive(path, name, ".npz") as archive:
+        others = [member for member in archive.members if not member.endswith(".npy")]
+        if others:
+            raise unsupported(name, f"the archive contains {others[0]!r:.80}, which numpy does not write")
+        arrays = {member.removesuffix(".npy"): _read_array(archive.read(member)) for member in archive.members}
     document = arrays.pop(MODEL_KEY, None)
-    spec = spec or document_of(name, None if document is None else str(document))
+    spec = spec or document_of(name, None if document is None else _text(name, document))
     notes: list[str] = []
-    renamed = {_rename_module(key, names or {}): array for key, array in arrays.items()}
+    renamed: Arrays = {}
+    for key, array in arrays.items():
+        put_once(name, renamed, _rename_module(key, names), array)
     return Imported(fill_model(name, spec, renamed, notes), tuple(notes))
+
+
+def _read_array(data: bytes) -> npt.NDArray[Any]:
+    return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+
+
+def _text(name: str, array: npt.NDArray[Any]) -> str:
+    """Return the text in an array. Its code points are checked here, because numpy does not check them."""
+    if array.shape or array.dtype.kind != "U":
+        raise unsupported(name, f"{MODEL_KEY} is {array.dtype} of shape {array.shape}, expected one text")
+    try:
+        return array.astype(array.dtype.newbyteorder("<")).tobytes().decode("utf-32-le").rstrip("\0")
+    except UnicodeDecodeError:
+        raise unsupported(name, f"{MODEL_KEY} is not text: it has invalid code points") from None
 
 
 def _rename_module(key: str, names: Mapping[str, str]) -> str:

@@ -11,18 +11,19 @@ import numpy as np
 
 from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
-from specnet.files.paths import user_path
+from specnet.interop.foreign_file import json_object, open_foreign
 from specnet.interop.imported_model import (
     MODEL_KEY,
     Arrays,
     Imported,
+    array_names,
     arrays_of,
     document_of,
     fill_model,
     one_line,
     unsupported,
 )
-from specnet.model import Model, assemble
+from specnet.model import Model
 from specnet.spec.model_spec import ModelSpec
 
 DIGEST_KEY = "specnet.sha256"
@@ -92,7 +93,7 @@ def from_safetensors(
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(arrays):
         raise unsupported(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
     spec = spec or document_of(name, metadata.get(MODEL_KEY))
-    expected = list(arrays_of(assemble(spec.plan(), lambda: spec)))
+    expected = array_names(spec)
     notes: list[str] = []
     modules = _match_modules(name, spec, expected, sorted(arrays, key=_natural_order), names or {}, notes)
     axes = _torch_axes(spec)
@@ -108,19 +109,19 @@ def from_safetensors(
 
 
 def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
+    load = _import_safetensors().load
+    with open_foreign(path, name) as file:
+        data = file.read()
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(LARGEST_HEADER, len(data) - 8):
+        raise unsupported(name, "cannot be read as safetensors: its header is longer than the file")
     try:
-        data = user_path(path).read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        is_complete = len(data) >= 8 and length <= min(LARGEST_HEADER, len(data) - 8)
-        if is_complete:
-            metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-            return metadata, dict(_import_safetensors().load(data))
-    except SpecnetError:
-        raise
+        arrays = dict(load(data))
     except Exception as error:
         advice = "; save them as float32" if "BF16" in str(error) or "F8" in str(error) else ""
         raise unsupported(name, f"cannot be read as safetensors: {one_line(error)}{advice}") from error
-    raise unsupported(name, "cannot be read as safetensors: its header is longer than the file")
+    # The library has checked the header, except that it takes the last of two entries with the same name.
+    return json_object(name, data[8 : 8 + length], "header").get("__metadata__") or {}, arrays
 
 
 def _match_modules(

@@ -68,33 +68,44 @@ class _Layers:
 
 
 def _json_object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise mismatch("an object", value, "wrong_type")
-    copied: dict[str, Any] = _json_value(value, 0)
-    return copied
+    checked: dict[str, Any] = _json_value(value, 0)
+    return checked
 
 
 def _json_value(value: Any, depth: int) -> Any:
-    """Return a copy of a JSON value, with lists for tuples and 0.0 for -0.0; rejects all other values."""
+    """Return a JSON value, with lists for tuples and 0.0 for -0.0; rejects all other values.
+
+    Changes containers in place: a Document has copied those from Python, and nobody else has those of a text.
+    """
+    kind = type(value)
+    if kind is str:
+        return encodable(value)
+    if kind is int and abs(value) <= MAX_INTEGER:
+        return value
+    if kind is float and math.isfinite(value):
+        return value + 0.0
+    if value is None or kind is bool:
+        return value
+    if kind not in (dict, list, tuple):
+        base = next((base for base in (str, int, float) if isinstance(value, base) and kind is not base), None)
+        if base is None:
+            raise mismatch("a JSON value", value, "wrong_type")
+        return _json_value(base(value), depth)
     if depth > 64:
         message = "expected at most 64 levels of nesting, got more"
         raise problem(message, "too_deep")
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            message = "expected only strings as keys, got others; JSON has only string keys"
-            raise problem(message, "wrong_type")
-        return {encodable(key): _json_value(entry, depth + 1) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(entry, depth + 1) for entry in value]
-    if isinstance(value, str):
-        return encodable(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int) and abs(value) <= MAX_INTEGER:
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value + 0.0
-    raise mismatch("a JSON value", value, "wrong_type")
+    if kind is tuple:
+        value = list(value)
+    for key, entry in value.items() if kind is dict else enumerate(value):
+        if kind is dict:
+            if not isinstance(key, str):
+                message = "expected only strings as keys, got others; JSON has only string keys"
+                raise problem(message, "wrong_type")
+            encodable(key)
+        value[key] = _json_value(entry, depth + 1)
+    return value
 
 
 class ModelSpec(Document):

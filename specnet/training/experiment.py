@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from specnet.document.base import findings, read_document, without_places
 from specnet.document.json_places import Finding
 from specnet.document.json_text import JsonText, parse_json
+from specnet.document.python_values import plain
 from specnet.errors import PathKey, Problem, SpecError
 from specnet.files.paths import user_path
 from specnet.spec.model_spec import ModelSpec
@@ -38,7 +38,7 @@ def load_experiment(
         source = source.model_dump(mode="json")
     if isinstance(source, Mapping):
         try:
-            text = JsonText("", copy.deepcopy(dict(source)))
+            text = JsonText("", plain(source))
         except RecursionError:
             raise SpecError([Problem("", "is nested too deeply", "too_deep")]) from None
         folder = Path()

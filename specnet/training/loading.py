@@ -40,7 +40,7 @@ def load_data(spec: ExperimentSpec, folder: Path, note: Note = ignore) -> RunDat
         train, held_out = split(spec.training, train, validation, source)
     classes = classes_in(spec.training, train)
     if classes is not None:
-        for text in few_rows(classes, spec.built_model.labels, int(classes.max()) + 1):
+        for text in few_rows(classes, spec.built_model.labels, max(spec.built_model.output_shape[-1], 2)):
             note(f"{source}: {text}")
     return RunData(spec, train, held_out)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from specnet.checkpoint import format as layout
 from specnet.errors import CheckpointCorruptError
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
-from specnet.interop.imported_model import Imported, document_of, unsupported
+from specnet.interop.imported_model import Imported, check_size, document_of, unsupported
 from specnet.model import assemble
 
 
@@ -38,6 +38,7 @@ def from_rewritten(path: str | os.PathLike[str], content: Hdf5Content | None = N
         raise CheckpointCorruptError(msg)
     spec = document_of(name, document.tobytes(), layout.MODEL_SPEC)
     arrays.pop(layout.PLUGINS.strip("/"), None)
+    check_size(name, spec, arrays)
     model = assemble(spec.plan(), lambda: spec)
     _fill_arrays(name, "parameters", model.parameters, arrays)
     if any("/gradients/" in key for key in arrays):

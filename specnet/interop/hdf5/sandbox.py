@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from specnet.errors import CheckpointError, CheckpointUnsupportedError
+from specnet.errors import CheckpointUnsupportedError
 from specnet.files.paths import user_path
+from specnet.interop.foreign_file import open_foreign, unpacked_limit
 
 SECONDS, BYTES_A_SECOND = 30, 10_000_000
 """The time limit of the child process: SECONDS, plus one second for every BYTES_A_SECOND bytes of the file."""
@@ -30,30 +31,28 @@ class Hdf5Content(NamedTuple):
     attributes: dict[str, dict[str, Any]]
 
 
-def read_hdf5(path: str | os.PathLike[str], name: str | None = None) -> Hdf5Content:
+def read_hdf5(path: str | os.PathLike[str], name: str | None = None, size: int | None = None) -> Hdf5Content:
     """Read an HDF5 file from an untrusted source; error messages call it `name`.
 
     Refuses links and data that point outside the file, types other than numbers and text, plugins, and arrays far
-    larger than the file, with CheckpointUnsupportedError. Raises CheckpointError if the file cannot be opened.
+    larger than `size`, the size of the file or of the archive that it was packed in, with CheckpointUnsupportedError.
+    Raises CheckpointError if the file cannot be opened.
     """
     name = name or os.fspath(path)
-    try:
-        size = user_path(path).stat().st_size
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "arrays.npz"
-            _run_child(os.path.realpath(user_path(path)), out, size, name)
-            with np.load(out, allow_pickle=False) as stored:
-                index = json.loads(stored["index"].tobytes())
-                return Hdf5Content({p: stored[str(i)] for i, p in enumerate(index["paths"])}, index["attributes"])
-    except OSError as error:
-        msg = f"{name}: cannot be read: {error.strerror or error}"
-        raise CheckpointError(msg) from error
+    with open_foreign(path, name) as file, tempfile.TemporaryDirectory() as folder:
+        size = size or os.fstat(file.fileno()).st_size
+        out = Path(folder) / "arrays.npz"
+        _run_child(os.path.realpath(user_path(path)), out, size, name)
+        with np.load(out, allow_pickle=False) as stored:
+            index = json.loads(stored["index"].tobytes())
+            return Hdf5Content({p: stored[str(i)] for i, p in enumerate(index["paths"])}, index["attributes"])
 
 
 def _run_child(source: str, out: Path, size: int, name: str) -> None:
-    allowed = 2**28 + 8 * size
-    command = [sys.executable, "-I", str(_CHILD), source, str(out), str(allowed), str(2**30 + 3 * allowed)]
-    environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::"}  # disables HDF5 filter plugins
+    allowed = unpacked_limit(size)
+    command = [sys.executable, "-I", str(_CHILD), source, str(out), str(allowed), str(2**29 + 3 * allowed)]
+    # No HDF5 filter plugins, and no threads, for each of which OpenBLAS takes address space.
+    environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
     seconds = SECONDS + size // BYTES_A_SECOND
     try:
         child = subprocess.run(  # noqa: S603 - runs this interpreter with a module of this package

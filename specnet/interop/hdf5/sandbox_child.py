@@ -1,14 +1,17 @@
 """Read a foreign HDF5 file: `python sandbox_child.py FILE OUT BYTES MEMORY` writes its datasets and attributes to OUT.
 
-OUT is an .npz file; BYTES limits the arrays in total, MEMORY the address space. This is a separate process because the
-HDF5 library can crash or hang on malicious files. It imports nothing from specnet.
+OUT is an .npz file; BYTES limits arrays and attributes in total, MEMORY the address space. This is a separate process
+because the HDF5 library can crash or hang on malicious files. It imports nothing from specnet, but runs one file of it.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import runpy
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,6 +19,25 @@ import numpy as np
 import numpy.typing as npt
 
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+
+
+_STORAGE = Path(__file__).parents[2] / "files" / "hdf5_storage.py"
+
+
+storage_fault = runpy.run_path(str(_STORAGE))["storage_fault"]
+
+
+class Budget:
+    """The bytes that may still be read."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, path: str, size: int) -> None:
+        """Refuse the object if it exceeds what is left."""
+        self.left -= size
+        if self.left < 0:
+            _refuse(path, "exceeds the limit: all arrays together are far larger than the file")
 
 
 def _walk_objects(group: Any, addresses: set[Any]) -> Iterator[Any]:
@@ -31,29 +53,39 @@ def _walk_objects(group: Any, addresses: set[Any]) -> Iterator[Any]:
         addresses.add(address)
         if not isinstance(item, (h5py.Group, h5py.Dataset)):
             _refuse(path, "is neither a group nor a dataset")
+        # Before anything is asked of a dataset: its shape alone can open other files.
+        fault = storage_fault(item.id) if isinstance(item, h5py.Dataset) else ""
+        if fault:
+            _refuse(path, f"uses a form of storage that specnet does not support: {fault}")
         yield item
         if isinstance(item, h5py.Group):
             yield from _walk_objects(item, addresses)
 
 
-def _read_dataset(item: Any) -> npt.NDArray[Any]:
-    """Read a dataset of numbers or text that is stored entirely in this file; return text as bytes."""
+def _read_dataset(item: Any, budget: Budget) -> npt.NDArray[Any]:
+    """Read a dataset of numbers or text; return text as bytes."""
     properties = item.id.get_create_plist()
     filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
     text = h5py.check_string_dtype(item.dtype) is not None
-    if item.external or item.is_virtual or not filters <= FILTERS or item.shape is None:
+    if not filters <= FILTERS or item.shape is None:
         _refuse(item.name, "uses a form of storage that specnet does not support")
     if item.dtype.kind not in "iuf" and not text:
         _refuse(item.name, f"has the type {item.dtype}, expected numbers or text")
     if not text and item.nbytes > 1000 * item.id.get_storage_size():
         _refuse(item.name, f"claims {item.nbytes:,} bytes, more than 1,000 times what is stored")
+    # HDF5 unpacks whole chunks, and a chunk can be larger than its dataset.
+    budget.take(item.name, max(item.nbytes, math.prod(item.chunks or (0,)) * item.dtype.itemsize))
     value = item[()]
     if isinstance(value, bytes):
+        budget.take(item.name, len(value))
         return np.frombuffer(value, np.uint8)
-    return np.asarray(value.astype("S") if value.dtype.kind == "O" else value)
+    if value.dtype.kind == "O":  # many elements can share one stored text, and an array gives each the longest's size
+        budget.take(item.name, value.size * max(map(len, value.reshape(-1)), default=0))
+        value = value.astype("S")
+    return np.asarray(value)
 
 
-def _read_attributes(item: Any) -> dict[str, Any]:
+def _read_attributes(item: Any, budget: Budget) -> dict[str, Any]:
     """Return attributes that are numbers or text, single or in lists, as JSON values; skip those of other types."""
     attributes = {}
     for name in item.attrs:
@@ -62,7 +94,13 @@ def _read_attributes(item: Any) -> dict[str, Any]:
             value = item.attrs[name]
             json_value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
             attributes[name] = _decode(json_value)
+            budget.take(f"{item.name}: the attribute {name}", _length(attributes[name]))
     return attributes
+
+
+def _length(value: Any) -> int:
+    """Return about how many bytes an attribute takes as JSON text."""
+    return sum(map(_length, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 8
 
 
 def _decode(value: Any) -> Any:
@@ -76,18 +114,16 @@ def _refuse(path: str, why: str) -> None:
 
 
 def main(source: str, out: str, allowed: int) -> None:
-    """Read `source` and write its content to `out`; refuse more than `allowed` bytes of arrays in total."""
+    """Read `source` and write its content to `out`; refuse more than `allowed` bytes of arrays and attributes."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     paths: list[str] = []
+    budget = Budget(allowed)
     with h5py.File(source, "r", locking=False) as file:
-        attributes = {"/": _read_attributes(file)}
+        attributes = {"/": _read_attributes(file, budget)}
         for item in _walk_objects(file, {h5py.h5o.get_info(file.id).addr}):
-            attributes[item.name] = _read_attributes(item)
+            attributes[item.name] = _read_attributes(item, budget)
             if isinstance(item, h5py.Dataset):
-                allowed -= item.nbytes
-                if allowed < 0:
-                    _refuse(item.name, "exceeds the limit: all arrays together are far larger than the file")
-                arrays[str(len(paths))] = _read_dataset(item)
+                arrays[str(len(paths))] = _read_dataset(item, budget)
                 paths.append(item.name)
     index = json.dumps({"paths": paths, "attributes": attributes})
     np.savez(out, index=np.frombuffer(index.encode("utf-8", "surrogateescape"), np.uint8), **arrays)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ state, the next steps differ by less than epsilon contributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,18 @@ Settings = Mapping[str, Any]
 
 
 Slots = dict[str, float]
+
+
+class Stored(NamedTuple):
+    """The variables of an optimizer in a file. The legacy format names them: `names`, and the trained `weights`.
+
+    Without names, they are in the order of Keras 2.11 and later: the number of steps taken, in some versions the
+    learning rate, then the slots of each weight. Before, each slot of all weights was followed by the next slot.
+    """
+
+    arrays: Sequence[npt.NDArray[Any]]
+    names: Sequence[str] = ()
+    weights: Sequence[str] = ()
 
 
 class _Rule(NamedTuple):
@@ -78,14 +90,23 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def restored(
-    model: Model, written: Any, arrays: Sequence[npt.NDArray[Any]], trained: Sequence[str]
-) -> tuple[Optimizer | None, list[str]]:
+_SLOT_NAMES = {
+    "first_moment": ("m", "momentum"),
+    "second_moment": ("v", "velocity"),
+    "velocity": ("m", "momentum"),
+    "square_average": ("rms", "velocity"),
+    "square_sum": ("accumulator",),
+    "momentum": ("m", "momentum"),
+}
+"""What the versions of Keras call a slot."""
+
+
+def restored(model: Model, written: Any, stored: Stored, trained: Sequence[str]) -> tuple[Optimizer | None, list[str]]:
     """Return the optimizer that a file contains, or None, and notes on what was not imported.
 
-    `written` is its class and settings as Keras writes them, `arrays` its variables: the number of steps taken, in some
-    versions the learning rate, then the slots of each parameter of `trained`.
+    `written` is its class and settings as Keras writes them, `trained` the parameters that it trains, in Keras's order.
     """
+    arrays = stored.arrays
     if not arrays:
         has_settings = isinstance(written, Mapping)
         return None, ["the optimizer was not imported: the file does not contain its state"] if has_settings else []
@@ -101,11 +122,16 @@ def restored(
         return None, [f"{not_imported}: specnet's has no {unsupported[0]}"]
     try:
         rate = settings.get("learning_rate")
-        count = len(rule.slots(1.0, settings)) * len(trained)
+        slots = rule.slots(1.0, settings)
+        count = len(slots) * len(trained)
+        if len(arrays) not in (count + 1, count + 2):
+            return None, [f"{not_imported}: expected {count + 2} arrays, got {len(arrays)}"]
+        if stored.names:
+            arrays = _ordered_by_name(stored, list(slots))
+            if not arrays:
+                return None, [f"{not_imported}: the names of its arrays do not tell which weights they belong to"]
         if len(arrays) == count + 2:
             rate = float(arrays[1])
-        elif len(arrays) != count + 1:
-            return None, [f"{not_imported}: expected {count + 2} arrays, got {len(arrays)}"]
         if not isinstance(rate, float):
             return None, [f"{not_imported}: its learning rate follows a schedule"]
         optimizer = rule.make(model, rate, settings)
@@ -114,6 +140,40 @@ def restored(
         return None, [f"{not_imported}: {error}"[:200]]
     clipped = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if settings.get(key)]
     return optimizer, [f"the optimizer's {key} was not imported" for key in clipped]
+
+
+def _ordered_by_name(stored: Stored, slots: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Return the arrays in the order of Keras 3, which their names decide; nothing if the names do not decide it."""
+    weights = [_plain(weight) for weight in stored.weights]
+    known = set(weights)
+    found: dict[tuple[str, str], npt.NDArray[Any]] = {}
+    for name, array in zip(stored.names, stored.arrays, strict=True):
+        key = _slot_of(_plain(name), slots, known)
+        if key in found:
+            return []
+        found[key] = array
+    wanted = [("", "steps"), *([("", "rate")] if ("", "rate") in found else [])]
+    wanted += [(weight, slot) for weight in weights for slot in slots]
+    is_complete = len(known) == len(weights) and found.keys() == set(wanted)
+    return [found[key] for key in wanted] if is_complete else []
+
+
+def _plain(name: str) -> str:
+    """Return a variable's name as Keras 3 writes it within others: dense/kernel:0 becomes dense_kernel."""
+    return name.partition(":")[0].replace("/", "_")
+
+
+def _slot_of(name: str, slots: Sequence[str], weights: Collection[str]) -> tuple[str, str]:
+    """Return the weight and the slot of a variable: adam_WEIGHT_SLOT, or adam_SLOT_WEIGHT in Keras 2.11 to 2.15."""
+    parts = name.split("_") if len(name) < 1000 else []
+    for start in range(1, len(parts)):  # the first one that fits is the longest name of a weight
+        for slot in slots:
+            if parts[-1] in _SLOT_NAMES[slot] and "_".join(parts[start:-1]) in weights:
+                return "_".join(parts[start:-1]), slot
+            if parts[start] in _SLOT_NAMES[slot] and "_".join(parts[start + 1 :]) in weights:
+                return "_".join(parts[start + 1 :]), slot
+    is_rate = parts[-2:] == ["learning", "rate"]
+    return "", "rate" if is_rate else "steps" if parts and parts[-1] in ("iter", "iteration", "iterations") else name
 
 
 def _convert_state(
@@ -125,6 +185,9 @@ def _convert_state(
     slot_arrays = iter(arrays[len(arrays) - len(slots) * len(trained) :])
     for full in trained:
         for slot, factor in slots.items():
-            value = next(slot_arrays)
-            state[f"{slot}/{full}"] = (value * factor).reshape(state[f"{slot}/{full}"].shape)
+            value, key = next(slot_arrays), f"{slot}/{full}"
+            if [size for size in value.shape if size > 1] != [size for size in state[key].shape if size > 1]:
+                message = f"expected {full} of shape {state[key].shape}, its state has the shape {value.shape}"
+                raise SpecnetError(message)
+            state[key] = (value * factor).reshape(state[key].shape)  # drops the axes of size 1 of a PReLU
     return state

@@ -10,10 +10,8 @@ Keras need not be installed, and no code in a file is run.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.errors import CheckpointError, CheckpointUnsupportedError
-from specnet.files.paths import user_path
+from specnet.interop.foreign_file import Archive, json_object, open_archive
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
 from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, fill_model, unsupported
 from specnet.interop.keras.config import KerasLayer, KerasNetwork
 from specnet.interop.keras.layers import from_keras_array, keys_by_class
-from specnet.interop.keras.optimizer import restored
+from specnet.interop.keras.optimizer import Stored, restored
 from specnet.interop.keras.writer import config_of
 
 LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
@@ -37,28 +34,28 @@ LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
-_LARGEST_TEXT = 2**24
-
-
 def from_keras(path: str | os.PathLike[str], *, own: bool = True) -> Imported:
     """Read a .keras file of Keras 2.12 and later; with `own`, use the specnet document in it if there is one.
 
     Raises CheckpointError.
     """
     name = os.fspath(path)
-    members = _read_members(path, name)
-    config, metadata = (_parse_json_object(name, members[key], key) for key in ("config.json", "metadata.json"))
-    network = KerasNetwork(name, config)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.h5"
-        weights.write_bytes(members["model.weights.h5"])
-        content = read_hdf5(weights, name)
+        with open_archive(path, name, "a .keras archive") as archive, weights.open("wb") as target:
+            _check_members(archive, name)
+            texts = [archive.read(key) for key in ("config.json", "metadata.json")]
+            archive.copy("model.weights.h5", target)
+        config, metadata = json_object(name, texts[0], "config.json"), json_object(name, texts[1], "metadata.json")
+        network = KerasNetwork(name, config)
+        content = read_hdf5(weights, name, archive.size)
     arrays = arrays_by_key(name, content, network.layers)
     stored = {key for key in content.arrays if key.startswith("/optimizer/vars/")}
     optimizer = [content.arrays[key] for key in sorted(stored, key=_index)]
     compiled = config.get("compile_config")
     settings = compiled.get("optimizer") if isinstance(compiled, Mapping) else None
-    return _build_imported(network, arrays, settings, optimizer, metadata.get(MODEL_KEY) if own else None)
+    document = metadata.get(MODEL_KEY) if own else None
+    return _build_imported(network, arrays, settings, Stored(optimizer), document)
 
 
 def from_keras_h5(path: str | os.PathLike[str], content: Hdf5Content | None = None) -> Imported:
@@ -66,22 +63,24 @@ def from_keras_h5(path: str | os.PathLike[str], content: Hdf5Content | None = No
     name = os.fspath(path)
     content = content or read_hdf5(path)
     root = content.attributes["/"]
-    network = KerasNetwork(name, _parse_json_object(name, root.get("model_config"), "model_config"))
+    network = KerasNetwork(name, json_object(name, root.get("model_config"), "model_config"))
     groups = dict(legacy_groups(name, content, "/model_weights"))
     arrays: Arrays = {}
+    weights: list[str] = []
     for layer in network.layers:
-        take(name, layer, groups.pop(layer.name, []), arrays)
+        named = groups.pop(layer.name, {})
+        take(name, layer, list(named.values()), arrays)
+        weights += [n for n, variable in zip(named, layer.all_variables(), strict=False) if variable.trained]
     if any(groups.values()):
         raise unsupported(name, f"contains weights of layers that are not in its config: {', '.join(groups)}"[:300])
-    optimizer = _named_arrays(name, content, "/optimizer_weights") if "/optimizer_weights" in content.attributes else []
+    has_optimizer = "/optimizer_weights" in content.attributes
+    optimizer = _named_arrays(name, content, "/optimizer_weights") if has_optimizer else {}
     training = root.get("training_config")
-    settings = _parse_json_object(name, training, "training_config").get("optimizer_config") if training else None
-    return _build_imported(network, arrays, settings, optimizer, None)
+    settings = json_object(name, training, "training_config").get("optimizer_config") if training else None
+    return _build_imported(network, arrays, settings, Stored([*optimizer.values()], [*optimizer], weights), None)
 
 
-def _build_imported(
-    network: KerasNetwork, arrays: Arrays, settings: Any, optimizer: list[npt.NDArray[Any]], document: Any
-) -> Imported:
+def _build_imported(network: KerasNetwork, arrays: Arrays, settings: Any, optimizer: Stored, document: Any) -> Imported:
     notes = list(network.notes)
     spec = network.spec(arrays)
     if isinstance(document, str):
@@ -94,7 +93,7 @@ def _build_imported(
             notes.append("its specnet document describes another network than its config; the config was used")
     shapes = spec.plan().parameter_shapes()
     for full, value in network.fills.items():
-        arrays[full] = np.full(shapes[full], value, spec.dtype)
+        arrays[full] = np.broadcast_to(np.dtype(spec.dtype).type(value), shapes[full])  # takes no memory
     model = fill_model(network.file, spec, arrays, notes)
     trained = [v.target for layer in network.layers for v in layer.all_variables() if v.trained]
     restored_optimizer, optimizer_notes = restored(model, settings, optimizer, trained)
@@ -158,19 +157,19 @@ def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays
             arrays[f"{owner}.{specnet_name}"] = value
 
 
-def legacy_groups(name: str, content: Hdf5Content, base: str) -> Iterator[tuple[str, list[npt.NDArray[Any]]]]:
-    """Yield the name and the arrays of each layer of a legacy file, in the file's order."""
+def legacy_groups(name: str, content: Hdf5Content, base: str) -> Iterator[tuple[str, Arrays]]:
+    """Yield the name of each layer of a legacy file, and its arrays by their names, in the file's order."""
     for layer in _name_list(name, content, base or "/", "layer_names"):
         yield layer, _named_arrays(name, content, f"{base}/{layer}")
 
 
-def _named_arrays(name: str, content: Hdf5Content, group: str) -> list[npt.NDArray[Any]]:
-    arrays = []
+def _named_arrays(name: str, content: Hdf5Content, group: str) -> Arrays:
+    arrays: Arrays = {}
     for weight in _name_list(name, content, group, "weight_names"):
         path = f"{group}/{weight}"
         if path not in content.arrays:
             raise unsupported(name, f"{path!r:.200} is missing")
-        arrays.append(content.arrays[path])
+        arrays[weight] = content.arrays[path]
     return arrays
 
 
@@ -186,6 +185,8 @@ def _name_list(name: str, content: Hdf5Content, group: str, attribute: str) -> l
         value = [text for part in parts for text in (part if isinstance(part, list) else [part])]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise unsupported(name, f"{group!r:.200} has no list {attribute}; specnet reads files that Keras 2 and 3 write")
+    if len(set(value)) != len(value):
+        raise unsupported(name, f"{group!r:.200}: its list {attribute} has a name twice")
     return value
 
 
@@ -195,42 +196,11 @@ def _index(path: str) -> int:
     return int(last) if last.isdecimal() and len(last) < 9 else -1
 
 
-def _parse_json_object(name: str, text: Any, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise unsupported(name, f"its {what} is not a JSON object")
-    return value
-
-
-def _read_members(path: str | os.PathLike[str], name: str) -> dict[str, bytes]:
-    """Read the three members by name. Refuses a member that is larger than Keras can have written it."""
-    try:
-        size = user_path(path).stat().st_size
-        with zipfile.ZipFile(user_path(path)) as archive:
-            _check_members(archive, size, name)
-            return {member: archive.read(member) for member in _MEMBERS}
-    except OSError as error:
-        msg = f"{name}: cannot be read: {error.strerror or error}"
-        raise CheckpointError(msg) from error
-    except CheckpointUnsupportedError:
-        raise
-    except Exception as error:  # noqa: BLE001 - each compressor raises its own types
-        raise unsupported(name, f"cannot be read as a .keras archive: {error}"[:300]) from None
-
-
-def _check_members(archive: zipfile.ZipFile, size: int, name: str) -> None:
+def _check_members(archive: Archive, name: str) -> None:
     """Raise CheckpointUnsupportedError for an archive that Keras cannot have written."""
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    unknown = [n for n in entries if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
-    if unknown or len(entries) != len(archive.infolist()):
-        detail = repr(unknown[0])[:100] if unknown else "two members with the same name"
-        raise unsupported(name, f"the archive contains {detail}, which Keras does not write")
+    unknown = [n for n in archive.members if (n not in _MEMBERS and not n.startswith("assets/")) or ".." in n]
+    if unknown:
+        raise unsupported(name, f"the archive contains {unknown[0]!r:.100}, which Keras does not write")
     for member in _MEMBERS:
-        if member not in entries:
+        if member not in archive.members:
             raise unsupported(name, f"is not a .keras file: it contains no {member}")
-        unpacked = entries[member].file_size
-        if unpacked > (_LARGEST_TEXT if member.endswith(".json") else 1000 * size):
-            raise unsupported(name, f"{member} unpacks to {unpacked:,} bytes, but the file has only {size:,}")

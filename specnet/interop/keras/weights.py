@@ -74,11 +74,14 @@ def _group_keys(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], g
 
 
 def _keras2_arrays(name: str, content: Hdf5Content, layers: Sequence[KerasLayer], names: NameMap) -> Arrays:
-    stored = [(names.get(layer, layer), arrays) for layer, arrays in legacy_groups(name, content, "") if arrays]
+    groups = legacy_groups(name, content, "")
+    stored = [(names.get(layer, layer), [*arrays.values()]) for layer, arrays in groups if arrays]
     if len(stored) != len(layers):
         counts = f"{len(stored)} layers with arrays, the model has {len(layers)}"
         raise unsupported(name, f"contains {counts}: {', '.join(layer.name for layer in layers)}"[:400])
     by_name = dict(stored)
+    if len(by_name) != len(stored):
+        raise unsupported(name, "has two layers of the same name; map each layer to another one: --map THEIRS=OURS")
     result: Arrays = {}
     all_named = all(layer.name in by_name for layer in layers)
     for layer, (_, arrays) in zip(layers, stored, strict=True):

@@ -59,14 +59,19 @@ JOINING = ("Add", "Div", "Max", "Min", "Mul", "Sub", "Where")
 """The operators that can be the last one of an activation in elementary operators."""
 
 
-def recognized(graph: Any, origin: str, value: str) -> dict[str, Any] | None:
-    """Return the entry of the layer that computes `value` from `origin`, None if no activation does."""
+def recognized(graph: Any, origin: str, value: str) -> tuple[dict[str, Any], int] | None:
+    """Return the entry of the layer that computes `value` from `origin`, and the largest rank of its constants.
+
+    Returns None if no activation computes it.
+    """
     with np.errstate(all="ignore"):
         known: dict[str, Values | None] = {origin: GRID}
-        result = _evaluate(graph, value, known, 0)
+        ranks = [0]
+        result = _evaluate(graph, value, known, ranks, 0)
         if result is None or result.shape != GRID.shape or not np.isfinite(result[np.abs(GRID) <= NEAR]).all():
             return None
-        return next((entry for entry, y in _candidates(result) if _agree(y, result)), None)
+        entry = next((entry for entry, y in _candidates(result) if _agree(y, result)), None)
+        return None if entry is None else (entry, max(ranks))
 
 
 def _agree(y: Values, result: Values) -> bool:
@@ -75,12 +80,13 @@ def _agree(y: Values, result: Values) -> bool:
     return bool(is_close[is_finite].all())
 
 
-def _evaluate(graph: Any, value: str, known: dict[str, Values | None], depth: int) -> Values | None:
+def _evaluate(graph: Any, value: str, known: dict[str, Values | None], ranks: list[int], depth: int) -> Values | None:
     """Compute a value on the grid from the known values; return None if it needs more than scalar arithmetic."""
     if value in known:
         return known[value]
     if value in graph.constants:
         constant = graph.constants[value]
+        ranks.append(constant.ndim)
         return np.full(GRID.shape, float(constant.reshape(-1)[0])) if constant.size == 1 else None
     node = graph.nodes.get(value)
     known[value] = None
@@ -88,7 +94,7 @@ def _evaluate(graph: Any, value: str, known: dict[str, Values | None], depth: in
         return None
     inputs = []
     for name in node.input:
-        inputs.append(_evaluate(graph, name, known, depth + 1))
+        inputs.append(_evaluate(graph, name, known, ranks, depth + 1))
         if inputs[-1] is None:
             return None
     try:

@@ -52,6 +52,11 @@ class LayerBuilder:
         self.entries.append({"name": name, **entry})
         self.arrays |= {f"{self.prefix}{name}.{short}": array for short, array in (arrays or {}).items()}
 
+    def affine_without_bias(self) -> Entry | None:
+        """Return the entry of the last layer if it is an affine without a bias; dropout after it does not count."""
+        last = next((entry for entry in reversed(self.entries) if entry["type"] != "dropout"), {})
+        return last if last.get("type") == "affine" and not last["bias"] else None
+
     @property
     def features(self) -> int:
         return self.shape[-1]

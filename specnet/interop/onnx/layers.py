@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
 from specnet.interop.imported_model import Arrays, LayerNames, undo_float32_rounding, unsupported
 from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx import affine, norm
 from specnet.interop.onnx.builder import Entry, LayerBuilder, UnsupportedNodeError
+from specnet.interop.onnx.operator_sets import OLD_BROADCAST
 from specnet.interop.onnx.steps import Given, NodeRead
 
-IGNORED = ("Identity", "Cast")
+_ANY_POSITION = ("Add", "Div", "Gather", "Gemm", "MatMul", "Sub")
+"""The operators whose readers check which of the inputs is constant; all others take their value as the first one."""
 
 
 def layers_of(file: str, steps: Sequence[NodeRead], given: Given) -> tuple[list[Entry], Arrays, list[str]]:
@@ -34,6 +38,8 @@ def _read_steps(
             if step.ways:
                 _read_branches(reader, step)
                 used = 1
+            elif step.position and step.operator not in _ANY_POSITION:
+                raise UnsupportedNodeError("its first input is a constant")  # noqa: TRY301 - named like the others
             else:
                 used = OPERATORS[step.operator](reader, steps[index : index + 3])
         except CheckpointError as error:
@@ -66,7 +72,7 @@ def _read_branches(reader: LayerBuilder, step: NodeRead) -> None:
         entry: Entry = {"type": kind, "layers": lists[0], "shortcut": lists[1]}
         reader.shape = shapes[0]
     else:
-        if step.attributes.get("axis") not in (-1, len(reader.shape)) or len({shape[:-1] for shape in shapes}) > 1:
+        if step.attributes.get("axis", 1) not in (-1, len(reader.shape)) or len({shape[:-1] for shape in shapes}) > 1:
             raise UnsupportedNodeError("concatenates along another axis than the last")
         entry = {"type": kind, "branches": lists}
         reader.shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
@@ -86,7 +92,10 @@ def _flatten(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 def _reshape(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     step, following = steps[0], steps[1:3]
-    first, *sizes = (int(size) for size in step.constants[0][1].reshape(-1))
+    shape = step.constants[0][1]
+    if shape.dtype != np.int64 or (step.attributes.get("allowzero") and 0 in shape):
+        raise UnsupportedNodeError("expected a shape of positive integers")
+    first, *sizes = (int(size) for size in shape.reshape(-1))
     merges_rows = (first, sizes) == (-1, [reader.features]) and len(reader.shape) > 1
     if merges_rows and [other.operator for other in following] == ["BatchNormalization", "Reshape"]:
         if list(following[1].constants[0][1][1:]) != list(reader.shape):
@@ -107,7 +116,8 @@ def _reshape(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 def _dropout(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
     flags = [array for _, array in step.constants if array.dtype.kind == "b"]
-    if any(flag.any() for flag in flags):
+    is_old = reader.version < OLD_BROADCAST and not step.attributes.get("is_test")
+    if is_old or any(flag.any() for flag in flags):
         raise UnsupportedNodeError("was exported for training; export the model for inference")
     ratios = [array.item() for _, array in step.constants if array.dtype.kind == "f"]
     ratio = ratios[0] if ratios else step.attributes.get("ratio", 0.5)
@@ -149,33 +159,30 @@ def _activation_reader(kind: str, **settings: tuple[str, Any]) -> Callable[[Laye
     return read
 
 
-def _skip(_reader: LayerBuilder, _steps: Sequence[NodeRead]) -> int:
-    return 1
-
-
-def _cast(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    """Skip a cast to the type that the values already have; refuse others, because they change the values."""
-    kinds = ("INT64", "INT32") if reader.integers else (reader.given.kind,)
-    if steps[0].attributes.get("to_name") not in kinds:
-        raise UnsupportedNodeError(f"casting to {steps[0].attributes.get('to_name')} changes the values")
-    return 1
+def _cast(_reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
+    """Refuse a cast to another type, because it changes the values; others are not among the steps."""
+    raise UnsupportedNodeError(f"casting to {steps[0].attributes['to_name']} changes the values")
 
 
 def _add_recognized(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
+    if steps[0].rank > len(reader.shape) + 1:
+        raise UnsupportedNodeError(f"a constant of rank {steps[0].rank} adds axes to the values")
     reader.add(steps[0].attributes)
     return 1
 
 
 def _selu(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    if steps[0].attributes:
+    if steps[0].attributes or reader.version < 6:  # before, the defaults had fewer digits
         raise UnsupportedNodeError("alpha and gamma must be the defaults of selu")
     reader.add({"type": "selu"})
     return 1
 
 
-def _concat(_reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
+def _concat(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     if steps[0].constants:
         raise UnsupportedNodeError("has a constant among its inputs")
+    if not -len(reader.shape) - 1 <= steps[0].attributes.get("axis", 1) <= len(reader.shape):
+        raise UnsupportedNodeError("concatenates along an axis that its input does not have")
     return 1  # a concatenation of a single value changes nothing
 
 
@@ -193,7 +200,6 @@ OPERATORS: dict[str, Callable[[LayerBuilder, Sequence[NodeRead]], int]] = {
     "Elu": _activation_reader("elu", alpha=("alpha", 1.0)),
     "Flatten": _flatten,
     "Gelu": _activation_reader("gelu", approximate=("approximate", "none")),
-    "Identity": _skip,
     "LeakyRelu": _activation_reader("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSoftmax": _last_axis_reader("log_softmax"),
     "Mish": _activation_reader("mish"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from specnet.interop.imported_model import undo_float32_rounding
 from specnet.interop.onnx.builder import NO_EPSILON, LayerBuilder, UnsupportedNodeError
+from specnet.interop.onnx.operator_sets import OLD_BROADCAST
 from specnet.interop.onnx.steps import NodeRead
 
 
@@ -21,7 +22,8 @@ def _batch_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 def take_batch_norm(reader: LayerBuilder, step: NodeRead) -> int:
     """Add a batch_norm, and return the number of nodes read."""
-    if step.attributes.get("training_mode") or step.outputs > 1:
+    is_old = reader.version < OLD_BROADCAST and not step.attributes.get("is_test")
+    if step.attributes.get("training_mode") or step.outputs > 1 or is_old:
         raise UnsupportedNodeError("was exported for training; export the model for inference")
     names = ("scale", "shift", "running_mean", "running_var")
     arrays = {short: array for short, (_, array) in zip(names, step.constants, strict=True)}

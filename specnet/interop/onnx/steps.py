@@ -1,31 +1,50 @@
-"""The data that the graph reader passes to the layer builder: the steps of a graph and the properties of its input."""
+"""What the readers of a graph pass on: its nodes, then the steps to its output, and the properties of its input."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 
 
-class Given:
-    """Properties of a graph and its input; `shape` is without the batch axis, `batch` is 0 if the size is not fixed."""
+class GraphNode(NamedTuple):
+    """A node of a graph, under the names that onnx gives to its parts; `input` skips nodes that change nothing."""
 
-    def __init__(self, shape: ShapeTuple, batch: int, version: int, *, integers: bool, kind: str) -> None:
+    op_type: str
+    domain: str
+    name: str
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.name or self.output[0]} ({self.domain}{'.' if self.domain else ''}{self.op_type})"
+
+
+class Given:
+    """Properties of a graph and its input; `shape` is without the batch axis, `batch` is 0 if the size is not fixed.
+
+    `version` is that of the operator set.
+    """
+
+    def __init__(self, shape: ShapeTuple, batch: int, version: int, *, integers: bool) -> None:
         self.shape = shape
         self.batch = batch
         self.version = version
         self.integers = integers
-        self.kind = kind
         self.seen: set[str] = set()
         """The names of the weights that a layer already uses."""
+        self.listed = 0
+        """How many numbers the document lists so far."""
 
 
 class NodeRead:
     """One node between two values: its operator, attributes, constant inputs, and the branches (`ways`) it combines.
 
-    The operator "layer" stands for a recognized activation; its attributes are the layer entry.
+    The operator "layer" stands for a recognized activation; its attributes are the layer entry. `position` is the index
+    of the input that is not constant, `rank` the largest rank of the constants of an activation.
     """
 
     def __init__(self, operator: str, name: str, attributes: dict[str, Any]) -> None:
@@ -34,5 +53,6 @@ class NodeRead:
         self.attributes = attributes
         self.outputs = 1
         self.constants: list[tuple[str, npt.NDArray[Any]]] = []
-        self.constant_first = False
+        self.position = 0
+        self.rank = 0
         self.ways: list[list[NodeRead]] = []

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchem
 from pydantic_core import core_schema
 
 from specnet.document.base import Document, JsonSchema
-from specnet.document.messages import mismatch, problem, suggestion
+from specnet.document.messages import first_duplicate, mismatch, problem, suggestion
 from specnet.fields import Flag, NonNegativeReal, PositiveInteger, PositiveReal, Seed, Text, as_tuple
 from specnet.training.losses.spec import LossChoice
 from specnet.training.metrics import MONITORS, MetricChoice, short_name
@@ -143,10 +143,9 @@ class TrainingSpec(Document):
     @field_validator("metrics")
     @classmethod
     def _reject_duplicates(cls, metrics: Any) -> Any:
-        names = [metric.type for metric in metrics or ()]
-        duplicates = [name for name in names if names.count(name) > 1]
-        if duplicates:
-            raise problem(f'"{duplicates[0]}" appears twice', "duplicate_name")
+        duplicate = first_duplicate([metric.type for metric in metrics or ()])
+        if duplicate is not None:
+            raise problem(f'"{duplicate}" appears twice', "duplicate_name")
         return metrics
 
     def keeping_best(self, *, validates: bool) -> Self:
