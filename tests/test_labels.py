@@ -38,11 +38,10 @@ def classes(values, labels, loss=None, units=None):
         ([0, 2], ["0", "1", "2"], [0, 2]),
         ([0, 1], ["1", "0"], [1, 0]),
         ([0, 1], ["cat", "dog"], [0, 1]),
-        (["0", "1"], ["cat", "dog"], [0, 1]),
-        (["0.0", "1."], ["cat", "dog"], [0, 1]),
+        ([0.2, 0.1], ["0.1", "0.2"], [1, 0]),
+        (np.array([0.2, 0.1], np.float32), ["0.1", "0.2"], [1, 0]),
         ([True, False], ["true", "false"], [0, 1]),
         (["true", "FALSE"], ["True", "False"], [0, 1]),
-        ([True, False], ["no", "yes"], [1, 0]),
         ([True, False], ["0", "1"], [1, 0]),
         ([b"caf\xc3\xa9"], ["café", "thé"], [0]),
         ([decomposed("thé"), " café "], ["café", "thé"], [1, 0]),
@@ -62,11 +61,13 @@ def test_targets_are_looked_up_by_the_names_of_the_classes(values, labels, expec
         ([0, 1], ["true", "false"]),
         ([True, False], ["1", "0"]),
         ([True, False], ["1", "4+"]),
+        ([True, False], ["yes", "no"]),
+        ([True, False], ["cat", "dog"]),
         ([0, 1], ["12", "unknown"]),
     ],
 )
 def test_a_number_that_may_be_a_name_or_an_index_is_rejected(values, labels):
-    with pytest.raises(DataError, match="may be a name or an index; give the names as text"):
+    with pytest.raises(DataError, match=r"may be (a name or an index|either); give the names as text"):
         classes(values, labels)
 
 
@@ -75,7 +76,9 @@ def test_a_number_that_may_be_a_name_or_an_index_is_rejected(values, labels):
     [
         (["0", "dog"], ["cat", "dog"], 'row 1: "0" is not one of the labels'),
         (["cat", "2"], ["cat", "dog"], 'row 2: "2" is not one of the labels'),
-        (["0", "2"], ["cat", "dog"], "expected a class from 0 to 1, got 2"),
+        (["0", "1"], ["cat", "dog"], '"0" is not one of the labels'),
+        ([0, 2], ["cat", "dog"], "expected a class from 0 to 1, got 2"),
+        ([1, 4], ["1", "2"], 'row 2: "4" is not one of the labels'),
         ([b"\xff"], ["cat", "dog"], "not UTF-8 text"),
         (["maybe"], ["true", "false"], '"maybe" is not one of'),
         (["1", "01"], ["1", "1.0"], 'row 2: "01" is not one of the labels'),
@@ -89,9 +92,13 @@ def test_names_of_no_class_are_rejected(values, labels, pattern):
 def test_binary_targets_are_looked_up_too():
     assert classes(["true", "false"], ["true", "false"], BinaryCrossEntropy(), 1) == [0, 1]
     assert classes([0.0, 0.25], ["no", "yes"], BinaryCrossEntropy(), 1) == [0, 0.25]
-    assert classes([0.5, 0.25], ["true", "false"], BinaryCrossEntropy(), 1) == [0.5, 0.25]
-    with pytest.raises(DataError, match="may be a name or an index"):
-        classes([0, 1], ["true", "false"], BinaryCrossEntropy(), 1)
+    assert classes([0.5, 0.25], ["0", "1"], BinaryCrossEntropy(), 1) == [0.5, 0.25]
+    for values in ([0, 1], [0.5, 0.25]):
+        with pytest.raises(DataError, match="may be a name or an index"):
+            classes(values, ["true", "false"], BinaryCrossEntropy(), 1)
+    assert classes([0.0, 1.0], ["1", "0"], BinaryCrossEntropy(), 1) == [1, 0]
+    with pytest.raises(DataError, match=r'row 3: "0\.9" is not one of the labels'):
+        classes([0.0, 1.0, 0.9], ["1", "0"], BinaryCrossEntropy(), 1)
 
 
 label = st.one_of(
@@ -154,6 +161,77 @@ def test_every_class_keeps_a_row_to_train_on(tmp_path, stratify, loss):
         assert any("1 (1)" in note for note in notes)
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+def test_each_class_is_held_out_in_proportion(tmp_path, loss):
+    np.savez(tmp_path / "d.npz", x=np.arange(100.0)[:, None], y=(np.arange(100) < 10).astype(int))
+    document = {
+        "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 2 if "soft" in loss else 1}]},
+        "data": {"train": {"path": str(tmp_path / "d.npz")}, "validation": {"fraction": 0.2}},
+        "training": {"loss": loss},
+    }
+    for seed in range(5):
+        document["training"]["seed"] = seed
+        _, _, validation = load_data(*load_experiment(document))
+        assert (len(validation), int(validation.targets.sum())) == (20, 2)
+
+
+def test_validation_rows_have_the_weights_of_the_training_rows(tmp_path):
+    rows = {"x": np.arange(6.0)[:, None], "y": np.arange(6) % 2}
+    np.savez(tmp_path / "train.npz", **rows, w=np.arange(1.0, 7))
+    np.savez(tmp_path / "weighted.npz", **rows, w=np.arange(2.0, 8))
+    np.savez(tmp_path / "plain.npz", **rows)
+    for name, weights in (("weighted", [2, 3, 4, 5, 6, 7]), ("plain", None)):
+        notes = []
+        document = {
+            "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 2}]},
+            "data": {
+                "train": {"path": str(tmp_path / "train.npz"), "weights": "w"},
+                "validation": {"path": str(tmp_path / f"{name}.npz")},
+            },
+            "training": {"loss": "softmax_cross_entropy"},
+        }
+        validation = load_data(*load_experiment(document), notes.append).validation
+        assert (validation.weights if weights is None else validation.weights.tolist()) == weights
+        assert any('no weights "w"; every validation row counts alike' in note for note in notes) == (weights is None)
+
+
+def test_numbers_that_are_read_as_indices_are_noted(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.arange(12.0)[:, None], y=np.arange(12) % 2)
+    document = {
+        "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 2}], "labels": ["no", "yes"]},
+        "data": {"train": {"path": str(tmp_path / "d.npz")}},
+        "training": {"loss": "softmax_cross_entropy", "epochs": 1},
+    }
+    notes = []
+    load_data(*load_experiment(document), notes.append)
+    assert any(note.endswith("d.npz: the targets are read as indices: 0 = no, 1 = yes") for note in notes)
+    model = specnet.train(document, out=tmp_path / "run").model
+    predicted = predict_file(model, tmp_path / "d.npz", "x", "y")
+    assert "the targets are read as indices: 0 = no, 1 = yes" in predicted.notes
+
+
+def test_targets_in_another_order_are_rejected(tmp_path):
+    pytest.importorskip("polars")
+    (tmp_path / "d.csv").write_text("a,u,v\n" + "".join(f"{i},{i},{-i}\n" for i in range(12)))
+    document = {
+        "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 2}]},
+        "data": {"train": {"path": str(tmp_path / "d.csv"), "targets": ["u", "v"]}},
+        "training": {"loss": "mean_squared_error", "epochs": 1},
+    }
+    model = specnet.train(document, out=tmp_path / "run").model
+    assert predict_file(model, tmp_path / "d.csv", targets=["u", "v"]).metrics
+    with pytest.raises(DataError, match="trained on the targets u,v, in this order; write --targets u,v"):
+        predict_file(model, tmp_path / "d.csv", targets=["v", "u"])
+
+
+def test_outputs_of_a_model_without_a_run_are_told_from_probabilities(tmp_path):
+    layers = [{"type": "affine", "units": 2}]
+    model = specnet.build(specnet.ModelSpec(input_shape=(1,), layers=layers, labels=["no", "yes"]))
+    np.save(tmp_path / "x.npy", np.ones((3, 1)))
+    assert "not probabilities" in predict_file(model, tmp_path / "x.npy").notes[0]
+    assert predict_file(model, tmp_path / "x.npy", logits=True).notes == ()
+
+
 def run_of_csv(tmp_path, train, other, labels):
     (tmp_path / "train.csv").write_text("a,y\n" + "".join(f"{i},{name}\n" for i, name in enumerate(train)))
     (tmp_path / "other.csv").write_text("a,y\n" + "".join(f"{i},{name}\n" for i, name in enumerate(other)))
@@ -174,6 +252,8 @@ def run_of_csv(tmp_path, train, other, labels):
         (["a", "b"], ["b", '"b"', " a"], [], [1, 1, 0]),
         (["2", "1", "x"], ["2", "1"], [], [1, 0]),
         (["0", "1"], ["1", "1"], [], [1, 1]),
+        (["cat", "dog"], ["1", "0"], [], [1, 0]),
+        (["01", "1"], ["1", "01"], [], [1, 0]),
     ],
 )
 def test_a_second_file_is_read_with_the_names_of_the_first(tmp_path, train, other, labels, expected):

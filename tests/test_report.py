@@ -102,6 +102,25 @@ def test_rows_that_were_trained_on_are_counted(pictures, tmp_path):
     assert classified.rows == 22
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+def test_the_data_of_a_weighted_run_are_recognized(tmp_path, loss):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 2)), np.arange(80) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y, w=rng.uniform(0.5, 2, 80))
+    document = {
+        "model": {"input_shape": [2], "layers": [{"type": "affine", "units": 2 if "soft" in loss else 1}]},
+        "data": {"train": {"path": str(tmp_path / "d.npz"), "weights": "w"}, "validation": {"fraction": 0.25}},
+        "training": {"loss": loss, "epochs": 1},
+    }
+    specnet.train(document, out=tmp_path / "run")
+    classified = inspection.read_run(tmp_path / "run", str(tmp_path / "d.npz")).classified
+    assert (classified.rows, classified.counts.sum(axis=1).tolist()) == (20, [10, 10])
+    assert "20 of 80; the others were trained on" in classified.note
+    np.savez(tmp_path / "new.npz", x=x[:5] + 9, y=y[:5])
+    classified = inspection.read_run(tmp_path / "run", str(tmp_path / "new.npz")).classified
+    assert classified.note == "None of them was trained on"
+
+
 @pytest.mark.parametrize("separate", [True, False])
 def test_files_of_a_run_without_a_fraction_are_recognized(pictures, tmp_path, separate):
     np.savez(tmp_path / "train.npz", **rows_of(pictures, slice(60)))

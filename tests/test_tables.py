@@ -172,7 +172,7 @@ def table(separator, decimal=".", header=("a", "b", "y")):
 @pytest.mark.parametrize(
     ("data", "pattern"),
     [
-        (table(";", ",").encode(), r'column "a": its numbers have decimal commas \("0,5"\); write decimal points'),
+        (table(";", ",").encode(), r'column "a": its numbers have commas \("0,5"\); write decimal points'),
         (table("|").encode(), "columns are separated by vertical bars"),
         (table(" ").encode(), "columns are separated by spaces"),
         (table(",").encode("utf-16"), "UTF-16"),
@@ -192,8 +192,33 @@ def test_the_tables_of_other_programs_are_named(tmp_path, data, pattern):
 
 def test_a_target_with_decimal_commas_is_named(tmp_path):
     (tmp_path / "d.csv").write_text("a;y\n" + "".join(f"{index};{index},5\n" for index in range(30)))
-    with pytest.raises(DataError, match='column "y": its numbers have decimal commas'):
+    with pytest.raises(DataError, match='column "y": its numbers have commas'):
         scaffold("d.csv", "y")
+
+
+def test_leading_zeros_are_part_of_a_name(tmp_path, read):
+    assert read("a,y\n1,01\n2,1\n", ["a"], "y")[1].tolist() == ["01", "1"]
+    (tmp_path / "d.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 7},{['007', '7'][i % 2]}\n" for i in range(30)))
+    scaffolded = scaffold("d.csv", "y")
+    assert scaffolded.model["labels"] == ["007", "7"]
+    assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "1"}).finished
+    single = {"input_shape": [1], "layers": [{"type": "affine", "units": 1}]}
+    data = {"train": {"path": "d.csv", "inputs": ["a"], "targets": "y"}}
+    training = {"loss": "mean_squared_error", "epochs": 1}
+    assert specnet.train({"model": single, "data": data, "training": training}, out="number").finished
+
+
+def test_thousands_separators_are_named(tmp_path):
+    rows = "".join(f'"{index + 1},{index:03d}",{"cd"[index % 2]}\n' for index in range(30))
+    (tmp_path / "d.csv").write_text("a,y\n" + rows)
+    with pytest.raises(DataError, match=r'commas \("1,000"\); write decimal points, and no thousands separators'):
+        scaffold("d.csv", "y")
+
+
+def test_a_table_of_blank_lines_has_no_rows(read):
+    for text in ("a,b\n\n\n", "a\n\n \n", "\n\n"):
+        with pytest.raises(DataError, match=r"no rows|cannot be read"):
+            read(text, fill=1)
 
 
 def test_columns_that_count_the_rows_are_left_out(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
-from specnet.data.labels import TargetRules, are_classes, index_labels
+from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
 from specnet.errors import DataError
 from specnet.spec.model_spec import ModelSpec
@@ -97,9 +97,8 @@ def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
     classes = loss.takes_classes()
     if are_classes(spec, loss):
         raw = index_labels(raw, spec.labels, source)
-    if raw.dtype.kind in "US":
-        msg = f"{source}: {loss.name} expects numbers, got text; softmax_cross_entropy takes class names"
-        raise DataError(msg)
+    elif raw.dtype.kind in "US":
+        raw = _numbers_in(raw, source, loss)
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: expected numbers, got {raw.dtype}"
         raise DataError(msg)
@@ -121,6 +120,15 @@ def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
             msg = f"{source}: {_locate(position)}: {expected_range}, got {raw[tuple(position)]}"
             raise DataError(msg)
     return values
+
+
+def _numbers_in(raw: RawArray, source: str, loss: TargetRules) -> RawArray:
+    """Convert text that is nothing but numbers, such as "007", to numbers. Raises DataError."""
+    try:
+        return as_text(raw, source).astype(np.float64)
+    except ValueError:
+        msg = f"{source}: {loss.name} expects numbers, got text; softmax_cross_entropy takes class names"
+        raise DataError(msg) from None
 
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12

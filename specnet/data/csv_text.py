@@ -100,7 +100,7 @@ def _without_blank_end(data: bytes, separator: bytes) -> tuple[bytes, int]:
     body = data.rstrip(b" \r\n" if separator == b"\t" else b" \t\r\n")
     end = data[len(body) :]
     blank = end.count(b"\n") - end.endswith(b"\n")  # the first line feed ends the last row
-    return (body + b"\n", blank) if blank > 0 and b"\n" in body else (data, 0)
+    return (body + b"\n", blank) if blank > 0 and body else (data, 0)
 
 
 def _protect_quoted(data: bytes, separator: bytes, missing: Sequence[str]) -> tuple[bytes, int]:

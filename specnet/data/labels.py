@@ -19,9 +19,6 @@ from specnet.spec.model_spec import ModelSpec
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-_INDEX = re.compile(r"\s*[0-9]{1,15}(\.0*)?\s*", re.ASCII)
-
-
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -43,11 +40,21 @@ def are_classes(spec: ModelSpec, loss: TargetRules) -> bool:
 
 
 def reads_text(spec: ModelSpec, loss: TargetRules) -> bool:
-    """Return whether a target column is read as text, though it looks like numbers: where class names are known.
+    """Return whether a target column is read as text though it looks like numbers: if a class name looks like one.
 
     Otherwise "1" and "2" would be names in a file that also has "4+", and indices in a file that has not.
     """
-    return bool(spec.labels) and are_classes(spec, loss)
+    return any(map(_value_of, spec.labels)) and are_classes(spec, loss)
+
+
+def index_note(raw: RawArray | None, spec: ModelSpec, loss: TargetRules) -> str:
+    """Return a note that says how numbers are read, if they are indices of classes that have names; else ""."""
+    if raw is None or raw.dtype.kind not in "iuf" or not spec.labels or not are_classes(spec, loss):
+        return ""
+    if any(map(_value_of, spec.labels)):
+        return ""
+    pairs = ", ".join(f"{index} = {label}" for index, label in enumerate(spec.labels[:8]))
+    return f"the targets are read as indices: {pairs}{', …' if len(spec.labels) > 8 else ''}"
 
 
 def as_text(raw: RawArray, source: str) -> RawArray:
@@ -63,25 +70,25 @@ def index_labels(raw: RawArray, labels: Sequence[str], source: str) -> RawArray:
     """Convert targets that name classes to indices; return those that are indices, or fractions, unchanged.
 
     Text is looked up by equality, then without blanks and in Unicode's composed form, then as a number or a boolean.
-    A boolean or an integer is looked up if all labels are of its kind; it is an index if none looks like a number or a
-    boolean, and ambiguous otherwise. Raises DataError.
+    Numbers and booleans are looked up if all labels are of their kind. If no label looks like either, numbers are
+    indices. All else is ambiguous. Raises DataError.
     """
     if raw.dtype.kind in "US":
         return _index_text(as_text(raw, source), labels, source)
-    is_boolean = raw.dtype.kind == "b"
-    integral = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()))
-    if not labels or not raw.size or not (is_boolean or integral) or not any(map(_value_of, labels)):
+    if not labels or not raw.size or raw.dtype.kind not in "biuf" or _are_indices(labels):
         return raw
-    if _are_indices(labels):
+    kind = bool if raw.dtype.kind == "b" else float
+    kinds = {value and value[0] for value in map(_value_of, labels)}
+    if kinds == {kind}:
+        integral = raw.dtype.kind == "f" and bool((np.floor(raw) == raw).all()) and bool((np.abs(raw) < 2**53).all())
+        return _index_text((raw.astype(np.int64) if integral else raw).astype(str), labels, source)
+    if kinds == {None} and kind is float:
         return raw
-    if all(_kind(label) is (bool if is_boolean else float) for label in labels):
-        return _index_text(raw.astype(np.int64 if integral else raw.dtype).astype(str), labels, source)
     shown = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
-    kind = "a boolean" if is_boolean else "an integer"
-    msg = (
-        f"{source}: with the labels {shown}, {kind} may be a name or an index; give the names as text, "
-        "or name the classes otherwise"
-    )
+    what, remedy = "a number may be a name or an index", "give the names as text, or name the classes otherwise"
+    if kind is bool:
+        what, remedy = "a boolean may be either", "give the names as text, or indices as integers"
+    msg = f"{source}: with the labels {shown}, {what}; {remedy}"
     raise DataError(msg)
 
 
@@ -91,11 +98,6 @@ def _value_of(label: str) -> tuple[type, float] | None:
     if text.lower() in _BOOLEANS:
         return bool, float(_BOOLEANS[text.lower()])
     return (float, float(text)) if _NUMBER.fullmatch(text) else None
-
-
-def _kind(label: str) -> type | None:
-    value = _value_of(label)
-    return None if value is None else value[0]
 
 
 def _are_indices(labels: Sequence[str]) -> bool:
@@ -110,8 +112,6 @@ def _index_text(names: RawArray, labels: Sequence[str], source: str) -> RawArray
     distinct, inverse = np.unique(names.reshape(-1), return_inverse=True)
     index_of = dict(_equal_names(distinct.tolist(), labels))
     unknown = [name for name in distinct.tolist() if name not in index_of]
-    if unknown and not any(map(_value_of, labels)) and all(map(_INDEX.fullmatch, distinct.tolist())):
-        return names.astype(np.float64).astype(np.int64)
     if unknown:
         row = int(np.argmax(names.reshape(-1) == unknown[0]))
         msg = f'{source}: row {row + 1}: "{unknown[0]}" is not one of the labels{suggestion(unknown[0], labels)}'

@@ -126,6 +126,7 @@ class DataEntry(Document):
         defaults = {
             "inputs": names or other.inputs,
             "targets": other.targets,
+            "weights": other.weights,
             "fill": other.fill,
             "missing": other.missing,
         }

@@ -35,7 +35,11 @@ _REMEDIES = {
 }
 
 
-_DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
+_COMMA = r"^[+-]?\d+(,\d+)+(\.\d*)?$"
+
+
+_LEADING_ZERO = r"^0\d"
+"""Text of digits that is a name: numbers would lose the zero, and two names could become one."""
 
 
 class Table(NamedTuple):
@@ -151,11 +155,12 @@ def numbers_of(column: pl.Series) -> pl.Series:
     return numbers
 
 
-def refuse_decimal_commas(path: Path, column: pl.Series) -> None:
-    """Name the cause if a column is text because its numbers have decimal commas. Raises DataError."""
-    if column.dtype == polars().String and column.str.contains(_DECIMAL_COMMA).sum() > len(column) / 2:
-        first = column.filter(column.str.contains(_DECIMAL_COMMA))[0]
-        msg = f'{path}: column "{column.name}": its numbers have decimal commas ("{first}"); write decimal points'
+def refuse_commas(path: Path, column: pl.Series) -> None:
+    """Name the cause if a column is text because its numbers have commas. Raises DataError."""
+    if column.dtype == polars().String and column.str.contains(_COMMA).sum() > len(column) / 2:
+        first = column.filter(column.str.contains(_COMMA))[0]
+        remedy = "write decimal points, and no thousands separators"
+        msg = f'{path}: column "{column.name}": its numbers have commas ("{first}"); {remedy}'
         raise DataError(msg)
 
 
@@ -175,9 +180,9 @@ def _read_target(table: Table, name: str, *, as_text: bool) -> RawArray:
         column = column.cast(pl.String)
     if column.dtype == pl.String:
         _refuse_missing(table.path, column, "the target")
-        refuse_decimal_commas(table.path, column)
+        refuse_commas(table.path, column)
         integers = column.cast(pl.Int64, strict=False)
-        if as_text or numbers_of(column).null_count():
+        if as_text or numbers_of(column).null_count() or column.str.contains(_LEADING_ZERO).any():
             return np.array(column.to_list(), str)
         if not integers.null_count():
             return np.asarray(integers.to_numpy())
@@ -195,7 +200,7 @@ def _read_numbers(table: Table, name: str, fill: float | None, what: str = "an i
     numbers = numbers_of(column)
     unparsed = numbers.is_null() & column.is_not_null()
     if unparsed.any():
-        refuse_decimal_commas(path, column)
+        refuse_commas(path, column)
         row = int(unparsed.arg_max() or 0)
         if column.dtype.is_temporal() or column.dtype.is_nested() or not isinstance(column[row], str):
             msg = f'{path}: column "{name}": expected numbers, got {column.dtype}; it cannot be {what}'

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.data.dataset import Dataset
 from specnet.data.raw import Columns
 from specnet.errors import DataError
 from specnet.inspection.held_out import rows_to_evaluate
@@ -64,16 +65,22 @@ def classify(
     Of the file that the model was trained on, only the rows held out for validation count. For any other file, `folder`
     is the folder of the run, in which the training rows are looked up.
     """
+    experiment = experiment_of(model)
     if targets is None:
-        experiment = experiment_of(model)
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
-    rows = file_rows(model, path, inputs, targets)
+    weights = None if experiment is None or not experiment.data.train.path else experiment.data.train.weights
+    try:
+        rows = file_rows(model, path, inputs, targets, weights)
+    except DataError:
+        if weights is None:
+            raise
+        rows = file_rows(model, path, inputs, targets)  # weights only help to recognize the data of the run
     if rows.loss is None or rows.experiment is None or rows.targets is None or not rows.loss.has_classes():
         return None
     if not len(rows.inputs):
         msg = f"{os.fspath(path)}: expected at least one row, got none"
         raise DataError(msg)
-    chosen, note = rows_to_evaluate(model, rows.experiment, rows.inputs, rows.targets, folder)
+    chosen, note = rows_to_evaluate(model, rows.experiment, Dataset(rows.inputs, rows.targets, rows.weights), folder)
     x, truth = rows.inputs[chosen], np.asarray(rows.targets)[chosen]
     p = rows.loss.probabilities(model.predict(x, batch_size=evaluation_rows(model)))
     if not rows.loss.takes_classes():

@@ -27,22 +27,19 @@ class Evaluated(NamedTuple):
     note: str
 
 
-def rows_to_evaluate(
-    model: Model, experiment: ExperimentSpec, inputs: RawArray, targets: RawArray, folder: Path | None
-) -> Evaluated:
+def rows_to_evaluate(model: Model, experiment: ExperimentSpec, data: Dataset, folder: Path | None) -> Evaluated:
     """Choose the rows of a file to evaluate a model on: those held out if the file is the run's, else all.
 
     The file is recognized by the digest of the run's data in the checkpoint. Any other file is compared with the
     training rows if experiment.json in `folder` leads to them.
     """
-    everything = np.arange(len(inputs))
-    state = model.run_state or {}
-    digest, data = state.get("data_sha256"), Dataset(inputs, targets)
+    everything = np.arange(len(data))
+    digest = (model.run_state or {}).get("data_sha256")
     validation = experiment.data.validation
     if isinstance(validation, Fraction):
         held_out = _held_out(experiment, data, validation, digest)
         if held_out is not None:
-            part = f"{np.count_nonzero(held_out):,} of {len(inputs):,}"
+            part = f"{np.count_nonzero(held_out):,} of {len(data):,}"
             note = f"These are the rows held out for validation, {part}; the others were trained on"
             return Evaluated(np.flatnonzero(held_out), note)
     elif isinstance(digest, str):
@@ -54,7 +51,7 @@ def rows_to_evaluate(
     trained = _trained_rows(folder, digest)
     if trained is None:
         return Evaluated(everything, "Whether rows were trained on is not known: the data of the run are not there")
-    count = sum(key in trained for key in _keys(inputs))
+    count = sum(key in trained for key in _keys(data.inputs))
     return Evaluated(everything, f"{count:,} of these rows were trained on" if count else "None of them was trained on")
 
 

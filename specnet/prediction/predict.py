@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from specnet.arrays.frames import canonical, trained_names
-from specnet.data.conform import conform_inputs, conform_targets
+from specnet.data.conform import conform_inputs, conform_targets, conform_weights
 from specnet.data.dataset import Dataset
 from specnet.data.files import array_name, read_array, read_rows
-from specnet.data.labels import reads_text
+from specnet.data.labels import index_note, reads_text
 from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
 from specnet.data.spec import DataEntry
 from specnet.errors import DataError, SpecError, SpecnetError
@@ -64,7 +64,9 @@ def predict_file(
         dataset = Dataset(rows.inputs, rows.targets)
         metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
     outputs, classes = answers(model, rows.loss, rows.inputs, logits=logits)
-    notes = (*rows.notes, *_out_of_range_notes(model, rows.inputs, rows.names))
+    raw_note = "the checkpoint holds no training run, so these are the model's own outputs, not probabilities"
+    raw_notes = [raw_note] if rows.loss is None and model.spec.labels and not logits else []
+    notes = (*rows.notes, *raw_notes, *_out_of_range_notes(model, rows.inputs, rows.names))
     return Prediction(outputs, _names(model), classes, metrics, notes)
 
 
@@ -88,15 +90,22 @@ class FileRows(NamedTuple):
     experiment: ExperimentSpec | None
     loss: Loss | None
     notes: tuple[str, ...]
+    weights: RawArray | None
 
 
-def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None, targets: Columns = None) -> FileRows:
-    """Read the rows of a file as `predict_file` does, with targets if `targets` names them. Raises DataError."""
+def file_rows(
+    model: Model,
+    path: str | os.PathLike[str],
+    inputs: Columns = None,
+    targets: Columns = None,
+    weights: str | None = None,
+) -> FileRows:
+    """Read the rows of a file as `predict_file` does, with targets and weights if these are named. Raises DataError."""
     experiment = run_experiment(model)
     loss = None if experiment is None else experiment.training.loss.build()
     text_targets = loss is not None and reads_text(model.spec, loss)
     notes: list[str] = []
-    raw = _read(model, experiment, user_path(path), inputs, targets, notes, text_targets=text_targets)
+    raw = _read(model, experiment, user_path(path), inputs, targets, weights, notes, text_targets=text_targets)
     x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
     y = None
     if raw.targets is not None:
@@ -104,7 +113,16 @@ def file_rows(model: Model, path: str | os.PathLike[str], inputs: Columns = None
             msg = f"{os.fspath(path)}: targets need the loss of a run, and the checkpoint holds no training run"
             raise DataError(msg)
         y = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
-    return FileRows(x, y, raw.names, experiment, loss, tuple(notes))
+        notes += filter(None, [index_note(raw.targets, model.spec, loss)])
+    return FileRows(
+        x,
+        y,
+        raw.names,
+        experiment,
+        loss,
+        tuple(notes),
+        conform_weights(raw.weights, model.spec, len(x), os.fspath(path)),
+    )
 
 
 def _read(
@@ -113,6 +131,7 @@ def _read(
     source: Path,
     inputs: Columns,
     targets: Columns,
+    weights: str | None,
     notes: list[str],
     *,
     text_targets: bool,
@@ -127,6 +146,12 @@ def _read(
     if chosen and columns is not None and chosen != columns and sorted(chosen) == sorted(columns):
         msg = f"{source}: the model was trained on the columns {','.join(columns)}, in this order; omit --inputs"
         raise DataError(msg)
+    trained = list(entry.targets) if isinstance(entry.targets, tuple) else []
+    chosen_targets = [] if targets is None or isinstance(targets, str) else list(targets)
+    if chosen_targets != trained and sorted(chosen_targets) == sorted(trained):
+        listed = ",".join(trained)
+        msg = f"{source}: the model was trained on the targets {listed}, in this order; write --targets {listed}"
+        raise DataError(msg)
     if inputs is None and kind in TABLES:
         inputs = columns
     elif inputs is None and experiment is not None:
@@ -136,6 +161,7 @@ def _read(
         source,
         inputs,
         targets,
+        weights,
         beside=not_inputs,
         fill=entry.fill,
         missing=entry.missing,

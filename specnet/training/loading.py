@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.randomness import permutation
-from specnet.data.labels import few_rows, near_equal, reads_text
+from specnet.data.labels import few_rows, index_note, near_equal, reads_text
 from specnet.data.raw import Note, ignore
-from specnet.data.spec import DataEntry, Fraction
+from specnet.data.spec import DataEntry, Fraction, RawEntry
 from specnet.data.streaming import AnyDataset
 from specnet.document.json_places import Finding
 from specnet.errors import DataError
@@ -54,6 +54,7 @@ def _training_rows(
     labels = raw.labels(spec.built_model, loss)
     for text in near_equal(labels):
         note(f"{raw.target_source}: {text}")
+    _note_indices(raw, spec, note)
     if labels != spec.built_model.labels:
         spec = spec.model_copy(update={"model": spec.built_model.model_copy(update={"labels": labels})})
     return spec, raw.fit(spec.built_model, loss), raw.rows.names
@@ -64,8 +65,22 @@ def _rows_like(
 ) -> AnyDataset:
     """Read rows with the same columns as the training rows."""
     loss = spec.training.loss.build()
-    entry, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
-    return entry.read(folder, note, text_targets).fit(spec.built_model, loss)
+    full, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
+    try:
+        raw = full.read(folder, note, text_targets)
+    except DataError:
+        if full.weights == entry.weights:
+            raise
+        raw = full.model_copy(update={"weights": None}).read(folder, note, text_targets)
+        note(f'{raw.target_source}: there are no weights "{full.weights}"; every validation row counts alike')
+    _note_indices(raw, spec, note)
+    return raw.fit(spec.built_model, loss)
+
+
+def _note_indices(raw: RawEntry, spec: ExperimentSpec, note: Note) -> None:
+    text = index_note(raw.rows.targets, spec.built_model, spec.training.loss.build())
+    if text:
+        note(f"{raw.target_source}: {text}")
 
 
 def split(
@@ -88,14 +103,14 @@ def held_out_rows(training: TrainingSpec, rows: AnyDataset, validation: Fraction
         msg = f"{source}: {count} rows are too few for a validation split"
         raise DataError(msg)
     order = permutation(training.seed, "validation split", 0, count)
-    if validation.stratify and training.loss.build().takes_classes():
-        order = order[np.argsort(rows.targets[order], kind="stable")]
+    classes = classes_in(training, rows)
+    if validation.stratify and classes is not None:
+        order = order[np.argsort(classes[order], kind="stable")]
         # evenly spaced over the rows sorted by class
         positions = np.arange(held_out) * count // held_out + count // held_out // 2
         order = order[positions]
     chosen = np.zeros(count, bool)
     chosen[order[:held_out]] = True
-    classes = classes_in(training, rows)
     if classes is not None:
         _keep_every_class(classes, chosen)
     return chosen

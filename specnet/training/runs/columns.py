@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from specnet.arrays.frames import canonical
 from specnet.data.raw import RawArray, pick
-from specnet.data.tables import Table, numbers_of, open_table, refuse_decimal_commas, rows_of
+from specnet.data.tables import Table, numbers_of, open_table, refuse_commas, rows_of
 from specnet.document.messages import describe
 from specnet.errors import DataError
 
@@ -33,6 +33,9 @@ _ROW_NUMBERS = (
 """Names, in lower case, of columns that are left out if they only count the rows."""
 
 
+_NAMELESS = "the column without a name"
+
+
 class ChosenColumns(NamedTuple):
     """The inputs and targets of a table, the names of the input columns, and what to fill in for missing values."""
 
@@ -49,7 +52,7 @@ def choose_columns(source: Path, target: str, inputs: Sequence[str] | str | None
     """
     table = open_table(source, note=lambda text: notes.append(text.removeprefix(f"{source}: ")))
     target = pick(source, canonical(target), table.frame.columns, "column")
-    refuse_decimal_commas(source, table.frame[target])
+    refuse_commas(source, table.frame[target])
     if inputs is None:
         names = _useful_columns(table, target, notes)
     else:
@@ -77,14 +80,14 @@ def _useful_columns(table: Table, target: str, notes: list[str]) -> list[str]:
     for column in table.frame.iter_columns():
         if column.name == target:
             continue
-        refuse_decimal_commas(table.path, column)
+        refuse_commas(table.path, column)
         numbers = numbers_of(column)
         if numbers.null_count() > column.null_count() or numbers.null_count() == len(column):
             text.append(_text_column(column, numbers))
         elif numbers.n_unique() == 1:
-            constant.append(column.name)
+            constant.append(column.name or _NAMELESS)
         elif _counts_rows(column.name, numbers):
-            counting.append(column.name or "the column without a name")
+            counting.append(column.name or _NAMELESS)
         else:
             names.append(column.name)
     reasons = {"are not numbers": text, "are the same in every row": constant, "only count the rows": counting}
@@ -106,6 +109,6 @@ def _text_column(column: pl.Series, numbers: pl.Series) -> str:
     """Return a text column's name; if at least 90% are numbers, also the first value that is not a number."""
     not_numbers = numbers.is_null() & column.is_not_null()
     if not 0 < not_numbers.sum() <= len(column) / 10:
-        return str(column.name)
+        return column.name or _NAMELESS
     row = int(not_numbers.arg_max() or 0)
     return f"{column.name} (row {row + 1} is {describe(column[row])})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -77,7 +78,8 @@ def fit(
     stopping = spec.early_stopping
     best = _BestEpoch(EarlyStopping(stopping)) if stopping else None
     run.listeners = [*([best] if best else []), *listeners]
-    model.run_state = feature_state(run.data) if column_names(x) else None  # the old one belongs to an earlier run
+    # the rest of the state belongs to an earlier run
+    model.run_state = feature_state(replace(data, names=names)) if names and isinstance(data, Dataset) else None
     run.go()
     if best and stopping and stopping.restore_best:
         best.restore(model)
@@ -104,6 +106,9 @@ def _rows(
     source: str = "fit",
 ) -> Dataset:
     loss = training.loss.build()
+    if len(set(column_names(x))) < len(column_names(x)):
+        msg = f"{source}: two columns of the data frame have the same name: {', '.join(column_names(x))}"
+        raise DataError(msg)
     names = names if column_names(x) else ()
 
     def array(values: Any, what: str) -> npt.NDArray[Any]:
