@@ -41,7 +41,18 @@ def _normalize_number(value: Any) -> Any:
     """Return a Python number as JSON text would be read: integers are bounded and -0.0 becomes 0.0."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
         raise mismatch("an integer within ±(2^53 - 1)", value)
-    return value + 0.0 if isinstance(value, float) else value
+    return value + 0.0 if isinstance(value, float) and not value else value
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Return a validator that turns a list into a tuple, and rejects one of more than `count` entries at once."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and len(value) > count:
+            raise problem(f"expected at most {count} entries, got {len(value)}", "too_long")
+        return as_tuple(value)
+
+    return BeforeValidator(validate)
 
 
 Real = Annotated[float, Field(allow_inf_nan=False), expecting("a number"), BeforeValidator(_normalize_number)]
@@ -103,7 +114,8 @@ def _number_or_array(value: Any, what: str = "number", minimum: float = -math.in
     ]
     if details:
         raise ValidationError.from_exception_data("numbers", details)
-    return tuple(float(_normalize_number(entry)) for entry in value)
+    # a million numbers are many: those that are what they must be are not made again
+    return tuple(entry if type(entry) is float and entry else float(_normalize_number(entry)) for entry in value)
 
 
 def _positive_number_or_array(value: Any) -> Any:

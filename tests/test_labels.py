@@ -102,7 +102,8 @@ def test_binary_targets_are_looked_up_too():
 
 
 label = st.one_of(
-    st.sampled_from(["true", "False", "0", "1", "2", "10", "1.5", "-1", "4+", "n/a", "é", "ﬁ"]), st.text(max_size=3)
+    st.sampled_from(["true", "False", "0", "1", "2", "10", "1.5", "-1", "4+", "n/a", "é", "ﬁ"]),
+    st.text(st.characters(exclude_characters="\0"), max_size=3),
 )
 
 

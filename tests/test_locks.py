@@ -18,6 +18,7 @@ from specnet import SpecnetError
 from specnet.files.atomic import replacement
 from specnet.files.lock import LOCK, folder_lock
 from tests.commands import run_specnet
+from tests.support import one_by_default
 
 fcntl = pytest.importorskip("fcntl", reason="needs advisory locks")
 
@@ -73,7 +74,7 @@ def is_training(folder="r"):
     return (Path(folder) / "experiment.json").exists
 
 
-@pytest.mark.parametrize("options", [(), ("--force",), ("--resume",)])
+@pytest.mark.parametrize("options", one_by_default([("--resume",), ("--force",), ()]))
 def test_a_second_run_in_a_folder_is_refused_with_the_first_one_named(start, options):
     first = start("train", "e.json", "--out", "r", ready=is_training())
     before = sorted(path.name for path in Path("r").iterdir())
@@ -162,7 +163,7 @@ def test_a_link_is_not_followed_to_a_lock(tmp_path):
     assert (tmp_path / "precious").read_text() == "text"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", one_by_default([signal.SIGHUP, signal.SIGTERM, signal.SIGINT]))
 def test_a_run_ends_with_a_checkpoint_on_a_signal(start, number):
     run = start("train", "e.json", "--out", "r", ready=is_training())
     run.send_signal(number)

@@ -13,6 +13,7 @@ import specnet
 from specnet.files.csv_cells import csv_cells
 from specnet.training.sweep import runs_of
 from tests.commands import run_specnet
+from tests.support import one_by_default
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b1m\u202eevil"
 
@@ -122,18 +123,10 @@ def test_the_table_of_a_sweep_does_not_lead_outside_its_folder(run, tmp_path, na
     assert not Path("o.html").exists()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "epoch,loss\nabc,0.5\n",
-        "epoch,loss\n1\n,\n",
-        "epoch,loss\n,0.5\n",
-        "\0",
-        "loss\n0.5\n",
-        'epoch,loss\n1,"',
-        "x" * 200_000,
-    ],
-)
+DAMAGED = ["epoch,loss\nabc,0.5\n", "epoch,loss\n1\n,\n", "epoch,loss\n,0.5\n", "\0", "loss\n0.5\n", 'epoch,loss\n1,"']
+
+
+@pytest.mark.parametrize("text", one_by_default([*DAMAGED, "x" * 200_000]), ids=lambda text: repr(text[:20]))
 def test_a_damaged_history_is_an_error_of_its_run_alone(text):
     sweep = ["sweep", "e.json", "--set", "training.epochs=1,2", "--jobs", "1", "--out", "s"]
     assert run_specnet(*sweep)[0] == 0
@@ -147,7 +140,7 @@ def test_a_damaged_history_is_an_error_of_its_run_alone(text):
     assert "history" in rows["epochs=1"]["error"]
 
 
-@pytest.mark.parametrize("damage", ["fifo", "folder", "bytes"])
+@pytest.mark.parametrize("damage", one_by_default(["fifo", "folder", "bytes"]))
 def test_special_files_as_tables_of_runs(damage):
     sweep = ["sweep", "e.json", "--set", "training.epochs=1,2", "--jobs", "1", "--out", "s"]
     assert run_specnet(*sweep)[0] == 0
@@ -179,7 +172,7 @@ def test_special_files_as_tables_of_runs(damage):
         "training.seed=1e999",
     ],
 )
-@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("command", one_by_default(["train", "sweep"]))
 def test_extreme_settings_are_rejected(setting, command):
     code, _, errors = run_specnet(command, "e.json", "--out", "r", "--set", setting)
     assert code in (1, 2)

@@ -23,10 +23,15 @@ from specnet.errors import DataError
 from specnet.fields import Flag, Text, as_tuple, expecting
 from specnet.spec.model_spec import ModelSpec
 
+MOST_COLUMNS = 2**17
+"""Most columns that a document names; a table of more is read with all its columns."""
+
 
 def _parse_columns(value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
+    if isinstance(value, tuple) and len(value) > MOST_COLUMNS:
+        raise problem(f"expected at most {MOST_COLUMNS} columns, got {len(value)}", "too_long")
     if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
         duplicate = first_duplicate(value)
         if duplicate is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -29,7 +30,7 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.composite import dotted
 from specnet.document.base import Document
 from specnet.document.json_places import MAX_INTEGER
-from specnet.document.messages import describe, details, encodable, mismatch, problem
+from specnet.document.messages import describe, details, encodable, first_duplicate, mismatch, problem
 from specnet.document.migrations import check_format, format_of, migrated
 from specnet.fields import Seed, Shape, Text, as_tuple
 from specnet.layerspec import LayerSpec, ParameterSpec
@@ -175,13 +176,13 @@ class ModelSpec(Document):
     @field_validator("labels")
     @classmethod
     def _check_unique(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        seen: set[str] = set()
-        for index, label in enumerate(labels):
-            if label in seen:
-                error = problem(f"{describe(label)} appears a second time; labels must be unique", "duplicate_name")
-                detail = InitErrorDetails(type=error, loc=(index,), input=label)
-                raise ValidationError.from_exception_data("labels", [detail])
-            seen.add(label)
+        ordered = sorted(labels)  # not a set, which takes as much memory as the text
+        if any(label == after for label, after in pairwise(ordered)):
+            duplicate = first_duplicate(labels)
+            index = labels.index(duplicate or "", labels.index(duplicate or "") + 1)
+            error = problem(f"{describe(duplicate)} appears a second time; labels must be unique", "duplicate_name")
+            detail = InitErrorDetails(type=error, loc=(index,), input=duplicate)
+            raise ValidationError.from_exception_data("labels", [detail])
         return labels
 
     @field_validator("labels")

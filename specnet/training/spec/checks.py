@@ -16,9 +16,6 @@ from specnet.training.losses.spec import SoftmaxCrossEntropySpec
 from specnet.training.metrics import AccuracySpec, MetricSpec, short_name
 from specnet.training.spec.training_spec import TrainingSpec
 
-MOST_PATTERNS = 1000
-"""Most entries of `freeze`; every one is compared with the name of every parameter."""
-
 
 def metric_specs(training: TrainingSpec) -> tuple[MetricSpec, ...]:
     """Return the metrics beside the loss: those of the document, or accuracy if the loss has classes."""
@@ -103,10 +100,6 @@ def _monitor_faults(training: TrainingSpec, *, validates: bool) -> Iterator[Find
 
 def _freeze_faults(model: ModelSpec, training: TrainingSpec) -> Iterator[Finding]:
     names = list(model.plan().parameter_shapes())
-    if len(training.freeze) > MOST_PATTERNS:
-        message = f"expected at most {MOST_PATTERNS} patterns, got {len(training.freeze)}"
-        yield Finding(("freeze",), message, "too_long")
-        return
     for index, pattern in enumerate(training.freeze):
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"no parameter matches{suggestion(pattern, names)}"

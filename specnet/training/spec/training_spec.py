@@ -10,7 +10,7 @@ from pydantic_core import core_schema
 
 from specnet.document.base import Document, JsonSchema
 from specnet.document.messages import first_duplicate, mismatch, problem, suggestion
-from specnet.fields import Flag, NonNegativeReal, PositiveInteger, PositiveReal, Seed, Text, as_tuple
+from specnet.fields import Flag, NonNegativeReal, PositiveInteger, PositiveReal, Seed, Text, as_tuple, at_most
 from specnet.training.losses.spec import LossChoice
 from specnet.training.metrics import MONITORS, MetricChoice, short_name
 from specnet.training.optimizers.spec import AdamSpec, OptimizerChoice
@@ -122,6 +122,7 @@ class TrainingSpec(Document):
     freeze: Annotated[
         tuple[str, ...],
         BeforeValidator(_pattern_tuple),
+        at_most(1000),
         WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
     ] = ()
     """Parameters to leave unchanged, by name or pattern, for example "hidden.*"."""
@@ -131,7 +132,7 @@ class TrainingSpec(Document):
         _AllowString(),
     ] = None
     """A checkpoint from which to take initial values: its path, or an object."""
-    metrics: Annotated[tuple[MetricChoice, ...], BeforeValidator(as_tuple)] | None = Field(
+    metrics: Annotated[tuple[MetricChoice, ...], at_most(100)] | None = Field(
         default=None, examples=[["accuracy", "f1"], [{"type": "top_k_accuracy", "k": 3}]]
     )
     """Metrics beside the loss. Default: accuracy if the loss has classes."""
