@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -372,6 +373,45 @@ def test_small_files_of_huge_arrays_are_rejected(tmp_path):
     with pytest.raises(DataError, match="would unpack to 536,870,912 bytes, more than"):
         read_array(tmp_path / "d.idx.gz")
     assert read_rows(tmp_path / "d.npz", "y", None)[0].tolist() == [0, 0, 0]
+
+
+def test_other_ways_to_store_huge_arrays_in_small_files_are_rejected(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x.npy", bytes(2**20))
+    with pytest.raises(DataError, match="another method than numpy's"):
+        read_rows(tmp_path / "d.npz", "x", None)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("x", (100, 4), "f8", chunks=(2**24, 4), maxshape=(None, 4), compression="gzip")
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((100, 4))
+        properties.set_deflate(9)
+        properties.set_deflate(9)
+        space = h5py.h5s.create_simple((100, 4))
+        h5py.h5d.create(file.id, b"twice", h5py.h5t.IEEE_F64LE, space, properties)
+    with pytest.raises(DataError, match="would unpack to 536,870,912 bytes"):
+        read_rows(tmp_path / "d.h5", "x", None)
+    with pytest.raises(DataError, match="compressed twice"):
+        read_rows(tmp_path / "d.h5", "twice", None)
+
+
+def test_texts_that_are_no_names_are_rejected(tmp_path):
+    names = ["u", "v"] * 20 + ["Z" * 200_000]
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["x"], file["y"] = np.ones((41, 1)), names
+    message = "row 41, .*y.*: expected a class name of at most 1,000, got a text of 200,000 characters"
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "d.h5", "x", "y")
+    (tmp_path / "d.csv").write_text("x,y\n" + "".join(f"1,{name}\n" for name in names))
+    pytest.importorskip("polars")
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "d.csv", "x", "y")
+
+
+def test_large_arrays_are_found_by_names_that_look_equal(tmp_path):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["\u00e9"] = X
+    array = open_large(tmp_path / "d.h5", "e\u0301", in_memory=False)
+    assert np.array_equal(array.read((0, 6))[0], X)
 
 
 def test_datasets_stored_in_other_files_are_rejected(tmp_path):

@@ -80,7 +80,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_one_named(start, opt
     before = sorted(path.name for path in Path("r").iterdir())
     code, _, errors = run_specnet("train", "e.json", "--out", "r", "--set", "training.seed=5", *options)
     assert code == 1
-    assert f"r: a run is still writing into it (process {first.pid} on " in errors
+    assert f"r: a run (process {first.pid} on " in errors
     assert sorted(path.name for path in Path("r").iterdir()) == before
     first.send_signal(signal.SIGTERM)
     first.communicate()
@@ -104,10 +104,10 @@ def test_a_second_sweep_in_a_folder_is_refused(start):
     first = start(*runs, ready=is_training("s/seed=1"))
     code, _, errors = run_specnet(*runs)
     assert code == 1
-    assert "s: a sweep is still writing into it" in errors
+    assert "s: a sweep (process " in errors
     code, _, errors = run_specnet("train", "e.json", "--out", "s/seed=1", "--resume")
     assert code == 1
-    assert "a run is still writing into it" in errors
+    assert "a run (process" in errors
     first.send_signal(signal.SIGTERM)
     first.communicate()
 
@@ -154,13 +154,98 @@ def test_a_refused_run_leaves_no_folder():
     assert list(Path("a").iterdir()) == []
 
 
-def test_a_link_is_not_followed_to_a_lock(tmp_path):
+def test_a_run_whose_folder_was_moved_stops_and_leaves_the_new_one_alone(start):
+    Path("e.json").write_text(json.dumps({**LONG_RUN, "training": {**LONG_RUN["training"], "checkpoint": {}}}))
+    first = start("train", "e.json", "--out", "r", ready=Path("r/last.h5").exists)
+    Path("r").rename("moved")
+    with folder_lock(Path("r"), "another run"):
+        _, errors = first.communicate(timeout=30)
+        assert first.returncode == 1
+        assert "r: was moved or replaced while a run was writing into it" in errors
+        assert [path.name for path in Path("r").iterdir()] == [LOCK]
+    specnet.load("moved/last.h5")
+
+
+@pytest.mark.parametrize("odd", ["folder", "link", "hard link"])
+def test_an_odd_lock_is_named(tmp_path, odd):
     (tmp_path / "precious").write_text("text")
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / LOCK).symlink_to(tmp_path / "precious")
-    with pytest.raises(SpecnetError, match="cannot be written to"), folder_lock(tmp_path / "r", "a run"):
-        pass
+    lock = tmp_path / "r" / LOCK
+    if odd == "folder":
+        lock.mkdir()
+    elif odd == "link":
+        lock.symlink_to(tmp_path / "precious")
+    else:
+        lock.hardlink_to(tmp_path / "precious")
+    with pytest.raises(SpecnetError, match=r"\.specnet\.lock: cannot be locked: .*; remove it"):
+        folder_lock(tmp_path / "r", "a run").__enter__()
     assert (tmp_path / "precious").read_text() == "text"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as two users")
+def test_the_lock_that_another_user_left_behind_can_be_taken(tmp_path):
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.owner() == "root" and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o005)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / LOCK).write_text("a run (process 1)")
+    (shared / LOCK).chmod(0o644)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            with folder_lock(shared, "a run"):
+                os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_run_writes_no_file_through_a_link():
+    document = {**LONG_RUN, "training": {**LONG_RUN["training"], "epochs": 1}}
+    Path("victim.json").write_text("text")
+    for number, (name, target) in enumerate([("experiment.json", "../victim.json"), ("last.h5", "../new.h5")]):
+        Path(f"k{number}").mkdir()
+        (Path(f"k{number}") / name).symlink_to(target)
+        with pytest.raises(SpecnetError, match="holds a run already"):
+            specnet.train(document, out=f"k{number}")
+        specnet.train(document, out=f"k{number}", force=True)
+        assert not (Path(f"k{number}") / name).is_symlink()
+    assert Path("victim.json").read_text() == "text"
+    assert not Path("new.h5").exists()
+
+
+def test_a_run_does_not_replace_what_it_starts_from():
+    document = {**LONG_RUN, "training": {**LONG_RUN["training"], "epochs": 1}}
+    specnet.train(document, out="r")
+    before = Path("r/last.h5").read_bytes()
+    document["training"]["initialize_from"] = "r/last.h5"
+    with pytest.raises(SpecnetError, match=r"r/last\.h5: the run would write over it"):
+        specnet.train(document, out="r", force=True)
+    assert Path("r/last.h5").read_bytes() == before
+
+
+def test_a_sweep_does_not_replace_its_data():
+    pytest.importorskip("polars")
+    Path("s").mkdir()
+    Path("s/sweep.csv").write_text("a,b,c,d,y\n" + "1,2,3,4,0\n2,3,4,5,1\n" * 9)
+    document = {**LONG_RUN, "data": {"train": {"path": "s/sweep.csv"}}}
+    Path("e.json").write_text(json.dumps(document))
+    code, _, errors = run_specnet("sweep", "e.json", "--set", "training.epochs=1", "--out", "s", "--jobs", "1")
+    assert code == 1
+    assert "sweep.csv: the sweep would write over it" in errors
+    assert Path("s/sweep.csv").read_text().startswith("a,b,c,d,y")
+
+
+def test_a_second_signal_ends_the_process_at_once(start):
+    run = start("train", "e.json", "--out", "r", ready=is_training())
+    for _ in range(3):
+        run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert run.returncode == 130
 
 
 @pytest.mark.parametrize("number", one_by_default([signal.SIGHUP, signal.SIGTERM, signal.SIGINT]))
@@ -170,7 +255,7 @@ def test_a_run_ends_with_a_checkpoint_on_a_signal(start, number):
     _, errors = run.communicate(timeout=30)
     assert run.returncode == 128 + number
     assert "stopped after a complete step" in errors
-    assert specnet.load("r/last.h5").run_state["step"] > 0
+    assert specnet.load("r/last.h5").run_state["experiment"]
 
 
 def test_a_run_under_nohup_survives_the_end_of_its_terminal(start):

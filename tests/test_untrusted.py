@@ -140,6 +140,17 @@ def test_a_damaged_history_is_an_error_of_its_run_alone(text):
     assert "history" in rows["epochs=1"]["error"]
 
 
+def test_a_table_of_short_rows_takes_little_memory():
+    """A reader that fills each short row up to the header's length would need gigabytes for this table."""
+    resource = pytest.importorskip("resource", reason="needs the memory limits of POSIX")
+    Path("s").mkdir()
+    header = "run,error," + ",".join(f"a{index}" for index in range(30_000))
+    Path("s/sweep.csv").write_text(header + "\n" + "r\n" * 3000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert runs_of(Path("s")) == [Path("s")]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
 @pytest.mark.parametrize("damage", one_by_default(["fifo", "folder", "bytes"]))
 def test_special_files_as_tables_of_runs(damage):
     sweep = ["sweep", "e.json", "--set", "training.epochs=1,2", "--jobs", "1", "--out", "s"]
@@ -196,3 +207,9 @@ def test_a_mapped_checkpoint_survives_its_replacement(run):
     other = specnet.build(specnet.ModelSpec(input_shape=(1,), layers=[{"type": "relu"}]))
     specnet.save("r/last.h5", other)
     assert np.array_equal(model.parameters["out.weight"], before)
+
+
+@pytest.mark.parametrize("value", [3, None, True, [1], np.int64(3)])
+def test_overrides_in_python_are_json_text(value):
+    with pytest.raises(specnet.SpecError, match="expected JSON text for a path"):
+        specnet.train("e.json", out="o", overrides={"training.epochs": value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -228,7 +229,7 @@ def _stop_on_signals(ending: Ending | None, checkpoint_signal: int | None) -> It
 
     def handle(number: int, _frame: object) -> None:
         if stop.signal and ending is None:
-            sys.exit(128 + number)
+            os._exit(128 + number)  # an exception could be raised, and lost, inside a library
         stop.signal = number
 
     def save(_number: int, _frame: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from specnet.data.raw import (
     kind_of,
     pick,
     refuse_bomb,
+    text_array,
 )
 from specnet.errors import DataError
 from specnet.files.hdf5_storage import storage_fault
@@ -96,6 +98,10 @@ def _read_npz(path: Path, names: Sequence[str]) -> list[RawArray]:
         picked = [pick(path, name, file.files, "array") for name in names]
         members = file.zip.namelist()  # type: ignore[union-attr]  # it is open
         sizes = {name.removesuffix(".npy"): file.zip.getinfo(name).file_size for name in members}  # type: ignore[union-attr]
+        for info in file.zip.infolist():  # type: ignore[union-attr]
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a limit
+                msg = f"{path}: {info.filename} is compressed by another method than numpy's; write it with numpy.savez"
+                raise DataError(msg)
         refuse_bomb(path, sum(sizes[name] for name in picked))
         return [file[name] for name in picked]
 
@@ -122,6 +128,12 @@ def pick_dataset(path: Path, file: Any, name: str) -> Any:
     if fault:
         msg = f'{path}: the dataset "{name}" uses {fault}; expected values in this file, copy them into it'
         raise DataError(msg)
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    if len(set(filters)) < len(filters):
+        msg = f'{path}: the dataset "{name}" is compressed twice; store it with one filter'
+        raise DataError(msg)
+    refuse_bomb(path, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)  # a chunk is unpacked as a whole
     return dataset
 
 
@@ -131,9 +143,13 @@ def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
         for name in names:
             dataset = pick_dataset(path, file, name)
             refuse_bomb(path, dataset.nbytes)
-            text = dataset.dtype.kind == "O"
-            arrays.append(np.asarray(dataset.asstr()[()] if text else dataset[()]))
-    return [array.astype(str) if array.dtype.kind == "O" else array for array in arrays]
+            if dataset.dtype.kind == "O":
+                text = np.asarray(dataset.asstr()[()])
+                flat = text_array(path, text.reshape(-1).tolist(), f'dataset "{name}"')
+                arrays.append(flat.reshape(text.shape))
+            else:
+                arrays.append(np.asarray(dataset[()]))
+    return arrays
 
 
 def _read_idx(path: Path) -> RawArray:

@@ -95,6 +95,7 @@ class HDF5Array(LargeArray):
     def _read_header(self) -> tuple[ShapeTuple, np.dtype[Any], int]:
         with open_hdf5(self.path) as file:
             dataset = pick_dataset(self.path, file, self.name)
+            self.name = dataset.name
             return dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else 1
 
     def _read_spans(self, spans: Sequence[RowRange]) -> Iterator[RawArray]:

@@ -102,6 +102,20 @@ def refuse_bomb(path: Path, size: int) -> None:
         raise DataError(msg)
 
 
+LONGEST_NAME = 1000
+"""Most characters of a class name: numpy gives every name of an array the space of the longest."""
+
+
+def text_array(path: Path, names: Sequence[str], what: str) -> RawArray:
+    """Return names as an array of text. Raises DataError for a name too long to be one; `what` says where it is."""
+    longest = max(range(len(names)), key=lambda index: len(names[index]), default=0)
+    if names and len(names[longest]) > LONGEST_NAME:
+        found = f"a text of {len(names[longest]):,} characters"
+        msg = f"{path}: row {longest + 1}, {what}: expected a class name of at most {LONGEST_NAME:,}, got {found}"
+        raise DataError(msg)
+    return np.array(names, str)
+
+
 def checked_text(path: Path, array: RawArray) -> RawArray:
     """Return an array that is not text, or whose text consists of valid code points. Raises DataError."""
     if array.dtype.kind == "U" and array.size:

@@ -21,6 +21,7 @@ from specnet.data.raw import (
     kind_of,
     pick,
     refuse_bomb,
+    text_array,
 )
 from specnet.document.messages import describe
 from specnet.errors import DataError
@@ -183,7 +184,7 @@ def _read_target(table: Table, name: str, *, as_text: bool) -> RawArray:
         refuse_commas(table.path, column)
         integers = column.cast(pl.Int64, strict=False)
         if as_text or numbers_of(column).null_count() or column.str.contains(_LEADING_ZERO).any():
-            return np.array(column.to_list(), str)
+            return text_array(table.path, column.to_list(), f'column "{name}"')
         if not integers.null_count():
             return np.asarray(integers.to_numpy())
     if column.dtype == pl.Boolean and not column.null_count():

@@ -205,7 +205,7 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         raise SpecnetError(msg)
     try:
         with open_regular(path) as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1) or b""  # some files of /proc have nothing yet, and say None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot be read: {reason}"

@@ -5,6 +5,7 @@ Each combination is an ordinary run in a separate folder, so an interrupted swee
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NoReturn
 
 from specnet.errors import SpecnetError
 from specnet.files.atomic import write_file
 from specnet.files.lock import folder_lock
+from specnet.files.paths import is_same_file
 from specnet.files.regular import open_regular
 from specnet.mpi.launcher import THREADS, cores
 from specnet.training.early_stopping import is_better
@@ -37,7 +40,7 @@ runpy.run_module("specnet", run_name="__main__", alter_sys=True)
 """
 
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, csv.Error)
+_MALFORMED = (ValueError, IndexError, csv.Error)
 """What reading a table raises if it is not the one that was written."""
 
 
@@ -73,7 +76,7 @@ def run_sweep(
         error = (stderr.strip() or f"ended with exit code {process.returncode}") if process.returncode else None
         return _outcome(sweep, trial, time.monotonic() - start, error)
 
-    with folder_lock(sweep.folder, "a sweep"):
+    with _locked(sweep):
         pool = ThreadPoolExecutor(jobs)
         try:
             return _collect_outcomes(sweep, pool, run_process, tell)
@@ -97,8 +100,17 @@ def share_sweep(
 
     `listeners` are sent to the workers and receive the events of their runs.
     """
-    with folder_lock(sweep.folder, "a sweep"):
+    with _locked(sweep):
         return _collect_outcomes(sweep, executor, _WorkerRun(sweep, listeners), tell)
+
+
+def _locked(sweep: Sweep) -> contextlib.AbstractContextManager[object]:
+    """Lock the folder of a sweep. Raises SpecnetError, also if the table would replace a data file."""
+    for path in sweep.data_files:
+        if is_same_file(path, sweep.folder / TABLE):
+            msg = f"{path}: the sweep would write over it; choose another folder (--out)"
+            raise SpecnetError(msg)
+    return folder_lock(sweep.folder, "a sweep")
 
 
 class _WorkerRun:
@@ -143,7 +155,7 @@ def runs_of(folder: Path, most: int = 12) -> list[Path]:
     Raises SpecnetError if the table names a run outside the folder.
     """
     try:
-        rows = [row["run"].removeprefix("'") for row in _read_rows(folder / TABLE) if not row.get("error")]
+        rows = [run.removeprefix("'") for run, error in _read_columns(folder / TABLE, "run", "error") if not error]
     except (*_MALFORMED, OSError):
         return [folder]
     for name in rows[:most]:
@@ -182,7 +194,7 @@ def _outcome(sweep: Sweep, trial: Trial, seconds: float, error: str | None) -> O
 def _history(path: Path, metric: str) -> list[tuple[int, float]]:
     """Return epochs and values of a metric. Raises SpecnetError if the table is damaged."""
     try:
-        return [(int(row["epoch"]), float(row[metric])) for row in _read_rows(path) if row.get(metric)]
+        return [(int(epoch), float(value)) for epoch, value in _read_columns(path, "epoch", metric) if value]
     except FileNotFoundError:
         return []
     except (*_MALFORMED, OSError) as error:
@@ -191,7 +203,17 @@ def _history(path: Path, metric: str) -> list[tuple[int, float]]:
         raise SpecnetError(msg) from error
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a table with a header. Raises OSError, and the errors in _MALFORMED."""
+def _read_columns(path: Path, *names: str) -> list[list[str]]:
+    """Read columns of a table with a header. Raises OSError, and the errors in _MALFORMED."""
     with open_regular(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
-        return list(csv.DictReader(text))
+        reader = csv.reader(text)
+        header = next(reader, [])
+        places = [header.index(name) for name in names if name in header]
+        if len(places) < len(names):
+            return [] if places else _no_columns(names)
+        return [[row[place] for place in places] for row in reader if row]
+
+
+def _no_columns(names: tuple[str, ...]) -> NoReturn:
+    msg = f"there is no column {names[0]}"
+    raise ValueError(msg)

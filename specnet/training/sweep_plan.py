@@ -63,6 +63,8 @@ class Sweep:
     paths: tuple[str, ...]
     """Paths of the varied settings, without seeds and settings with one value."""
     outcomes: list[Outcome] = field(default_factory=list)
+    data_files: tuple[Path, ...] = ()
+    """The files that the runs read, which the sweep must not replace."""
 
     def place(self, value: float | None) -> tuple[bool, float]:
         """Return a sort key for values of the monitored metric: better values first, None last."""
@@ -111,7 +113,7 @@ def plan_sweep(
     errors: dict[str, list[str]] = {}
     monitors: dict[str, str] = {}
     data_errors: dict[str, SpecError | None] = {}
-    name = ""
+    name, files = "", set[Path]()
     for values in itertools.product(*settings.values()):
         overrides = dict(zip(settings, values, strict=True))
         combination = " ".join(f"{path}={overrides[path]}" for path in varied)
@@ -121,6 +123,7 @@ def plan_sweep(
             for line in error.lines():
                 errors.setdefault(line, []).append(combination)
             continue
+        files |= {folder / path for path in spec.data.files()}
         for path in missing_files(spec, folder):
             errors.setdefault(f"{path}: there is no such file", []).append(combination)
         name = name or spec.name
@@ -134,7 +137,7 @@ def plan_sweep(
         msg = f"the runs cannot be ranked, because they monitor different metrics: {listing}"
         raise SpecnetError(msg)
     target = user_path(out) if out is not None else Path("runs") / f"{name}-sweep"
-    return Sweep(os.fspath(experiment), target, next(iter(monitors)), trials, tuple(varied))
+    return Sweep(os.fspath(experiment), target, next(iter(monitors)), trials, tuple(varied), data_files=tuple(files))
 
 
 def _check_combination(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,10 @@ class Checkpointer:
         data: AnyDataset,
         validation: AnyDataset | None,
         world: World = SINGLE,
+        check_folder: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
+        self.check_folder = check_folder
         self.world = world
         self.experiment = experiment
         self.fingerprint = data.fingerprint() + (validation.fingerprint() if validation else "")
@@ -104,6 +106,7 @@ class Checkpointer:
         if self.world.rank:
             self.saved_step = run.step if name == LAST else self.saved_step
             return
+        self.check_folder()
         if self.replaces:
             remove_run_files(self.folder)
             self.replaces = False

@@ -38,7 +38,7 @@ def best_checkpoint_of(path: str | os.PathLike[str]) -> Path:
 def run_files(folder: Path) -> list[Path]:
     """List the files that a run has written to a folder."""
     paths = [folder / name for name in (LAST, BEST, HISTORY, EXPERIMENT)]
-    return [*(path for path in paths if exists(path)), *_older_checkpoints(folder)]
+    return [*(path for path in paths if os.path.lexists(path)), *_older_checkpoints(folder)]
 
 
 def remove_run_files(folder: Path) -> None:
@@ -49,6 +49,16 @@ def remove_run_files(folder: Path) -> None:
                 path.unlink()
     except OSError as error:
         msg = f"{folder}: cannot be written to: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+
+
+def remove_link(path: Path) -> None:
+    """Remove a symbolic link, so that a run writes into its folder and nowhere else. Raises CheckpointError."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+    except OSError as error:
+        msg = f"{path}: cannot be written to: {error.strerror or error}"
         raise CheckpointError(msg) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizers.base import Optimizer
 from specnet.training.runs.checkpointing import Checkpointer
 from specnet.training.runs.environment import processes_of
-from specnet.training.runs.run_folder import BEST, EXPERIMENT, HISTORY, LAST, run_files
+from specnet.training.runs.run_folder import BEST, EXPERIMENT, HISTORY, LAST, remove_link, run_files
 from specnet.training.spec.checks import frozen_names
 from specnet.training.spec.experiment_spec import ExperimentSpec
 from specnet.training.spec.training_spec import TrainingSpec
@@ -98,21 +98,21 @@ def train(
             spec, folder = load_experiment(experiment, overrides)
             creation_time()  # or the first checkpoint would fail, after an epoch
             target = user_path(out) if out is not None else Path("runs") / spec.name
-            if world.rank == 0:
-                locks.enter_context(folder_lock(target, "a run"))
+            check = locks.enter_context(folder_lock(target, "a run")) if world.rank == 0 else _nothing
             existing = [path.name for path in run_files(target)]
             if existing and not (resume or force):
                 remedy = "resume (--resume) continues it, force (--force) overwrites it"
                 msg = f"{target}: holds a run already ({', '.join(existing)}); {remedy}"
                 raise SpecnetError(msg)
             _refuse_overwriting(spec, folder, target)
-            return _Prepared(folder, target, *load_data(spec, folder, note))
+            return _Prepared(check, folder, target, *load_data(spec, folder, note))
 
         prepared = world.collectively(prepare)
         return _train(prepared, listeners, world, resume=resume, allow_changes=allow_changes, check_finite=check_finite)
 
 
 class _Prepared(NamedTuple):
+    check_folder: Callable[[], None]
     folder: Path
     target: Path
     spec: ExperimentSpec
@@ -130,8 +130,8 @@ def _train(
     check_finite: bool,
 ) -> TrainingResult:
     """Train what is prepared, in a folder that nobody else writes into."""
-    folder, target, spec, data, validation = prepared
-    saving = Checkpointer(target, spec, data, validation, world)
+    check_folder, folder, target, spec, data, validation = prepared
+    saving = Checkpointer(target, spec, data, validation, world, check_folder)
     early = saving.early
     world.collectively(lambda: _check_equal_settings(world, spec, saving.fingerprint))
     run, changes, transfer = world.collectively(
@@ -140,6 +140,7 @@ def _train(
     model = run.model
     run.listeners = [*([early] if early else []), saving, *listeners]  # early stopping first, as its state is saved
     if world.rank == 0:
+        remove_link(target / EXPERIMENT)
         write_file(target / EXPERIMENT, _resolved_text(spec, folder, target).encode(), SpecnetError)
     if early is None or not early.is_over(run.epoch):
         run.go()
@@ -242,9 +243,14 @@ def optimizer_of(training: TrainingSpec, model: Model) -> Optimizer:
     return optimizer
 
 
+def _nothing() -> None:
+    """Check nothing: the first process holds the lock."""
+
+
 def _refuse_overwriting(spec: ExperimentSpec, folder: Path, target: Path) -> None:
-    """Raise SpecnetError if the run would overwrite its data files."""
-    for path in spec.data.files():
+    """Raise SpecnetError if the run would overwrite its data files, or the checkpoint that it starts from."""
+    source = spec.training.initialize_from
+    for path in [*spec.data.files(), *([] if source is None else [str(user_path(source.path))])]:
         if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
             msg = f"{path}: the run would write over it; choose another folder (--out)"
             raise SpecnetError(msg)

@@ -11,6 +11,7 @@ from typing import Any
 
 from specnet.document.base import read_document
 from specnet.document.json_text import parse_json
+from specnet.document.messages import describe
 from specnet.errors import PathKey, Problem, SpecError
 from specnet.files.paths import user_path
 from specnet.spec.model_spec import ModelSpec
@@ -27,6 +28,9 @@ def apply_overrides(value: Any, overrides: Mapping[str, str], folder: Path) -> l
     """Set values of the document, after reading in a model that is named by path; return the changed paths."""
     changed: list[tuple[PathKey, ...]] = []
     for path, text in overrides.items():
+        if not isinstance(path, str) or not isinstance(text, str):
+            message = f'expected JSON text for a path, such as {{"training.epochs": "3"}}, got {describe(text)}'
+            raise SpecError([Problem(str(path), message, "wrong_type")], "overrides")
         keys = _split_path(path)
         if keys[0] == "model" and len(keys) > 1 and isinstance(value, dict) and isinstance(value.get("model"), str):
             source = folder / user_path(value["model"])
