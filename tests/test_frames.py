@@ -114,6 +114,17 @@ def test_missing_values_of_polars_are_rejected():
         fit(classifier(), X, pl.Series(["0", None] * 60))
 
 
+def test_a_column_of_text_is_named():
+    pl = pytest.importorskip("polars", reason="polars is not installed")
+    frame = make_frame("polars").with_columns(pl.Series("c", ["x", "y"] * 60))
+    with pytest.raises(DataError, match=r'inputs: expected numbers, got the string "x" in row 1, column "c"'):
+        fit(classifier(), frame)
+
+
+def test_a_list_of_two_is_a_pair_of_arrays():
+    assert fit(classifier(), X, validation=[X, Y])["val_loss"]
+
+
 def test_text_labels_in_frames():
     pl = pytest.importorskip("polars", reason="polars is not installed")
     layers = [{"type": "affine", "units": 2}]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from specnet.arrays.conversion import batch_of
 from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
+from specnet.document.messages import describe
 from specnet.errors import DataError
 from specnet.spec.model_spec import ModelSpec
 
@@ -52,7 +53,7 @@ def conform_inputs(
     index of the first row in the file; `names` are the names of the columns.
     """
     if raw.dtype.kind not in "biuf":
-        msg = f"{source}: inputs: expected numbers, got {raw.dtype}"
+        msg = f"{source}: inputs: expected numbers, got {_what_else(raw, names)}"
         raise DataError(msg)
     if raw.ndim == 0 or len(raw) == 0:
         msg = f"{source}: inputs: there are no rows"
@@ -174,6 +175,16 @@ def _check_indices(
         msg = f"{source}: {_locate(position, first_row)}: expected {what} from 0 to {count - 1}, got {value}{hint}"
         raise DataError(msg)
     return raw.astype(np.int64)
+
+
+def _what_else(raw: RawArray, names: Sequence[str]) -> str:
+    """Describe an array that does not hold numbers: its first value of another type, or its dtype."""
+    if raw.dtype.kind == "O" and raw.ndim:
+        for position, value in np.ndenumerate(raw):
+            if not isinstance(value, (int, float, np.number)):
+                named = names if raw.ndim == 2 else ()
+                return f"{describe(value)} in {_locate(position, names=named)}"
+    return str(raw.dtype)
 
 
 def _locate(position: Sequence[int], first_row: int = 0, names: Sequence[str] = ()) -> str:

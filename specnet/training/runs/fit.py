@@ -60,6 +60,7 @@ def fit(
     if training.get("initialize_from") is not None:
         msg = "fit: initialize_from is only for documents; call specnet.load_parameters(model, path) before fit"
         raise SpecnetError(msg)
+    validation = tuple(validation) if isinstance(validation, list) else validation
     if isinstance(validation, tuple) and len(validation) != 2:
         msg = f"fit: expected validation=(x, y) or a fraction, got a tuple of length {len(validation)}"
         raise SpecnetError(msg)
