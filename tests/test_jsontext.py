@@ -353,3 +353,10 @@ def test_every_value_of_a_text_is_located(value, indent):
         if path and isinstance(path[-1], str):
             assert json.JSONDecoder().raw_decode(text, key_at)[0] == path[-1]
     assert json_places.locate(text, {("missing", 1)}) == {("missing", 1): (places[()][0],) * 2}
+
+
+def test_commas_in_text_are_no_values():
+    text = '{"input_shape":[4],"layers":[{"type":"relu"}],"description":"%s"}'
+    assert specnet.ModelSpec.from_text(text % (",:[{" * 600_000)).description.startswith(",:[{")
+    with pytest.raises(specnet.SpecError, match="at most 1048576 values"):
+        specnet.ModelSpec.from_text('{"a":[' + "1," * 2**20 + "1]}")

@@ -33,6 +33,8 @@ def classes(values, labels, loss=None, units=None):
     [
         (["1", "2"], ["1", "2", "3", "4+"], [0, 1]),
         (["1.0", "02"], ["1", "2", "3", "4+"], [0, 1]),
+        (["9007199254740993", "9007199254740992.0"], ["9007199254740992", "9007199254740993"], [1, 0]),
+        ([9007199254740993], ["9007199254740992", "9007199254740993"], [1]),
         ([1, 2], ["1", "2", "3"], [0, 1]),
         ([1.0, 3.0], ["1", "2", "3"], [0, 2]),
         ([0, 2], ["0", "1", "2"], [0, 2]),
@@ -82,6 +84,7 @@ def test_a_number_that_may_be_a_name_or_an_index_is_rejected(values, labels):
         ([b"\xff"], ["cat", "dog"], "not UTF-8 text"),
         (["maybe"], ["true", "false"], '"maybe" is not one of'),
         (["1", "01"], ["1", "1.0"], 'row 2: "01" is not one of the labels'),
+        (["12345678901234567891"], ["12345678901234567890", "1"], "is not one of the labels"),
     ],
 )
 def test_names_of_no_class_are_rejected(values, labels, pattern):
@@ -126,7 +129,7 @@ def test_an_integer_means_the_same_in_every_subset_of_the_rows(labels, values):
 def test_names_that_look_equal_are_one_class():
     assert class_names(np.array(["café", decomposed("café"), "café ", "thé"]), "d") == ("café", "thé")
     (note,) = near_equal(["Cat", "cat", "dog", "fish"])
-    assert 'the classes "Cat", "cat" differ only in case or spacing' in note
+    assert 'the classes "Cat", "cat" differ only in case, spacing or the form of characters' in note
     assert list(near_equal(["a", "b", "A b"])) == []
     assert len(list(near_equal(["x y", "xy", "ﬁ", "fi"]))) == 2
 
@@ -181,7 +184,8 @@ def test_validation_rows_have_the_weights_of_the_training_rows(tmp_path):
     np.savez(tmp_path / "train.npz", **rows, w=np.arange(1.0, 7))
     np.savez(tmp_path / "weighted.npz", **rows, w=np.arange(2.0, 8))
     np.savez(tmp_path / "plain.npz", **rows)
-    for name, weights in (("weighted", [2, 3, 4, 5, 6, 7]), ("plain", None)):
+    np.savez(tmp_path / "bad.npz", **rows, w=np.array([1, np.nan, 1, 1, 1, 1]))
+    for name, weights in (("weighted", [2, 3, 4, 5, 6, 7]), ("plain", None), ("bad", "row 2")):
         notes = []
         document = {
             "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 2}]},
@@ -191,6 +195,10 @@ def test_validation_rows_have_the_weights_of_the_training_rows(tmp_path):
             },
             "training": {"loss": "softmax_cross_entropy"},
         }
+        if weights == "row 2":
+            with pytest.raises(DataError, match="weights: row 2: expected a finite number"):
+                load_data(*load_experiment(document))
+            continue
         validation = load_data(*load_experiment(document), notes.append).validation
         assert (validation.weights if weights is None else validation.weights.tolist()) == weights
         assert any('no weights "w"; every validation row counts alike' in note for note in notes) == (weights is None)
@@ -221,8 +229,9 @@ def test_targets_in_another_order_are_rejected(tmp_path):
     }
     model = specnet.train(document, out=tmp_path / "run").model
     assert predict_file(model, tmp_path / "d.csv", targets=["u", "v"]).metrics
-    with pytest.raises(DataError, match="trained on the targets u,v, in this order; write --targets u,v"):
-        predict_file(model, tmp_path / "d.csv", targets=["v", "u"])
+    for order in (["v", "u"], [" v", "u "]):
+        with pytest.raises(DataError, match="trained on the targets u,v, in this order; write --targets u,v"):
+            predict_file(model, tmp_path / "d.csv", targets=order)
 
 
 def test_outputs_of_a_model_without_a_run_are_told_from_probabilities(tmp_path):

@@ -207,6 +207,16 @@ def test_the_lock_that_another_user_left_behind_can_be_taken(tmp_path):
 def test_a_run_writes_no_file_through_a_link():
     document = {**LONG_RUN, "training": {**LONG_RUN["training"], "epochs": 1}}
     Path("victim.json").write_text("text")
+    specnet.train(document, out="r")
+    for name in ("last.h5", "history.csv", "experiment.json"):
+        Path(f"r/{name}").rename(f"real-{name}")
+        Path(f"r/{name}").symlink_to(f"../real-{name}")
+    before = {name: Path(f"real-{name}").read_bytes() for name in ("last.h5", "history.csv", "experiment.json")}
+    document["training"]["epochs"] = 2
+    specnet.train(document, out="r", resume=True)
+    assert {name: Path(f"real-{name}").read_bytes() for name in before} == before
+    assert not any(path.is_symlink() for path in Path("r").iterdir())
+    document["training"]["epochs"] = 1
     for number, (name, target) in enumerate([("experiment.json", "../victim.json"), ("last.h5", "../new.h5")]):
         Path(f"k{number}").mkdir()
         (Path(f"k{number}") / name).symlink_to(target)
@@ -223,9 +233,12 @@ def test_a_run_does_not_replace_what_it_starts_from():
     specnet.train(document, out="r")
     before = Path("r/last.h5").read_bytes()
     document["training"]["initialize_from"] = "r/last.h5"
-    with pytest.raises(SpecnetError, match=r"r/last\.h5: the run would write over it"):
-        specnet.train(document, out="r", force=True)
-    assert Path("r/last.h5").read_bytes() == before
+    Path("r/step-10.h5").write_bytes(before)
+    for name in ("last.h5", "step-10.h5"):
+        document["training"]["initialize_from"] = f"r/{name}"
+        with pytest.raises(SpecnetError, match=rf"r/{name}: the run would write over it"):
+            specnet.train(document, out="r", force=True)
+        assert Path(f"r/{name}").read_bytes() == before
 
 
 def test_a_sweep_does_not_replace_its_data():

@@ -58,6 +58,10 @@ def test_blank_lines_at_the_end_are_left_out_with_a_note(read, end, separator):
 def test_quoted_markers_are_values(read, separator):
     text = 'a,y\n1,"NA"\n2,b\n3,"say ""NA"" twice"\n4,"x,""NA"",y"\n'.replace(",", separator)
     names = read(text, ["a"], "y")[1].tolist()
+    assert read('a,y\n1," NA "\n', ["a"], "y")[1].tolist() == ["NA"]
+    assert read('"NA","x"\n1,2\n', ["NA"], "x")[3] == ("NA",)
+    with pytest.raises(DataError, match="a value is missing"):
+        read('a,y\n1,""\n', ["a"], "y")
     assert names == ["NA", "b", 'say "NA" twice', f'x{separator}"NA"{separator}y']
 
 
@@ -180,6 +184,7 @@ def table(separator, decimal=".", header=("a", "b", "y")):
         (table(",").replace("\n", "\r").encode(), "lines end in a carriage return alone"),
         (table(",", header=("a", "é", "y")).encode("latin-1"), "UTF-8"),
         (b"", "no rows"),
+        ("a,\u00e9".encode(), "no rows below the header"),
     ],
 )
 def test_the_tables_of_other_programs_are_named(tmp_path, data, pattern):
@@ -244,8 +249,35 @@ def test_a_small_parquet_file_of_a_huge_table_is_rejected(tmp_path):
     column = pl.repeat(1.0, 30_000_000, eager=True)
     pl.DataFrame({"a": column, "b": column}).write_parquet("d.parquet", compression="zstd")
     assert (tmp_path / "d.parquet").stat().st_size < 2**20
-    with pytest.raises(DataError, match="would unpack to 960,000,000 bytes"):
+    with pytest.raises(DataError, match="would unpack to 480,000,000 bytes"):
         read_rows(tmp_path / "d.parquet", None, "b")
+
+
+def test_ordinary_tables_are_not_taken_for_bombs(tmp_path):
+    flags = pl.Series([True, False]).sample(1_000_000, with_replacement=True)
+    pl.DataFrame({f"f{index}": flags for index in range(11)}).write_parquet("d.parquet")
+    assert read_rows(tmp_path / "d.parquet", ["f0"], "f1")[0].shape == (1_000_000, 1)
+
+
+def test_init_fills_not_a_number_like_missing_values(tmp_path):
+    values = [float("nan") if index == 3 else float(index % 7) for index in range(30)]
+    pl.DataFrame({"a": values, "b": range(30), "y": ["u", "v"] * 15}).write_parquet("d.parquet")
+    scaffolded = scaffold("d.parquet", "y")
+    assert scaffolded.experiment["data"]["train"]["fill"]["a"] == 3
+    assert specnet.train(scaffolded.experiment_path, overrides={"training.epochs": "1"}).finished
+
+
+def test_a_target_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "d.csv").write_text("a,y\n1,2\n2,1_000\n")
+    document = {
+        "model": {"input_shape": [1], "layers": [{"type": "affine", "units": 1}]},
+        "data": {"train": {"path": "d.csv"}},
+        "training": {"loss": "mean_squared_error", "epochs": 1},
+    }
+    with pytest.raises(
+        DataError, match=r'targets: row 2: mean_squared_error expects numbers, got text, the string "1_000"'
+    ):
+        specnet.train(document)
 
 
 def test_every_row_of_a_table_has_a_prediction(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import specnet
-from specnet.files.csv_cells import csv_cells
+from specnet.files.csv_cells import cell_text, csv_cells
 from specnet.training.sweep import runs_of
 from tests.commands import run_specnet
 from tests.support import one_by_default
@@ -101,6 +101,8 @@ def test_numbers_are_no_formulas():
     cells = ["-1", "+2.5e-3", "-.5", "-inf", "nan", "1-2", "a=b", "", "word", "-1-2", "=1", "@x", "\tx", "-x", "+"]
     assert csv_cells(cells) == [*cells[:9], *(f"'{cell}" for cell in cells[9:])]
     assert csv_cells([3, -0.5]) == ["3", "-0.5"]
+    assert [cell_text(cell) for cell in csv_cells(cells)] == cells
+    assert cell_text("'x") == "'x"
 
 
 def test_the_table_of_a_sweep_holds_no_formulas():

@@ -49,7 +49,12 @@ def in_order(x: Any, names: Sequence[str], who: str) -> Any:
     Raises ShapeError, with the columns that are not there; `who` names the caller.
     """
     present = column_names(x) if names else ()
-    if not present or present == tuple(names):
+    if not present:
+        return x
+    if len(set(present)) < len(present):
+        msg = f"{who}: two columns of the data frame have the same name: {', '.join(present)}"
+        raise ShapeError(msg)
+    if present == tuple(names):
         return x
     missing = [name for name in names if name not in present]
     if missing:

@@ -9,12 +9,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import typer
 
 from specnet.cli.output import error_lines
+from specnet.cli.streams import OutputError
 from specnet.errors import SpecnetError
 
 if TYPE_CHECKING:
@@ -134,12 +135,15 @@ def joined(mpi: bool | None, stopped: str = RESUMABLE) -> Iterator[tuple[World, 
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
+    except OutputError:  # the reader has closed the pipe, or a disk is full
+        _end(world, "cannot print", 1)
     except Exception:  # noqa: BLE001 - a bug in this process only
         _end(world, traceback.format_exc(), 1)
 
 
 def _end(world: World, message: str, code: int) -> None:
-    sys.stdout.flush()
+    with suppress(OutputError):
+        sys.stdout.flush()
     sys.stderr.write(f"process {world.rank} of {world.size}: {message.rstrip()}\n")
     sys.stderr.flush()
     time.sleep(_FORWARDING_SECONDS)

@@ -95,6 +95,8 @@ def train(
         note(f"changed since the run started: {change}")
     if stopped_by and not result.finished:
         options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
+        options += ["--check-finite"] if check_finite else []
+        options += ["--checkpoint-signal", checkpoint_signal] if checkpoint_signal else []
         command = _resume_command([experiment, *options], set_ or [])
         note(f"stopped after a complete step; {result.checkpoint_path} is written. Resume with: {command}")
         raise typer.Exit(128 + stopped_by)

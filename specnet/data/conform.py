@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
-from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
+from specnet.data.labels import TargetRules, are_classes, as_text, index_labels, is_number
 from specnet.data.raw import RawArray
 from specnet.document.messages import describe
 from specnet.errors import DataError
@@ -125,11 +125,13 @@ def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
 
 def _numbers_in(raw: RawArray, source: str, loss: TargetRules) -> RawArray:
     """Convert text that is nothing but numbers, such as "007", to numbers. Raises DataError."""
-    try:
-        return as_text(raw, source).astype(np.float64)
-    except ValueError:
-        msg = f"{source}: {loss.name} expects numbers, got text; softmax_cross_entropy takes class names"
-        raise DataError(msg) from None
+    text = as_text(raw, source)
+    for position, value in np.ndenumerate(text):
+        if not is_number(value.strip()):
+            found = f"{describe(value)}; softmax_cross_entropy takes class names"
+            msg = f"{source}: {_locate(position)}: {loss.name} expects numbers, got text, {found}"
+            raise DataError(msg)
+    return text.astype(np.float64)
 
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12

@@ -48,6 +48,7 @@ def read_csv(path: Path, missing: Sequence[str], note: Note) -> pl.DataFrame:
     """
     with open_regular(path) as file:
         data = file.read()
+    missing = [marker.strip() for marker in missing]
     _check_encoding(path, data)
     header, first, *_ = *data[:_LINES].split(b"\n", 2), b""
     separator = bytes([max(_READ, key=header.count)])
@@ -58,6 +59,7 @@ def read_csv(path: Path, missing: Sequence[str], note: Note) -> pl.DataFrame:
     data, protected = _protect_quoted(data, separator, missing)
     pl = polars()
     frame = pl.read_csv(data, separator=separator.decode(), infer_schema=False, raise_if_empty=False)
+    frame.columns = [name.removeprefix(_QUOTED) for name in frame.columns]
     for name in frame.columns:
         if "_duplicated_" in name and name.encode() not in header:  # polars renames the second of two equal names
             msg = f'{path}: the column "{name.rpartition("_duplicated_")[0]}" appears twice in the header'
@@ -76,7 +78,7 @@ def _check_encoding(path: Path, data: bytes) -> None:
         reason = "its lines end in a carriage return alone; save it with line feeds (Unix or Windows line ends)"
     else:
         try:
-            data[: data.find(b"\n")].decode()
+            data.partition(b"\n")[0].decode()
         except UnicodeDecodeError:  # polars checks the rows, not the header
             reason = "its header is not UTF-8; save it as UTF-8"
     if reason:
@@ -112,5 +114,5 @@ def _protect_quoted(data: bytes, separator: bytes, missing: Sequence[str]) -> tu
         return data, 0
     markers = b"|".join(re.escape(marker.encode()) for marker in missing)
     ends = re.escape(separator) + rb"\r\n"
-    quoted = re.compile(rb'(?<![^%b])"(%b)"(?=[%b]|\Z)' % (ends, markers, ends))
+    quoted = re.compile(rb'(?<![^%b])"[ ]*(%b)[ ]*"(?=[%b]|\Z)' % (ends, markers, ends))
     return quoted.subn(b'"' + _QUOTED.encode() + rb'\1"', data)

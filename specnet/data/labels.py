@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,12 +93,17 @@ def index_labels(raw: RawArray, labels: Sequence[str], source: str) -> RawArray:
     raise DataError(msg)
 
 
-def _value_of(label: str) -> tuple[type, float] | None:
+def _value_of(label: str) -> tuple[type, Decimal] | None:
     """Return what a label looks like: a boolean or a number, and its value; None for other names."""
     text = canonical(label)
     if text.lower() in _BOOLEANS:
-        return bool, float(_BOOLEANS[text.lower()])
-    return (float, float(text)) if _NUMBER.fullmatch(text) else None
+        return bool, Decimal(_BOOLEANS[text.lower()])
+    return (float, Decimal(text)) if _NUMBER.fullmatch(text) else None  # exact, also for an id of twenty digits
+
+
+def is_number(text: str) -> bool:
+    """Return whether text is a decimal number, as files hold it."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _are_indices(labels: Sequence[str]) -> bool:
@@ -170,7 +176,7 @@ def class_names(raw: RawArray, source: str) -> tuple[str, ...]:
 
 
 def near_equal(labels: Sequence[str]) -> Iterator[str]:
-    """Yield a note for labels that differ only in upper and lower case, in spacing, or in the width of characters."""
+    """Yield a note for labels that differ only in case, spacing or the form of characters, such as full width."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         key = "".join(unicodedata.normalize("NFKC", label).casefold().split())
@@ -178,7 +184,7 @@ def near_equal(labels: Sequence[str]) -> Iterator[str]:
     for group in groups.values():
         if len(group) > 1:
             names = ", ".join(f'"{label}"' for label in group)
-            yield f"the classes {names} differ only in case or spacing; if they are one class, write them alike"
+            yield f"the classes {names} differ only in case, spacing or the form of characters; if they are one class, write them alike"
 
 
 def few_rows(

@@ -128,8 +128,12 @@ def checked_text(path: Path, array: RawArray) -> RawArray:
     return array
 
 
+class NotThereError(DataError):
+    """A file has no array or column of this name."""
+
+
 def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
-    """Return the one of `names` that is `name`, or looks equal. Raises DataError, which suggests the most similar."""
+    """Return the one of `names` that is `name`, or looks equal. Raises NotThereError, which suggests a similar one."""
     names = list(names)
     if name in names:
         return name
@@ -137,4 +141,4 @@ def pick(path: Path, name: str, names: Iterable[str], what: str) -> str:
         if canonical(other) == canonical(name):
             return other
     msg = f'{path}: there is no {what} "{name}"{suggestion(name, names)}'
-    raise DataError(msg)
+    raise NotThereError(msg)

@@ -77,7 +77,9 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     check_regular(path)
     lazy = pl.scan_parquet(path, glob=False)
     rows = lazy.select(pl.len()).collect().item()
-    refuse_bomb(path, rows * 16 * len(lazy.collect_schema()))  # 16 bytes is the size of polars' largest simple value
+    # 16 bytes is the size of polars' largest simple value; numbers become float64
+    sizes = [8 if dtype.is_numeric() or dtype == pl.Boolean else 16 for dtype in lazy.collect_schema().dtypes()]
+    refuse_bomb(path, rows * sum(sizes))
     return lazy.collect()
 
 
@@ -182,9 +184,9 @@ def _read_target(table: Table, name: str, *, as_text: bool) -> RawArray:
     if column.dtype == pl.String:
         _refuse_missing(table.path, column, "the target")
         refuse_commas(table.path, column)
-        integers = column.cast(pl.Int64, strict=False)
         if as_text or numbers_of(column).null_count() or column.str.contains(_LEADING_ZERO).any():
             return text_array(table.path, column.to_list(), f'column "{name}"')
+        integers = column.cast(pl.Int64, strict=False)
         if not integers.null_count():
             return np.asarray(integers.to_numpy())
     if column.dtype == pl.Boolean and not column.null_count():

@@ -40,6 +40,9 @@ MAX_DEPTH = 256
 MAX_PROBLEMS = 1000
 
 
+_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?')
+
+
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{}])')  # an unterminated string is matched once, not at each quote
 
 
@@ -117,6 +120,7 @@ def parse_json(data: bytes | str, source: str | None = None) -> JsonText:
     value are in its `findings`.
     """
     text = _decode(data, source)
+    _check_count(text, source)
     _check_depth(text, source)
     hooks = _Hooks()
     try:
@@ -185,12 +189,18 @@ def _decode(data: bytes | str, source: str | None) -> str:
         ) from None
 
 
-def _check_depth(text: str, source: str | None) -> None:
-    opened = text.count("[") + text.count("{")
-    if 2 * opened + text.count(",") + text.count(":") > MAX_VALUES:
+def _count_values(text: str) -> int:
+    return 2 * (text.count("[") + text.count("{")) + text.count(",") + text.count(":")
+
+
+def _check_count(text: str, source: str | None) -> None:
+    if _count_values(text) > MAX_VALUES and _count_values(_STRINGS.sub("", text)) > MAX_VALUES:
         message = f"expected at most {MAX_VALUES} values, got more; keep large arrays in a checkpoint"
         raise SpecError([Problem("", message, "too_large", 1, 1)], source)
-    if opened <= MAX_DEPTH:
+
+
+def _check_depth(text: str, source: str | None) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depths = accumulate(map(_LEVELS.__getitem__, _BRACKETS.findall(text)))
     excess = next((index for index, depth in enumerate(depths) if depth > MAX_DEPTH), None)

@@ -17,5 +17,10 @@ def csv_cells(cells: Iterable[object]) -> list[str]:
     return [_quoted(str(cell)) for cell in cells]
 
 
+def cell_text(cell: str) -> str:
+    """Return the text of a cell that `csv_cells` has written."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def _quoted(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text

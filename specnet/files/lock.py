@@ -29,10 +29,13 @@ def folder_lock(folder: Path, what: str) -> Iterator[Callable[[], None]]:
     was moved. Both raise SpecnetError; it says what ("a run") holds the lock, or why the folder cannot be made. A file
     system without locks is used without one.
     """
-    made = _make(folder)
     path = folder / LOCK
+    made: list[Path] = []
     try:
-        descriptor = _take_lock(path, what)
+        descriptor = None
+        while descriptor is None:  # its last holder may remove an empty folder between the two
+            made = _make(folder) or made
+            descriptor = _take_lock(path, what)
 
         def check() -> None:
             if not _is_open_as(path, descriptor):
@@ -63,10 +66,13 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _take_lock(path: Path, what: str) -> int:
-    """Return the descriptor of the locked file. Raises SpecnetError."""
+def _take_lock(path: Path, what: str) -> int | None:
+    """Return the descriptor of the locked file, None if its folder is gone. Raises SpecnetError."""
     while True:
-        descriptor = _open(path)
+        try:
+            descriptor = _open(path)
+        except FileNotFoundError:
+            return None
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,13 +92,15 @@ def _take_lock(path: Path, what: str) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open or make the file to lock. Raises SpecnetError."""
+    """Open or make the file to lock. Raises SpecnetError, and FileNotFoundError if its folder is gone."""
     flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         try:
             descriptor = os.open(path, os.O_RDWR | flags, 0o644)
         except PermissionError:
             descriptor = os.open(path, os.O_RDONLY | flags & ~os.O_CREAT)  # enough for a lock
+    except FileNotFoundError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         if os.path.lexists(path):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.data.dataset import Dataset
-from specnet.data.raw import Columns
+from specnet.data.raw import Columns, NotThereError
 from specnet.errors import DataError
 from specnet.inspection.held_out import rows_to_evaluate
 from specnet.inspection.inspect import experiment_of
@@ -71,7 +71,7 @@ def classify(
     weights = None if experiment is None or not experiment.data.train.path else experiment.data.train.weights
     try:
         rows = file_rows(model, path, inputs, targets, weights)
-    except DataError:
+    except NotThereError:
         if weights is None:
             raise
         rows = file_rows(model, path, inputs, targets)  # weights only help to recognize the data of the run

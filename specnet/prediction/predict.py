@@ -106,7 +106,7 @@ def file_rows(
     text_targets = loss is not None and reads_text(model.spec, loss)
     notes: list[str] = []
     raw = _read(model, experiment, user_path(path), inputs, targets, weights, notes, text_targets=text_targets)
-    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True)
+    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True, names=raw.names)
     y = None
     if raw.targets is not None:
         if loss is None:
@@ -146,8 +146,8 @@ def _read(
     if chosen and columns is not None and chosen != columns and sorted(chosen) == sorted(columns):
         msg = f"{source}: the model was trained on the columns {','.join(columns)}, in this order; omit --inputs"
         raise DataError(msg)
-    trained = list(entry.targets) if isinstance(entry.targets, tuple) else []
-    chosen_targets = [] if targets is None or isinstance(targets, str) else list(targets)
+    trained = list(map(canonical, entry.targets)) if isinstance(entry.targets, tuple) else []
+    chosen_targets = [] if targets is None or isinstance(targets, str) else list(map(canonical, targets))
     if chosen_targets != trained and sorted(chosen_targets) == sorted(trained):
         listed = ",".join(trained)
         msg = f"{source}: the model was trained on the targets {listed}, in this order; write --targets {listed}"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from specnet.arrays.randomness import permutation
 from specnet.data.labels import few_rows, index_note, near_equal, reads_text
-from specnet.data.raw import Note, ignore
+from specnet.data.raw import Note, NotThereError, ignore
 from specnet.data.spec import DataEntry, Fraction, RawEntry
 from specnet.data.streaming import AnyDataset
 from specnet.document.json_places import Finding
@@ -66,13 +66,16 @@ def _rows_like(
     """Read rows with the same columns as the training rows."""
     loss = spec.training.loss.build()
     full, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
+    notes: list[str] = []
     try:
-        raw = full.read(folder, note, text_targets)
-    except DataError:
+        raw = full.read(folder, notes.append, text_targets)
+    except NotThereError:
         if full.weights == entry.weights:
             raise
-        raw = full.model_copy(update={"weights": None}).read(folder, note, text_targets)
-        note(f'{raw.target_source}: there are no weights "{full.weights}"; every validation row counts alike')
+        raw = full.model_copy(update={"weights": None}).read(folder, text_targets=text_targets)
+        notes.append(f'{raw.target_source}: there are no weights "{full.weights}"; every validation row counts alike')
+    for text in notes:
+        note(text)
     _note_indices(raw, spec, note)
     return raw.fit(spec.built_model, loss)
 

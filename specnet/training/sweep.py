@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NoReturn
 
 from specnet.errors import SpecnetError
 from specnet.files.atomic import write_file
+from specnet.files.csv_cells import cell_text
 from specnet.files.lock import folder_lock
 from specnet.files.paths import is_same_file
 from specnet.files.regular import open_regular
@@ -155,7 +155,7 @@ def runs_of(folder: Path, most: int = 12) -> list[Path]:
     Raises SpecnetError if the table names a run outside the folder.
     """
     try:
-        rows = [run.removeprefix("'") for run, error in _read_columns(folder / TABLE, "run", "error") if not error]
+        rows = [cell_text(run) for run, error in _read_columns(folder / TABLE, "run", "error") if not error]
     except (*_MALFORMED, OSError):
         return [folder]
     for name in rows[:most]:
@@ -204,16 +204,17 @@ def _history(path: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def _read_columns(path: Path, *names: str) -> list[list[str]]:
-    """Read columns of a table with a header. Raises OSError, and the errors in _MALFORMED."""
+    """Read columns of a table with a header; no rows if one is missing, as in a history without this metric.
+
+    Raises OSError, and the errors in _MALFORMED, also for a table with none of the columns.
+    """
     with open_regular(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
         reader = csv.reader(text)
         header = next(reader, [])
         places = [header.index(name) for name in names if name in header]
+        if not places:
+            msg = f"there is no column {names[0]}"
+            raise ValueError(msg)
         if len(places) < len(names):
-            return [] if places else _no_columns(names)
+            return []
         return [[row[place] for place in places] for row in reader if row]
-
-
-def _no_columns(names: tuple[str, ...]) -> NoReturn:
-    msg = f"there is no column {names[0]}"
-    raise ValueError(msg)

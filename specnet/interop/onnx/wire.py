@@ -33,6 +33,8 @@ def check_fields(name: str, data: bytes, descriptor: Any) -> None:
             return
         key, position = _varint(data, position)
         length, position = _varint(data, position) if key & 7 in (0, 2) else ({1: 8, 5: 4}.get(key & 7, -1), position)
+        if key >= 0 and key & 7 in (3, 4):  # the parser would skip the group, with all that it contains
+            raise unsupported(name, "has a group, which ONNX never writes")
         if key < 0 or length < 0:
             return
         inner = open_messages[-1][1].get(key >> 3) if key & 7 == 2 else None

@@ -18,7 +18,15 @@ from specnet.plan import NOTES
 from specnet.training.early_stopping import EarlyStopping, is_better
 from specnet.training.loop import Event, Run
 from specnet.training.runs.environment import machine_record
-from specnet.training.runs.run_folder import BEST, HISTORY, LAST, remove_run_files, rotate_checkpoints, write_history
+from specnet.training.runs.run_folder import (
+    BEST,
+    HISTORY,
+    LAST,
+    remove_link,
+    remove_run_files,
+    rotate_checkpoints,
+    write_history,
+)
 from specnet.training.runs.run_state import REQUIRED_STATE, below, feature_state, state_faults
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
@@ -110,6 +118,8 @@ class Checkpointer:
         if self.replaces:
             remove_run_files(self.folder)
             self.replaces = False
+        for written in (name, HISTORY):
+            remove_link(self.folder / written)
         if name == LAST:
             write_history(self.folder / HISTORY, run.history)
             rotate_checkpoints(self.folder, self.policy.keep_last, self.saved_step)

@@ -65,12 +65,13 @@ def choose_columns(source: Path, target: str, inputs: Sequence[str] | str | None
 
 def _medians(table: Table, names: list[str], notes: list[str]) -> dict[str, float]:
     """Return the median of each input column if any value is missing: another file may miss values elsewhere."""
-    counts = {name: count for name in names if (count := table.frame[name].null_count())}
+    columns = {name: numbers_of(table.frame[name]).fill_nan(None) for name in names}
+    counts = {name: count for name, column in columns.items() if (count := column.null_count())}
     if not counts:
         return {}
     rows = ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
     notes.append(f"missing values are filled with the column's median: {rows}")
-    medians = {name: numbers_of(table.frame[name]).median() for name in names}
+    medians = {name: column.median() for name, column in columns.items()}
     return {name: median for name, median in medians.items() if isinstance(median, float)}
 
 

@@ -107,9 +107,6 @@ def _rows(
     source: str = "fit",
 ) -> Dataset:
     loss = training.loss.build()
-    if len(set(column_names(x))) < len(column_names(x)):
-        msg = f"{source}: two columns of the data frame have the same name: {', '.join(column_names(x))}"
-        raise DataError(msg)
     names = names if column_names(x) else ()
 
     def array(values: Any, what: str) -> npt.NDArray[Any]:

@@ -251,7 +251,8 @@ def _refuse_overwriting(spec: ExperimentSpec, folder: Path, target: Path) -> Non
     """Raise SpecnetError if the run would overwrite its data files, or the checkpoint that it starts from."""
     source = spec.training.initialize_from
     for path in [*spec.data.files(), *([] if source is None else [str(user_path(source.path))])]:
-        if any(is_same_file(folder / path, target / name) for name in (LAST, BEST, HISTORY, EXPERIMENT)):
+        names = (LAST, BEST, HISTORY, EXPERIMENT)
+        if any(is_same_file(folder / path, file) for file in (*(target / name for name in names), *run_files(target))):
             msg = f"{path}: the run would write over it; choose another folder (--out)"
             raise SpecnetError(msg)
 
