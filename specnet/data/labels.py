@@ -184,7 +184,8 @@ def near_equal(labels: Sequence[str]) -> Iterator[str]:
     for group in groups.values():
         if len(group) > 1:
             names = ", ".join(f'"{label}"' for label in group)
-            yield f"the classes {names} differ only in case, spacing or the form of characters; if they are one class, write them alike"
+            difference = "differ only in case, spacing or the form of characters"
+            yield f"the classes {names} {difference}; if they are one class, write them alike"
 
 
 def few_rows(
