@@ -94,10 +94,9 @@ def train(
     for change in result.changes:
         note(f"changed since the run started: {change}")
     if stopped_by and not result.finished:
-        options = [*(["--out", out] if out else []), *(["--allow-changes"] if allow_changes else [])]
-        options += ["--check-finite"] if check_finite else []
-        options += ["--checkpoint-signal", checkpoint_signal] if checkpoint_signal else []
-        command = _resume_command([experiment, *options], set_ or [])
+        options = {"--out": out, "--checkpoint-signal": checkpoint_signal}
+        flags = {"--allow-changes": allow_changes, "--check-finite": check_finite}
+        command = _resume_command(experiment, options, flags, set_ or [])
         note(f"stopped after a complete step; {result.checkpoint_path} is written. Resume with: {command}")
         raise typer.Exit(128 + stopped_by)
     if resume and not stop.steps:
@@ -116,10 +115,14 @@ def _progress(*, quiet: bool, json_lines: bool) -> list[Listener]:
     return [BarProgress() if sys.stderr.isatty() else LineProgress()]
 
 
-def _resume_command(arguments: list[str], settings: list[str]) -> str:
-    """Return the command that resumes a run."""
-    set_options = [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["specnet", "train", *arguments, *set_options, "--resume"])
+def _resume_command(
+    experiment: str, options: dict[str, str | None], flags: dict[str, bool], settings: list[str]
+) -> str:
+    """Return the command that resumes a run, with the options and settings that were given."""
+    given = [word for name, value in options.items() if value for word in (name, value)]
+    given += [name for name, is_set in flags.items() if is_set]
+    given += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["specnet", "train", experiment, *given, "--resume"])
 
 
 def _transfer_text(transfer: Transfer) -> str:
