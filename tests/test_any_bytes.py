@@ -136,7 +136,11 @@ def damaged(data, rng):
     return bytes(data)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+QUICK = ("m.json", "d.npz", "d.csv", "d.h5", "m.h5", "s/sweep.csv")
+"""Files that are also damaged in a run of the tests without --full."""
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in COMMANDS])
 def test_no_bytes_make_a_command_fail_with_a_traceback(files, tmp_path, monkeypatch, name, full, request):
     monkeypatch.setattr(commands, "FORKS", hasattr(os, "fork"))  # with --full, too: the start is not the point here
     if not (files / name).exists():

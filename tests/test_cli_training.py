@@ -136,6 +136,7 @@ def test_a_run_stopped_before_its_first_checkpoint_can_be_resumed(digits, number
     assert specnet.load(digits / "runs/digits/last.h5").run_state["epoch"] >= 1
 
 
+@pytest.mark.full
 def test_large_files_are_predicted_in_parts(tmp_path):
     """Check that every format of rows and predictions yields the same numbers, with bounded memory."""
     rng = np.random.default_rng(0)

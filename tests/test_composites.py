@@ -510,6 +510,7 @@ def doubled(levels, entry):
     return entry
 
 
+@pytest.mark.full
 def test_layers_are_counted_over_the_whole_document(full):
     relus = [{"type": "relu"}] * 20_000
     two = [{"type": "sequential", "layers": relus}] * 2

@@ -335,6 +335,7 @@ for operation, results in outcomes.items():
 """
 
 
+@pytest.mark.full
 def test_running_out_of_memory_is_reported(tmp_path, python):
     command = [python, "-c", LITTLE_MEMORY, tmp_path / "m.h5"]
     # Freed memory returns to the system at once, so that the address-space limit takes effect.

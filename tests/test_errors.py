@@ -6,6 +6,7 @@ import traceback
 import pytest
 
 import specnet
+from specnet.data.raw import NotThereError
 from specnet.document.messages import MAX_COMPARED, describe, suggestion
 from specnet.errors import MAX_LINE, Problem, SpecnetError, bounded, path_text, printable
 from specnet.training.finite_check import NotFiniteError
@@ -16,6 +17,7 @@ PLAIN = [
     specnet.SpecnetError,
     specnet.ShapeError,
     specnet.DataError,
+    NotThereError,
     specnet.CheckpointError,
     specnet.CheckpointCorruptError,
     specnet.CheckpointMismatchError,

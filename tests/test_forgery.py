@@ -142,6 +142,7 @@ def test_a_free_space_list_with_a_wrong_checksum_is_rejected(good, tmp_path):
         specnet.load(tmp_path / "x.h5")
 
 
+@pytest.mark.full
 def test_nested_heaps_load_unless_they_exceed_their_maximum_size(tmp_path):
     model = model_of({"type": "affine", "units": 1}, input_shape=(1,))
     model.run_state = {f"optimizer/{'long' * 400}{index}": float(index) for index in range(700)}

@@ -107,6 +107,7 @@ def test_the_python_code_of_the_page_about_training_runs(root, tmp_path):
     assert float(process.stdout) > 0.9
 
 
+@pytest.mark.full
 def test_the_commands_of_the_page_about_training_run(root, tmp_path):
     pytest.importorskip("polars", reason="polars is not installed")
     rng = np.random.default_rng(0)

@@ -234,6 +234,7 @@ def test_values_near_the_limits_of_float64_are_drawn_without_an_error(values):
     assert charts.flow(["a", "b", "c"][: len(values)], {"values": values}).startswith("<svg")
 
 
+@pytest.mark.full
 def test_a_report_of_a_thousand_layers_is_small_and_fast(tmp_path):
     layers = [{"type": "affine", "units": 20}, {"type": "relu"}] * 500
     model = specnet.build(specnet.ModelSpec(input_shape=(20,), layers=layers))

@@ -61,6 +61,7 @@ arbitrary_values = st.sampled_from(
 
 
 @given(documents, st.data())
+@pytest.mark.full
 def test_the_schema_accepts_what_the_loader_accepts(document, data):
     target = data.draw(st.sampled_from(list(objects_in(document))))
     if data.draw(st.booleans()):

@@ -108,6 +108,7 @@ def test_an_error_of_a_file_names_the_file(command):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to take away its override of permissions")
+@pytest.mark.full
 def test_folders_without_permission_are_named(tmp_path):
     Path("dark").mkdir(mode=0)
     less = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-dac_override,-dac_read_search"

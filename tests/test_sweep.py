@@ -69,6 +69,7 @@ def test_every_combination_is_an_ordinary_run_and_all_are_ranked(folder, monkeyp
     assert all((single_run.parameters[name] == value).all() for name, value in best.parameters.items())
 
 
+@pytest.mark.full
 def test_each_seed_is_a_run_and_combinations_are_ranked_by_their_mean(folder):
     out, _ = run("sweep", "e.json", *RATES, "--seeds", "3", "--out", "s", "--quiet", cwd=folder)
     assert out.splitlines()[0].split() == ["Rank", "learning_rate", "val_loss", "sd", "runs"]
@@ -149,6 +150,7 @@ def test_the_ranking_metric_follows_the_settings_of_the_runs(folder):
         planned_monitor({"data.validation": ['{"fraction": 0.2}', "null"]})
 
 
+@pytest.mark.full
 def test_models_and_seeds_can_be_varied(folder):
     other = json.loads((folder / "m.json").read_text()) | {"seed": 7}
     (folder / "m2.json").write_text(json.dumps(other))

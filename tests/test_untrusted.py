@@ -154,6 +154,7 @@ def test_a_table_of_short_rows_takes_little_memory():
 
 
 @pytest.mark.parametrize("damage", one_by_default(["fifo", "folder", "bytes"]))
+@pytest.mark.full
 def test_special_files_as_tables_of_runs(damage):
     sweep = ["sweep", "e.json", "--set", "training.epochs=1,2", "--jobs", "1", "--out", "s"]
     assert run_specnet(*sweep)[0] == 0

@@ -131,6 +131,7 @@ def test_a_crashing_reader_process_is_reported(tmp_path, monkeypatch):
         import_model(GOLDEN / "keras3.h5")
 
 
+@pytest.mark.full
 def test_flipped_bits_cause_no_crash(tmp_path, full):
     """Check that importing a damaged Keras file returns a model or raises CheckpointError."""
     data = (GOLDEN / "keras3.weights.h5").read_bytes()
@@ -214,6 +215,7 @@ def test_invalid_layer_settings_are_rejected_in_one_line(tmp_path, layer):
     assert err.count("\n") == 1
 
 
+@pytest.mark.full
 def test_many_layers_with_the_same_name_are_imported_quickly(tmp_path):
     def add_layers(members, _archive):
         config = json.loads(members["config.json"])

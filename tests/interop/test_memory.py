@@ -193,6 +193,7 @@ DEFAULT = ("weights.keras", "fills.keras", "large.npz", "chunk.h5", "nodes.onnx"
 
 
 @pytest.mark.parametrize("name", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.full) for n in BOMBS])
+@pytest.mark.full
 def test_memory_is_bounded_by_the_size_of_the_file(tmp_path, python, name):
     make, message_part = BOMBS[name]
     if name.endswith((".onnx", ".safetensors")):
