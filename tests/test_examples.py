@@ -44,6 +44,7 @@ def test_the_digits_data_is_unchanged(root):
     assert np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
+@pytest.mark.full
 def test_the_regression_example_beats_a_linear_model(python, root, tmp_path):
     pytest.importorskip("polars", reason="polars is not installed")
     out = run(python, root / "examples/regression/run.py", cwd=tmp_path)

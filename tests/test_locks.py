@@ -155,15 +155,15 @@ def test_a_refused_run_leaves_no_folder():
 
 
 def test_a_run_whose_folder_was_moved_stops_and_leaves_the_new_one_alone(start):
-    Path("e.json").write_text(json.dumps({**LONG_RUN, "training": {**LONG_RUN["training"], "checkpoint": {}}}))
-    first = start("train", "e.json", "--out", "r", ready=Path("r/last.h5").exists)
+    first = start("train", "e.json", "--out", "r", "--checkpoint-signal", "USR1", ready=is_training())
     Path("r").rename("moved")
     with folder_lock(Path("r"), "another run"):
+        first.send_signal(signal.SIGUSR1)  # the first checkpoint after the move
         _, errors = first.communicate(timeout=30)
         assert first.returncode == 1
         assert "r: was moved or replaced while a run was writing into it" in errors
         assert [path.name for path in Path("r").iterdir()] == [LOCK]
-    specnet.load("moved/last.h5")
+    assert Path("moved/experiment.json").exists()
 
 
 @pytest.mark.parametrize("odd", ["folder", "link", "hard link"])

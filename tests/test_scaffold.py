@@ -27,6 +27,7 @@ def frame(rows=200, seed=0):
     return pl.DataFrame({**columns, "kind": kind, "price": price, "flag": a > 0, "count": count})
 
 
+@pytest.mark.full
 def test_text_targets_make_a_classifier():
     frame().drop("price", "flag", "count").write_csv("d.csv")
     scaffolded = scaffold("d.csv", "kind")
