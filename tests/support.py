@@ -1,8 +1,11 @@
 """Helpers that several tests share: example entries of every layer, bitwise comparison of arrays, npm packages."""
 
+import json
 import shutil
 import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import specnet
@@ -52,6 +55,13 @@ LAYERS = {
         ],
     },
 }
+
+
+def write_experiment(document, rows):
+    """Write e.json, an experiment on 4 inputs and 2 classes, and its data d.npz into the current folder."""
+    x = np.random.default_rng(0).normal(size=(rows, 4))
+    np.savez("d.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    Path("e.json").write_text(json.dumps(document))
 
 
 def one_by_default(cases):

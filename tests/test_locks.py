@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import specnet
@@ -18,7 +17,7 @@ from specnet import SpecnetError
 from specnet.files.atomic import replacement
 from specnet.files.lock import LOCK, folder_lock
 from tests.commands import run_specnet
-from tests.support import one_by_default
+from tests.support import one_by_default, write_experiment
 
 fcntl = pytest.importorskip("fcntl", reason="needs advisory locks")
 
@@ -39,9 +38,7 @@ LONG_RUN = {
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_an_experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    x = np.random.default_rng(0).normal(size=(500, 4))
-    np.savez("d.npz", x=x, y=(x[:, 0] > 0).astype(int))
-    Path("e.json").write_text(json.dumps(LONG_RUN))
+    write_experiment(LONG_RUN, 500)
 
 
 @pytest.fixture

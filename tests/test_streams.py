@@ -1,17 +1,15 @@
 """Test commands whose standard streams are closed or full, whose files fail, and whose names are not UTF-8."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import specnet
 from tests.commands import run_specnet
-from tests.support import one_by_default
+from tests.support import one_by_default, write_experiment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX shell")
 
@@ -27,9 +25,7 @@ DOCUMENT = {
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_an_experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    x = np.random.default_rng(0).normal(size=(60, 4))
-    np.savez("d.npz", x=x, y=(x[:, 0] > 0).astype(int))
-    Path("e.json").write_text(json.dumps(DOCUMENT))
+    write_experiment(DOCUMENT, 60)
 
 
 def shell(command, **options):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specnet.errors import ShapeError, SpecnetError
+from specnet.errors import DataError, ShapeError
 
 NAMES = "features/names"
 """Where a model's `run_state` holds the names of its input columns, as a JSON array."""
@@ -29,7 +29,7 @@ def column_names(x: Any) -> tuple[str, ...]:
 
 
 def trained_names(run_state: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the input columns that a model was trained on, none if unknown. Raises SpecnetError for malformed ones."""
+    """Return the input columns that a model was trained on, none if unknown. Raises DataError for malformed ones."""
     text = (run_state or {}).get(NAMES)
     if text is None:
         return ()
@@ -39,7 +39,7 @@ def trained_names(run_state: Mapping[str, Any] | None) -> tuple[str, ...]:
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         msg = "the column names in the checkpoint are not valid: expected a JSON array of strings, not empty"
-        raise SpecnetError(msg)
+        raise DataError(msg)
     return tuple(map(canonical, names))
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
-from specnet.data.labels import TargetRules, are_classes, as_text, index_labels, is_number
+from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
 from specnet.document.messages import describe
 from specnet.errors import DataError
+from specnet.files.csv_cells import is_number
 from specnet.spec.model_spec import ModelSpec
 
 LEVELS = 256

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from specnet.data.raw import (
+    STEPWISE,
     TABLES,
     Columns,
     Fill,
@@ -99,7 +99,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> list[RawArray]:
         members = file.zip.namelist()  # type: ignore[union-attr]  # it is open
         sizes = {name.removesuffix(".npy"): file.zip.getinfo(name).file_size for name in members}  # type: ignore[union-attr]
         for info in file.zip.infolist():  # type: ignore[union-attr]
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a limit
+            if info.compress_type not in STEPWISE:
                 msg = f"{path}: {info.filename} is compressed by another method than numpy's; write it with numpy.savez"
                 raise DataError(msg)
         refuse_bomb(path, sum(sizes[name] for name in picked))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -15,10 +14,8 @@ from specnet.arrays.frames import canonical
 from specnet.data.raw import RawArray
 from specnet.document.messages import suggestion
 from specnet.errors import DataError
+from specnet.files.csv_cells import is_number
 from specnet.spec.model_spec import ModelSpec
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
 
 _BOOLEANS = {"true": True, "false": False}
 
@@ -98,12 +95,7 @@ def _value_of(label: str) -> tuple[type, Decimal] | None:
     text = canonical(label)
     if text.lower() in _BOOLEANS:
         return bool, Decimal(_BOOLEANS[text.lower()])
-    return (float, Decimal(text)) if _NUMBER.fullmatch(text) else None  # exact, also for an id of twenty digits
-
-
-def is_number(text: str) -> bool:
-    """Return whether text is a decimal number, as files hold it."""
-    return _NUMBER.fullmatch(text) is not None
+    return (float, Decimal(text)) if is_number(text) else None  # exact, also for an id of twenty digits
 
 
 def _are_indices(labels: Sequence[str]) -> bool:
@@ -188,12 +180,16 @@ def near_equal(labels: Sequence[str]) -> Iterator[str]:
             yield f"the classes {names} {difference}; if they are one class, write them alike"
 
 
+FEW_ROWS = 5
+"""Classes of fewer rows are noted."""
+
+
 def few_rows(
-    indices: npt.NDArray[np.int64], labels: Sequence[str], count: int, *, least: int = 5, what: str = "to train on"
+    indices: npt.NDArray[np.int64], labels: Sequence[str], count: int, what: str = "to train on"
 ) -> Iterator[str]:
-    """Yield a note that lists the classes with fewer than `least` of the rows."""
+    """Yield a note that lists the classes with fewer than FEW_ROWS of the rows."""
     rows = np.bincount(indices, minlength=count)[:count]
-    rare = [f"{labels[i] if labels else i} ({rows[i]})" for i in np.flatnonzero(rows < least).tolist()]
+    rare = [f"{labels[i] if labels else i} ({rows[i]})" for i in np.flatnonzero(rows < FEW_ROWS).tolist()]
     if rare:
         more = ", …" if len(rare) > 8 else ""
-        yield f"classes of fewer than {least} rows {what}: {', '.join(rare[:8])}{more}"
+        yield f"classes of fewer than {FEW_ROWS} rows {what}: {', '.join(rare[:8])}{more}"

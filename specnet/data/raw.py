@@ -49,6 +49,10 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+STEPWISE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The methods of a zip file that unpack step by step; the others unpack all that they get, whatever that becomes."""
+
+
 class RawRows(NamedTuple):
     """Contents of a file before conversion for a model: arrays, and the names of the input columns of a table."""
 

@@ -40,10 +40,13 @@ MAX_DEPTH = 256
 MAX_PROBLEMS = 1000
 
 
-_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?')
+_STRING = r'"(?:[^"\\]++|\\.)*+"?'  # an unterminated one is matched once, not at each quote
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{}])')  # an unterminated string is matched once, not at each quote
+_STRINGS = re.compile(_STRING)
+
+
+_BRACKETS = re.compile(rf"{_STRING}|([\[\]{{}}])")
 
 
 _LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1, "": 0}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from specnet.errors import SpecnetError
-from specnet.files.paths import exists, is_folder, user_path
+from specnet.files.paths import user_path
 
 try:
     import fcntl
@@ -45,17 +45,17 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
     unchanged and no temporary is left; after a NotDurableError it is replaced.
     """
     target = Path(os.path.realpath(user_path(path)))
-    if is_folder(target):
+    mode = _mode_of(target)
+    if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
-    if exists(target) and not stat.S_ISREG(target.stat().st_mode):
+    if mode is not None and not stat.S_ISREG(mode):
         raise OSError(22, "It is not a regular file", os.fspath(path))
     _remove_leftovers(target.parent)
-    mode = _mode_of(target)
     temporary, descriptor = _open_temporary(target.parent, 0o666 if mode is None else 0o600)
     try:
         yield temporary, descriptor
         if mode is not None:
-            os.fchmod(descriptor, mode)
+            os.fchmod(descriptor, stat.S_IMODE(mode))
         sync(descriptor)
         os.replace(temporary, target)  # noqa: PTH105 - like the os calls around it
     except BaseException:
@@ -113,9 +113,9 @@ def start_writeback(descriptor: int, offset: int, size: int) -> None:
 
 
 def _mode_of(path: Path) -> int | None:
-    """Return the permissions of a file, None if there is no such file."""
+    """Return the type and the permissions of a file, None if there is no such file."""
     try:
-        return stat.S_IMODE(path.stat().st_mode)
+        return path.stat().st_mode
     except FileNotFoundError:
         return None
 

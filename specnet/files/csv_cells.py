@@ -1,15 +1,23 @@
-"""Cells of the CSV tables that specnet writes: text that a spreadsheet would run as a formula is quoted."""
+"""Cells of CSV tables: which are numbers, and which text a spreadsheet would run as a formula."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+_NOT_FINITE = ("-inf", "-nan", "+inf", "+nan")
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """The first characters with which spreadsheets begin a formula, or skip to one."""
+
+
+def is_number(text: str) -> bool:
+    """Return whether text is a finite decimal number, as files hold it."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def csv_cells(cells: Iterable[object]) -> list[str]:
@@ -23,4 +31,5 @@ def cell_text(cell: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
+    is_harmless = not text.startswith(_FORMULA) or is_number(text) or text in _NOT_FINITE
+    return text if is_harmless else f"'{text}"

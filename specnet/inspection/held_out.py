@@ -15,7 +15,7 @@ from specnet.data.spec import DataEntry, Fraction
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
 from specnet.training.experiment import load_experiment
-from specnet.training.loading import held_out_rows, load_data
+from specnet.training.loading import data_digest, held_out_rows, load_data
 from specnet.training.runs.run_folder import EXPERIMENT
 from specnet.training.spec.experiment_spec import ExperimentSpec
 
@@ -63,8 +63,8 @@ def _held_out(
         held_out = held_out_rows(experiment.training, data, fraction, "")
     except DataError:
         return None
-    parts = (data.rows(np.flatnonzero(~held_out)), data.rows(np.flatnonzero(held_out)))
-    return held_out if digest == "".join(part.fingerprint() for part in parts) else None
+    train, validation = data.rows(np.flatnonzero(~held_out)), data.rows(np.flatnonzero(held_out))
+    return held_out if digest == data_digest(train, validation) else None
 
 
 def _trained_rows(folder: Path | None, digest: Any) -> set[bytes] | None:
@@ -75,7 +75,7 @@ def _trained_rows(folder: Path | None, digest: Any) -> set[bytes] | None:
         _, train, validation = load_data(*load_experiment(folder / EXPERIMENT))
     except SpecnetError:  # the document or its data are somewhere else
         return None
-    if digest != train.fingerprint() + (validation.fingerprint() if validation is not None else ""):
+    if digest != data_digest(train, validation):
         return None
     return set(_keys(train.inputs)) if isinstance(train, Dataset) else None
 

@@ -11,16 +11,13 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from specnet.data.raw import STEPWISE
 from specnet.errors import CheckpointError, SpecnetError, printable
 from specnet.files.regular import open_regular
 from specnet.interop.imported_model import one_line, unsupported
 
 SMALL_TEXT, LARGEST_TEXT = 2**22, 2**24
 """The most bytes of JSON in a small file and in any; as Python objects, they take up to 25 times as much memory."""
-
-
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The methods that unpack step by step; the others unpack all that they get, however much that becomes."""
 
 
 _CHUNK = 2**16
@@ -57,7 +54,7 @@ class Archive:
             raise unsupported(name, "the archive contains two members with the same name")
         for entry in entries:
             what = printable(entry.filename)[:100]
-            if entry.compress_type not in _METHODS:
+            if entry.compress_type not in STEPWISE:
                 raise unsupported(name, f"{what} is compressed by another method than deflate")
             is_text = entry.filename.endswith(".json")
             limit = min(SMALL_TEXT + size, LARGEST_TEXT) if is_text else unpacked_limit(size)

@@ -17,7 +17,7 @@ from specnet.data.files import array_name, read_array, read_rows
 from specnet.data.labels import index_note, reads_text
 from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
 from specnet.data.spec import DataEntry
-from specnet.errors import DataError, SpecError, SpecnetError
+from specnet.errors import DataError, SpecError
 from specnet.files.paths import user_path
 from specnet.model import Model
 from specnet.training.epoch_metrics import evaluate, evaluation_rows
@@ -141,7 +141,7 @@ def _read(
         target_array = None if targets is None else read_array(user_path(array_name(source, targets)))
         return RawRows(read_array(source), target_array)
     entry = experiment.data.train if experiment is not None else DataEntry(path=os.fspath(source))
-    columns = _trained_columns(model)
+    columns = list(trained_names(model.run_state)) or None
     chosen = [canonical(name) for name in ([inputs] if isinstance(inputs, str) else inputs or ())]
     if chosen and columns is not None and chosen != columns and sorted(chosen) == sorted(columns):
         msg = f"{source}: the model was trained on the columns {','.join(columns)}, in this order; omit --inputs"
@@ -174,14 +174,6 @@ def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
     """Return the name of the training inputs if `source` has the format of the training file, else None."""
     entry = experiment.data.train
     return entry.inputs if entry.path and kind_of(Path(entry.path)) == kind_of(source) else None
-
-
-def _trained_columns(model: Model) -> list[str] | None:
-    """Return the columns that the model was trained on, None if unknown. Raises DataError for malformed names."""
-    try:
-        return list(trained_names(model.run_state)) or None
-    except SpecnetError as error:
-        raise DataError(str(error)) from None
 
 
 def _out_of_range_notes(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:

@@ -21,6 +21,11 @@ from specnet.training.spec.experiment_spec import ExperimentSpec
 from specnet.training.spec.training_spec import TrainingSpec
 
 
+def data_digest(train: AnyDataset, validation: AnyDataset | None) -> str:
+    """Return the digest of a run's data, by which a checkpoint recognizes them."""
+    return train.fingerprint() + ("" if validation is None else validation.fingerprint())
+
+
 class RunData(NamedTuple):
     """The rows of a run, and its experiment; if targets are names, these are the labels of its model."""
 

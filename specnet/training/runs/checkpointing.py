@@ -16,6 +16,7 @@ from specnet.errors import CheckpointError, CheckpointMismatchError, SpecError
 from specnet.mpi.world import SINGLE, World
 from specnet.plan import NOTES
 from specnet.training.early_stopping import EarlyStopping, is_better
+from specnet.training.loading import data_digest
 from specnet.training.loop import Event, Run
 from specnet.training.runs.environment import machine_record
 from specnet.training.runs.run_folder import (
@@ -68,7 +69,7 @@ class Checkpointer:
         self.check_folder = check_folder
         self.world = world
         self.experiment = experiment
-        self.fingerprint = data.fingerprint() + (validation.fingerprint() if validation else "")
+        self.fingerprint = data_digest(data, validation)
         stopping = experiment.training.early_stopping
         self.early = EarlyStopping(stopping) if stopping else None
         self.replaces = False

@@ -68,7 +68,7 @@ def fit(
     spec = _check_settings(model.spec, settings, validates=validation is not None)
     is_fraction = validation is not None and not isinstance(validation, tuple)
     fraction = Fraction.model_validate({"fraction": validation}) if is_fraction else None
-    names = _data_error(lambda: trained_names(model.run_state)) or column_names(x)
+    names = trained_names(model.run_state) or column_names(x)
     data, held_out = _rows(spec, model, x, y, weights, names), None
     if isinstance(validation, tuple):
         held_out = _rows(spec, model, *validation, None, names, "validation")

@@ -31,7 +31,7 @@ from specnet.training.loop import History, Listener, Run
 from specnet.training.optimizers.base import Optimizer
 from specnet.training.runs.checkpointing import Checkpointer
 from specnet.training.runs.environment import processes_of
-from specnet.training.runs.run_folder import BEST, EXPERIMENT, HISTORY, LAST, remove_link, run_files
+from specnet.training.runs.run_folder import BEST, EXPERIMENT, LAST, remove_link, run_files
 from specnet.training.spec.checks import frozen_names
 from specnet.training.spec.experiment_spec import ExperimentSpec
 from specnet.training.spec.training_spec import TrainingSpec
@@ -250,9 +250,9 @@ def _nothing() -> None:
 def _refuse_overwriting(spec: ExperimentSpec, folder: Path, target: Path) -> None:
     """Raise SpecnetError if the run would overwrite its data files, or the checkpoint that it starts from."""
     source = spec.training.initialize_from
+    existing = run_files(target)
     for path in [*spec.data.files(), *([] if source is None else [str(user_path(source.path))])]:
-        names = (LAST, BEST, HISTORY, EXPERIMENT)
-        if any(is_same_file(folder / path, file) for file in (*(target / name for name in names), *run_files(target))):
+        if any(is_same_file(folder / path, file) for file in existing):
             msg = f"{path}: the run would write over it; choose another folder (--out)"
             raise SpecnetError(msg)
 
