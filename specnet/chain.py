@@ -1,18 +1,27 @@
-"""Consecutive layers: models and composite layers consist of them."""
+"""Consecutive layers: models and composite layers consist of them.
+
+Layers that can be computed together are: a batch norm and its ReLU (Layer.fused_with), and, for a single row, affine
+layers and ReLUs (Layer.row_step), because a call from Python takes longer than their arithmetic.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.parameters import Array
 from specnet.layer import Layer
 
 T = TypeVar("T")
+
+MOST_DENSE = 16
+"""The most affine layers in one call of kernels.dense_row."""
 
 KEPT_ROWS = 1024
 """The largest batch, in rows, whose intermediate arrays `predict` keeps for the next call of the thread."""
@@ -28,11 +37,13 @@ class Chain:
     def __init__(self, layers: Sequence[Layer], *, keeps_last: bool = False) -> None:
         self.layers = tuple(layers)
         self.keeps_last = keeps_last
-        self._last = len(self.layers) - 1
-        self._forwards = [_with_out(layer.forward) for layer in layers]
-        self._backwards = [_with_out(layer.backward) for layer in layers]
-        self._predicts = [_with_out(layer.predict) for layer in layers]
-        self._trainable = [index for index, layer in enumerate(layers) if layer.parameters]
+        self._units = _fuse(self.layers)
+        self._last = len(self._units) - 1
+        self._forwards = [_with_out(unit.forward) for unit in self._units]
+        self._backwards = [_with_out(unit.backward) for unit in self._units]
+        self._predicts = [_with_out(unit.predict) for unit in self._units]
+        self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
+        self._dense_rows = {rows.first: rows for rows in _dense_rows(self._units)}
         self._outputs_for: tuple[object, object] | None = None  # the x.shape and x.dtype that the arrays below fit
         self._outputs: list[Array | None] = []
         self._input_gradients: list[Array | None] = []
@@ -45,8 +56,8 @@ class Chain:
         """Compute the last layer's output, into `out` if it is set."""
         if self._outputs_for != (x.shape, x.dtype):
             self._outputs_for = x.shape, x.dtype
-            self._outputs = [None] * len(self.layers)
-            self._input_gradients = [None] * len(self.layers)
+            self._outputs = [None] * len(self._units)
+            self._input_gradients = [None] * len(self._units)
         outputs = self._outputs
         for index, forward in enumerate(self._forwards):
             output = outputs[index]
@@ -68,7 +79,7 @@ class Chain:
             return
         first = self._trainable[0]
         dy = self._backward_down_to(first + 1, dy, None)  # not None: only the model's first layer takes integers
-        self.layers[first].parameter_backward(dy)
+        self._units[first].parameter_backward(dy)
 
     def _backward_down_to(self, first: int, dy: Array, out: Array | None) -> Any:
         gradients = self._input_gradients
@@ -82,6 +93,8 @@ class Chain:
 
     def predict(self, x: npt.NDArray[Any], out: Array | None = None) -> Array:
         """Return the same result as `forward` outside training; thread-safe."""
+        if len(x) == 1 and self._dense_rows:
+            return self._predict_row(x, out)
         outputs = self._thread_outputs(x)
         for index, predict in enumerate(self._predicts):
             output = outputs[index]
@@ -95,15 +108,73 @@ class Chain:
                 x = predict(x, out)
         return x
 
+    def _predict_row(self, x: npt.NDArray[Any], out: Array | None) -> Array:
+        """Predict for a single row, as many layers in one call as possible."""
+        index = 0
+        while index <= self._last:
+            rows = self._dense_rows.get(index)
+            if rows is not None:
+                is_last = rows.stop > self._last
+                y = out if is_last and out is not None and not self.keeps_last else np.empty((1, rows.units), x.dtype)
+                if x.ndim == 2 and kernels.dense_row(x, y, rows.rectified, *rows.arrays):
+                    x, index = y, rows.stop
+                    continue
+            x = self._predicts[index](x, out if index == self._last and not self.keeps_last else None)
+            index += 1
+        return x
+
     def _thread_outputs(self, x: npt.NDArray[Any]) -> list[Array | None]:
         outputs_for = x.shape, x.dtype
         outputs: list[Array | None]
         if getattr(self._thread_scratch, "outputs_for", None) == outputs_for:
             outputs = self._thread_scratch.outputs
         else:
-            outputs = [None] * len(self.layers)
+            outputs = [None] * len(self._units)
             self._thread_scratch.outputs_for, self._thread_scratch.outputs = outputs_for, outputs
         return outputs
+
+
+def _fuse(layers: Sequence[Layer]) -> list[Layer]:
+    """Replace layers by one that computes both; not the last, whose input the caller may not have."""
+    units: list[Layer] = []
+    for index, layer in enumerate(layers):
+        fused = units[-1].fused_with(layer) if units and index < len(layers) - 1 else None
+        if fused is None:
+            units.append(layer)
+        else:
+            units[-1] = fused
+    return units
+
+
+class _DenseRows(NamedTuple):
+    """Units from `first` to `stop` - 1, which kernels.dense_row computes in one call for a single row."""
+
+    first: int
+    stop: int
+    units: int  # of the last affine layer
+    rectified: int
+    arrays: tuple[Array, ...]
+
+
+def _dense_rows(units: Sequence[Layer]) -> Iterator[_DenseRows]:
+    """Find the longest runs of affine layers with ReLUs, each with at most MOST_DENSE affine layers."""
+    index = 0
+    while index < len(units):
+        first, rectified, arrays = index, 0, list[Array]()
+        while index < len(units) and (step := units[index].row_step()) is not None:
+            if step == "relu":
+                if not arrays:
+                    break
+                rectified |= 1 << (len(arrays) // 2 - 1)
+            elif len(arrays) == 2 * MOST_DENSE:
+                break
+            else:
+                arrays += step
+            index += 1
+        if arrays:
+            yield _DenseRows(first, index, len(arrays[-1]), rectified, tuple(arrays))
+        else:
+            index += 1
 
 
 def _rebuild_chain(layers: Sequence[Layer], keeps_last: bool) -> Chain:

@@ -13,17 +13,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.conversion import as_floats
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.arrays.randomness import Draws
 from specnet.errors import ShapeError, SpecnetError
 
 T = TypeVar("T")
+
+RowStep: TypeAlias = tuple[Array, Array] | Literal["relu"]
+"""A layer of kernels.dense_row: the weight and the bias of y = x @ weight + bias, or a ReLU."""
 
 
 class Layer(ABC):
@@ -86,6 +90,14 @@ class Layer(ABC):
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         """Do the same as `backward`, but without ∂loss/∂x; override this if it saves work."""
         self.backward(dy)
+
+    def fused_with(self, following: Layer) -> Layer | None:
+        """Return a layer that does the work of this and the following one in fewer passes, or None (the default)."""
+        return None
+
+    def row_step(self) -> RowStep | None:
+        """Return what the layer does to a single row, for kernels.dense_row; None (the default) for something else."""
+        return None
 
     @property
     def formulas(self) -> dict[str, str]:
@@ -153,6 +165,14 @@ class Layer(ABC):
 class Elementwise(Layer):
     """Base class of y = f(x), element by element: a subclass defines f and, right below it, its derivative."""
 
+    activation: ClassVar[int | None] = None
+    """The position in kernels.ACTIVATIONS of the kernel that computes f and its derivative; None without one."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if vars(cls).keys() & {"value", "slope"} and "activation" not in vars(cls):
+            cls.activation = None  # the kernel of the base class computes another function
+
     def __init__(self) -> None:
         super().__init__()
         self._slope: Array | None = None
@@ -165,21 +185,29 @@ class Elementwise(Layer):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         """Write f'(x) into slope; y is f(x)."""
 
+    def constants(self) -> tuple[float, float]:
+        """Return the constants p and q of the kernel."""
+        return 0.0, 0.0
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        x = self.floats(x)
+        x = np.ascontiguousarray(self.floats(x))
         y = np.empty(x.shape, x.dtype) if out is None else out
-        self.value(x, y)
-        self._slope = self.keep("slope", x.shape, x.dtype)
-        self.slope(x, y, self._slope)
+        slope = self._slope = self.keep("slope", x.shape, x.dtype)
+        kind = self.activation
+        if kind is None or not kernels.activation_slope(x, y, slope, kind, *self.constants()):
+            self.value(x, y)
+            self.slope(x, y, slope)
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         slope = self.cached(self._slope)
         dy = self.incoming(dy, slope.shape, slope.dtype)
-        return np.multiply(dy, slope, out)
+        dx = np.empty(slope.shape, slope.dtype) if out is None else out
+        return dx if kernels.multiply(dy, slope, dx) else np.multiply(dy, slope, dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        x = self.floats(x)
+        x = np.ascontiguousarray(self.floats(x))
         y = np.empty(x.shape, x.dtype) if out is None else out
-        self.value(x, y)
+        if self.activation is None or not kernels.activation(x, y, self.activation, *self.constants()):
+            self.value(x, y)
         return y

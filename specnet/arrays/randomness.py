@@ -49,13 +49,25 @@ class Draws:
     first_row: int = 0
     world: World = SINGLE
     _generators: dict[tuple[int, str], np.random.Philox] = field(default_factory=dict, repr=False)
+    _keys: dict[tuple[int, str], npt.NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def words(self, name: str, rows: int, width: int) -> npt.NDArray[np.uint32]:
         """Draw `width` uniform 32-bit words for each of `rows` rows: shape (rows, width)."""
-        generator = self._generators.get((self.seed, name))
-        if generator is None:
-            generator = self._generators[self.seed, name] = philox(self.seed, name)
+        generator = self._generator(name)
         blocks = -(-width // 8)  # a block of Philox is four 64-bit words
         _set_counter(generator, self.first_row * blocks, self.step)
         raw = np.asarray(generator.random_raw(rows * blocks * 4), np.uint64)
         return raw.view(np.uint32).reshape(rows, blocks * 8)[:, :width]
+
+    def position(self, name: str) -> npt.NDArray[np.int64]:
+        """Return where `words` starts to draw, for a kernel: the key's two words, the first row and the step."""
+        key = self._keys.get((self.seed, name))
+        if key is None:
+            key = self._keys[self.seed, name] = self._generator(name).state["state"]["key"].view(np.int64)
+        return np.array([*key, self.first_row, self.step], np.int64)
+
+    def _generator(self, name: str) -> np.random.Philox:
+        generator = self._generators.get((self.seed, name))
+        if generator is None:
+            generator = self._generators[self.seed, name] = philox(self.seed, name)
+        return generator

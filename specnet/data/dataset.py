@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.randomness import permutation
 from specnet.data.raw import RawArray
 from specnet.mpi.batch_shares import BatchShare
@@ -86,7 +87,9 @@ class Dataset:
         buffer = np.empty((min(step, count), *self.inputs.shape[1:]), self.inputs.dtype)
         for start in range(first, count, step):
             rows = indices[start : start + step]
-            inputs = self.inputs.take(rows, 0, buffer[: len(rows)], "clip")
+            inputs = buffer[: len(rows)]
+            if not kernels.gather(self.inputs, rows, inputs):
+                self.inputs.take(rows, 0, inputs, "clip")
             weights = None if self.weights is None else self.weights[rows]
             yield Dataset(inputs, self.targets[rows], weights)
 

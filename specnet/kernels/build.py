@@ -13,9 +13,15 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("specnet") / "kernels"
-LIBRARY = "_compiled.abi3.so"  # for every CPython from 3.11 on
-FLAGS = ("-O3", "-std=gnu99", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+LIBRARY = "_compiled" + (sysconfig.get_config_var("EXT_SUFFIX") if FREE_THREADED else ".abi3.so")
+"""One library for every CPython from 3.11 on; a free-threaded one needs its own."""
+FLAGS = (
+    *("-O3", "-std=gnu11", "-fPIC", "-pthread", "-fopenmp-simd"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
 LINKED = ("-shared", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
+LIBRARIES = ("-lm", "-ldl") if sys.platform == "linux" else ("-lm",)
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is only installed while building
@@ -27,7 +33,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is onl
         compiled = folder / f"{LIBRARY}.{os.getpid()}"
         source, headers = str(folder / "_compiled.c"), f"-I{sysconfig.get_path('include')}"
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(compiled), source, "-lm"]
+        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(compiled), source, *LIBRARIES]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - the user's compiler
             compiled.replace(folder / LIBRARY)
@@ -39,4 +45,5 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is onl
         build_data["artifacts"].append(f"/{FOLDER.as_posix()}/{LIBRARY}")
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"cp311-abi3-{platform}"
+        version = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+        build_data["tag"] = f"{version}-{version}t-{platform}" if FREE_THREADED else f"cp311-abi3-{platform}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specnet.layer import Layer
     from specnet.layers.affine import Affine as Affine
+    from specnet.layers.batch_norm import BatchNorm as BatchNorm
     from specnet.layers.composite import Concat as Concat
     from specnet.layers.composite import Residual as Residual
     from specnet.layers.composite import Sequential as Sequential
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from specnet.layers.elu import Selu as Selu
     from specnet.layers.embedding import Embedding as Embedding
     from specnet.layers.gelu import Gelu as Gelu
-    from specnet.layers.norm import BatchNorm as BatchNorm
     from specnet.layers.norm import LayerNorm as LayerNorm
     from specnet.layers.norm import RmsNorm as RmsNorm
     from specnet.layers.relu import LeakyRelu as LeakyRelu
@@ -46,7 +46,8 @@ FAMILIES = {
     "gelu": {"gelu": "Gelu"},
     "sigmoid": {"silu": "Silu", "mish": "Mish", "softplus": "Softplus", "sigmoid": "Sigmoid", "tanh": "Tanh"},
     "softmax": {"softmax": "Softmax", "log_softmax": "LogSoftmax"},
-    "norm": {"batch_norm": "BatchNorm", "layer_norm": "LayerNorm", "rms_norm": "RmsNorm"},
+    "batch_norm": {"batch_norm": "BatchNorm"},
+    "norm": {"layer_norm": "LayerNorm", "rms_norm": "RmsNorm"},
     "dropout": {"dropout": "Dropout"},
     "reshape": {"flatten": "Flatten", "reshape": "Reshape"},
     "composite": {"sequential": "Sequential", "residual": "Residual", "concat": "Concat"},

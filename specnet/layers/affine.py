@@ -12,7 +12,7 @@ from specnet import kernels
 from specnet.arrays.conversion import batch_of, size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layer import Layer, RowStep
 
 SMALL_OUTPUT = 16 * 1024
 
@@ -84,6 +84,9 @@ class Affine(Layer):
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         self._fill_parameter_gradients(dy)
 
+    def row_step(self) -> RowStep | None:
+        return None if self._bias is None else (self._weight, self._bias)
+
     def _compute(self, rows: Array, out: Array | None) -> Array:
         y = np.empty((len(rows), self._weight.shape[1]), self._weight.dtype) if out is None else _as_matrix(out)
         if len(rows) == 1 and self._bias is not None and kernels.affine_row(rows, self._weight, self._bias, y):
@@ -98,7 +101,7 @@ class Affine(Layer):
         x = self.cached(self._x)
         dy = _as_matrix(self.incoming(dy, self._y_shape, dtype))
         product(x.T, dy, self.gradient("weight"))  # ∂y/∂weight = x, summed over the batch
-        if self._bias is not None:
+        if self._bias is not None and not kernels.sum_rows(dy, self.gradient("bias")):
             if len(self._ones) != len(dy) or self._ones.dtype != dtype:
                 self._ones = np.ones(len(dy), dtype)
             # ∂y/∂bias = 1, summed over the batch

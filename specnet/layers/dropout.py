@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.conversion import FLOAT64, size_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.arrays.randomness import Draws
@@ -32,26 +33,27 @@ class Dropout(Layer):
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self.floats(x)
-        self._shape, self._dtype = x.shape, x.dtype
-        self._mask = self._draw_mask(x) if training and self.rate and x.ndim else None
-        if self._mask is None:
+        self._shape, self._dtype, self._mask = x.shape, x.dtype, None
+        if not training or not self.rate or not x.ndim:
             return self.predict(x, out)
-        return np.multiply(x, self._mask, out)
+        mask = self._mask = self.keep("mask", x.shape, x.dtype)
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        least, kept = round(self.rate * 2**32), 1 / (1 - self.rate)
+        if not kernels.dropout(x, mask, y, self.draws.position(self.name), least, kept):
+            words = self.draws.words(self.name, len(x), size_of(x.shape[1:]))
+            np.multiply((words >= least).reshape(x.shape), kept, mask)
+            np.multiply(x, mask, y)
+        if self.draws is self._standalone_draws:
+            self.draws.step += 1
+        return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         dy = self.incoming(dy, self.cached(self._shape), self._dtype)
         if self._mask is None:
             return np.array(dy) if out is None else dy
-        return np.multiply(dy, self._mask, out)
+        dx = np.empty(dy.shape, dy.dtype) if out is None else out
+        return dx if kernels.multiply(dy, self._mask, dx) else np.multiply(dy, self._mask, dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x)
         return np.array(x) if out is None else x
-
-    def _draw_mask(self, x: Array) -> Array:
-        words = self.draws.words(self.name, len(x), size_of(x.shape[1:]))
-        if self.draws is self._standalone_draws:
-            self.draws.step += 1
-        mask = self.keep("mask", x.shape, x.dtype)
-        np.multiply((words >= round(self.rate * 2**32)).reshape(x.shape), 1 / (1 - self.rate), mask)
-        return mask

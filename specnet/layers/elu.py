@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from specnet import kernels
 from specnet.arrays.parameters import Array
 from specnet.layer import Elementwise
 
@@ -14,6 +15,8 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 class Elu(Elementwise):
     """y = scale * x where x > 0, scale * alpha * (exp(x) - 1) elsewhere."""
+
+    activation = kernels.ACTIVATIONS.index("elu")
 
     scale = 1.0
 
@@ -28,6 +31,9 @@ class Elu(Elementwise):
             "y": f"where(x > 0, {scale} * x, {below} * (exp(x) - 1))",
             "dx": f"dy * where(x > 0, {scale}, {below} * exp(x))",
         }
+
+    def constants(self) -> tuple[float, float]:
+        return self.scale, self.scale * self.alpha
 
     def value(self, x: Array, y: Array) -> None:
         np.minimum(x, 0, out=y)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.conversion import as_integers
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
@@ -53,7 +54,7 @@ class Embedding(Layer):
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         checked = self._check_input(x)
-        y = np.take(self._weight, checked, axis=0, out=out, mode="clip")
+        y = self._look_up(checked, out)
         self._x = checked
         return y
 
@@ -69,7 +70,14 @@ class Embedding(Layer):
             gradient[integers] = np.add.reduceat(rows[order], starts, axis=0)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        return np.take(self._weight, self._check_input(x), axis=0, out=out, mode="clip")
+        return self._look_up(self._check_input(x), out)
+
+    def _look_up(self, x: npt.NDArray[np.int64], out: Array | None) -> Array:
+        width = self._weight.shape[1]
+        y = np.empty((*x.shape, width), self._weight.dtype) if out is None else out
+        if not kernels.gather(self._weight, x.reshape(-1), y.reshape(x.size, width)):
+            np.take(self._weight, x, axis=0, out=y, mode="clip")
+        return y
 
     def _check_input(self, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
         array = as_integers(x, self.name)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from specnet import kernels
 from specnet.arrays.parameters import Array
 from specnet.errors import SpecnetError
 from specnet.layer import Elementwise
@@ -65,6 +66,8 @@ class Gelu(Elementwise):
             msg = f'gelu: expected approximate "none" or "tanh", got {approximate!r}'
             raise SpecnetError(msg)
         self.approximate = approximate
+        name = "gelu" if approximate == "none" else "gelu_tanh"
+        self.activation = kernels.ACTIVATIONS.index(name)  # type: ignore[misc]  # a constant of its class elsewhere
 
     def value(self, x: Array, y: Array) -> None:
         if self.approximate == "tanh":

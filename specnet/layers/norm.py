@@ -1,8 +1,7 @@
-"""Normalization layers: batch_norm over the batch, layer_norm and rms_norm over the last axis."""
+"""Normalization layers over the last axis, layer_norm and rms_norm, and what they share with batch_norm."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from specnet.errors import ShapeError
 from specnet.layer import Layer
 
 
-class _Norm(Layer):
+class Norm(Layer):
     """Base class of normalizations, with one scale and one shift for each feature of the last axis."""
 
     scale = ParameterView()
@@ -54,42 +53,61 @@ class _Norm(Layer):
         return x.reshape(size_of(x.shape[:-1]), features), x.shape
 
 
-class _RowNorm(_Norm):
+class _RowNorm(Norm):
     """Base class of normalizations of each row, which do the same in training and prediction."""
+
+    centred: ClassVar[bool] = True
+    """Whether the mean of each row is subtracted."""
 
     def __init__(self, scale: npt.ArrayLike, shift: npt.ArrayLike | None, epsilon: float) -> None:
         super().__init__(scale, shift, epsilon)
         self._normalized: Array = np.zeros(0)
         self._inverse: Array = np.zeros(0)  # 1 / standard deviation of the last forward pass
 
-    @abstractmethod
-    def _normalize(self, rows: Array) -> tuple[Array, Array]:
-        """Return the normalized rows and the factors by which they were multiplied; do not change the layer."""
-
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         rows, shape = self._as_matrix(x)
-        self._normalized, self._inverse = self._normalize(rows)
+        self._normalized = self.keep("normalized", rows.shape, rows.dtype)
+        self._inverse = self.keep("inverse", (len(rows), 1), rows.dtype)
         self._x_shape = shape
-        return self._scale_and_shift(self._normalized, shape, out)
+        return self._compute(rows, self._normalized, self._inverse, out).reshape(shape)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         rows, shape = self._as_matrix(x)
-        return self._scale_and_shift(self._normalize(rows)[0], shape, out)
+        inverse = np.empty((len(rows), 1), rows.dtype)
+        return self._compute(rows, np.empty(rows.shape, rows.dtype), inverse, out).reshape(shape)
 
-    def _scale_and_shift(self, normalized: Array, shape: ShapeTuple, out: Array | None) -> Array:
-        y = np.multiply(normalized, self._scale, None if out is None else out.reshape(normalized.shape))
-        if "shift" in self.parameters:
-            y += self.parameters["shift"]
-        return y.reshape(shape)
-
-    def _fill_parameter_gradients(self, dy: npt.ArrayLike) -> Array:
-        """Fill the parameters' gradients; return ∂loss/∂normalized, of shape (positions, features)."""
-        shape = self.cached(self._x_shape)
-        rows = self.incoming(dy, shape, self._scale.dtype).reshape(self._normalized.shape)
-        np.einsum("ij,ij->j", rows, self._normalized, out=self.gradient("scale"))  # ∂y/∂scale = normalized
-        if "shift" in self.parameters:
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        shape, normalized, inverse, scale = self.cached(self._x_shape), self._normalized, self._inverse, self._scale
+        rows = self.incoming(dy, shape, scale.dtype).reshape(normalized.shape)
+        if not kernels.sum_product(rows, normalized, self.gradient("scale")):
+            np.einsum("ij,ij->j", rows, normalized, out=self.gradient("scale"))  # ∂y/∂scale = normalized
+        if self.centred and not kernels.sum_rows(rows, self.gradient("shift")):
             np.sum(rows, axis=0, out=self.gradient("shift"))  # ∂y/∂shift = 1
-        return rows * self._scale
+        dx = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
+        if not kernels.row_norm_backward(rows, normalized, scale, inverse, dx, self.centred):
+            d = np.multiply(rows, scale, dx)  # ∂loss/∂normalized
+            moved = normalized * np.mean(d * normalized, axis=1, keepdims=True)  # the variance depends on x,
+            if self.centred:
+                moved += np.mean(d, axis=1, keepdims=True)  # and so does the mean
+            d -= moved
+            np.multiply(d, inverse, d)
+        return dx.reshape(shape)
+
+    def _compute(self, rows: Array, normalized: Array, inverse: Array, out: Array | None) -> Array:
+        """Write the normalized rows and 1 / deviation of each row; return y. Do not change the layer."""
+        y = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
+        if self.centred:
+            done = kernels.layer_norm(rows, self._scale, self.parameters["shift"], normalized, inverse, y, self.epsilon)
+        else:
+            done = kernels.rms_norm(rows, self._scale, normalized, inverse, y, self.epsilon)
+        if not done:
+            centred = rows - np.mean(rows, axis=1, keepdims=True) if self.centred else rows
+            inverse[...] = 1 / np.sqrt(np.mean(centred * centred, axis=1, keepdims=True) + self.epsilon)
+            np.multiply(centred, inverse, normalized)
+            np.multiply(normalized, self._scale, y)
+            if self.centred:
+                np.add(y, self.parameters["shift"], y)
+        return y
 
 
 class LayerNorm(_RowNorm):
@@ -106,17 +124,6 @@ class LayerNorm(_RowNorm):
         mean, variance = (f"x.{method}(axis=-1, keepdims=True)" for method in ("mean", "var"))
         return {"y": f"(x - {mean}) / sqrt({variance} + {self.epsilon:g}) * scale + shift"}
 
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        d = self._fill_parameter_gradients(dy)
-        mean_product = np.mean(d * self._normalized, axis=1, keepdims=True)
-        d -= self._normalized * mean_product + np.mean(d, axis=1, keepdims=True)  # mean and variance depend on x
-        return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
-
-    def _normalize(self, rows: Array) -> tuple[Array, Array]:
-        centred = rows - np.mean(rows, axis=1, keepdims=True)
-        inverse = 1 / np.sqrt(np.mean(centred * centred, axis=1, keepdims=True) + self.epsilon)
-        return np.multiply(centred, inverse, centred), inverse
-
 
 class RmsNorm(_RowNorm):
     """y = x / sqrt(mean(x^2) + epsilon) * scale, the mean over the last axis (Zhang and Sennrich 2019).
@@ -125,6 +132,7 @@ class RmsNorm(_RowNorm):
     """
 
     parameter_names = ("scale",)
+    centred = False
 
     def __init__(self, scale: npt.ArrayLike, epsilon: float = 1e-5) -> None:
         super().__init__(scale, None, epsilon)
@@ -132,155 +140,3 @@ class RmsNorm(_RowNorm):
     @property
     def formulas(self) -> dict[str, str]:
         return {"y": f"x / sqrt(mean(x**2, axis=-1, keepdims=True) + {self.epsilon:g}) * scale"}
-
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        d = self._fill_parameter_gradients(dy)
-        d -= self._normalized * np.mean(d * self._normalized, axis=1, keepdims=True)  # the mean square depends on x
-        return np.multiply(d, self._inverse, d).reshape(self.cached(self._x_shape))
-
-    def _normalize(self, rows: Array) -> tuple[Array, Array]:
-        inverse = 1 / np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + self.epsilon)
-        return rows * inverse, inverse
-
-
-class BatchNorm(_Norm):
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + shift, over every axis but the last (Ioffe and Szegedy 2015).
-
-    In training, mean and variance are those of the batch, and the running statistics move towards them by `momentum`
-    (with the unbiased variance, as in torch). In prediction, and for a single row, which has no variance, the running
-    statistics are used and stay unchanged. scale, shift: (features,); buffers running_mean, running_var: (features,),
-    count: number of batches seen.
-    """
-
-    def __init__(
-        self, scale: npt.ArrayLike, shift: npt.ArrayLike, momentum: float = 0.1, epsilon: float = 1e-5
-    ) -> None:
-        super().__init__(scale, shift, epsilon)
-        self.momentum = float(momentum)
-        self.buffers = {
-            "running_mean": np.zeros_like(self._scale),
-            "running_var": np.ones_like(self._scale),
-            "count": np.zeros((), np.int64),
-        }
-        self._uses_batch_statistics = False
-        self._batch_size = 0  # rows of the batch, including those of other processes
-        self._centred: Array = np.zeros(0)  # x - mean
-        self._inverse: Array = np.zeros(0)  # 1 / standard deviation of the last forward pass
-        self._ones: Array = np.ones(0)
-
-    @classmethod
-    def infer_buffers(
-        cls, fields: Mapping[str, Any], input_shape: ShapeTuple
-    ) -> dict[str, tuple[ShapeTuple, npt.DTypeLike | None]]:
-        features = input_shape[-1:]
-        return {
-            "running_mean": (features, None),
-            "running_var": (features, None),
-            "count": ((), np.dtype(np.int64)),
-        }
-
-    @property
-    def formulas(self) -> dict[str, str]:
-        if self._uses_batch_statistics:
-            return {"y": f"(x - x.mean(axis=0)) / sqrt(x.var(axis=0) + {self.epsilon:g}) * scale + shift"}
-        deviation = f"sqrt(running_var + {self.epsilon:g})"
-        return {
-            "y": f"(x - running_mean) / {deviation} * scale + shift",
-            "dx": f"dy * scale / {deviation}",
-            "dscale": f"(dy * (x - running_mean) / {deviation}).sum(axis=0)",
-            "dshift": "dy.sum(axis=0)",
-        }
-
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        rows, shape = self._as_matrix(x)
-        self._x_shape = shape
-        shared = training and self.draws.world.size > 1
-        sums = self._sum_rows(rows) if shared else None
-        self._batch_size = len(rows) if sums is None else int(sums[-1])
-        self._uses_batch_statistics = training and self._batch_size > 1
-        self._centred = self.keep("centred", rows.shape, rows.dtype)
-        y = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
-        if self._uses_batch_statistics:
-            self._inverse = self.keep("inverse", self._scale.shape, rows.dtype)
-            self._normalize_batch(rows, y, sums)
-        else:
-            self._inverse = self._normalize_by_running(rows, self._centred, y)
-        return y.reshape(shape)
-
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        rows, shape = self._as_matrix(x)
-        y = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
-        self._normalize_by_running(rows, y, y)
-        return y.reshape(shape)
-
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        shape, centred, scale, inverse = self.cached(self._x_shape), self._centred, self._scale, self._inverse
-        rows = self.incoming(dy, shape, scale.dtype).reshape(centred.shape)
-        dx = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
-        scale_grad, shift_grad = self.gradient("scale"), self.gradient("shift")
-        world = self.draws.world
-        if (
-            self._uses_batch_statistics
-            and world.size == 1
-            and kernels.batch_norm_backward(rows, centred, scale, inverse, scale_grad, shift_grad, dx)
-        ):
-            return dx.reshape(shape)
-        ones, size = self._get_ones(rows), self._batch_size
-        np.dot(ones, np.multiply(rows, centred, dx), scale_grad)  # ∂y/∂scale = centred * inverse
-        scale_grad *= inverse
-        np.dot(ones, rows, shift_grad)  # ∂y/∂shift = 1
-        if self._uses_batch_statistics:  # the mean and the variance depend on x
-            if world.size > 1:
-                scale_grad, shift_grad = gradients = np.stack([scale_grad, shift_grad])
-                world.sum(gradients)
-            np.multiply(centred, scale_grad * inverse / size, dx)
-            np.add(dx, shift_grad / size, dx)
-            np.subtract(rows, dx, dx)
-            np.multiply(dx, scale * inverse, dx)
-        else:
-            np.multiply(rows, scale * inverse, dx)
-        return dx.reshape(shape)
-
-    def _normalize_by_running(self, rows: Array, centred: Array, y: Array) -> Array:
-        """Compute y and `centred`, which may be the same array, by the running statistics; return 1 / deviation."""
-        inverse = 1 / np.sqrt(self.buffers["running_var"] + self.epsilon)
-        np.subtract(rows, self.buffers["running_mean"], centred)
-        np.multiply(centred, inverse * self._scale, y)
-        np.add(y, self.parameters["shift"], y)
-        return inverse
-
-    def _sum_rows(self, rows: Array) -> npt.NDArray[np.float64]:
-        """Return the sum and the number of the rows of all processes, in one array: (features + 1,)."""
-        sums = np.append(np.dot(self._get_ones(rows), rows), len(rows)).astype(np.float64)
-        self.draws.world.sum(sums)
-        return sums
-
-    def _normalize_batch(self, rows: Array, y: Array, sums: npt.NDArray[np.float64] | None) -> None:
-        """Compute y by the batch's statistics, cache what `backward` needs, and update the running statistics."""
-        centred, inverse, shift, size = self._centred, self._inverse, self.parameters["shift"], self._batch_size
-        mean, variance = np.empty_like(inverse), np.empty_like(inverse)
-        if sums is not None or not kernels.batch_norm(
-            rows, self._scale, shift, centred, y, mean, variance, inverse, self.epsilon
-        ):
-            ones = self._get_ones(rows)
-            if sums is None:
-                np.divide(np.dot(ones, rows, mean), size, mean)
-            else:
-                mean[...] = sums[:-1] / size
-            np.subtract(rows, mean, centred)
-            np.dot(ones, np.multiply(centred, centred, y), variance)
-            self.draws.world.sum(variance)
-            np.divide(variance, size, variance)
-            np.divide(1, np.sqrt(variance + self.epsilon), inverse)
-            np.multiply(centred, inverse * self._scale, y)
-            np.add(y, shift, y)
-        for name, value in (("running_mean", mean), ("running_var", variance * (size / (size - 1)))):
-            running = self.buffers[name]
-            running += (value - running) * self.momentum
-        self.buffers["count"] += 1
-
-    def _get_ones(self, rows: Array) -> Array:
-        """Return a vector of ones: its product with the rows is their sum, and several times faster than np.sum."""
-        if len(self._ones) != len(rows) or self._ones.dtype != rows.dtype:
-            self._ones = np.ones(len(rows), rows.dtype)
-        return self._ones

@@ -12,7 +12,7 @@ from specnet import kernels
 from specnet.arrays.conversion import batch_of, size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Elementwise, Layer
+from specnet.layer import Elementwise, Layer, RowStep
 
 
 class Relu(Layer):
@@ -49,6 +49,17 @@ class Relu(Layer):
             np.maximum(x, x.dtype.type(0), out=y)
         return y
 
+    def row_step(self) -> RowStep | None:
+        return "relu"
+
+    def remember(self, x: Array) -> None:
+        """Cache x, or anything positive at the same places, for `backward`."""
+        self._x = x
+
+    def remembered(self) -> Array:
+        """Return what `forward` or `remember` cached. Raises SpecnetError before either."""
+        return self.cached(self._x)
+
     def _get_zeros(self, x: Array) -> Array:
         """Return zeros of x's shape: numpy compares two arrays four times as fast as an array and a number."""
         if self._zeros.shape != x.shape or self._zeros.dtype is not x.dtype:
@@ -59,6 +70,8 @@ class Relu(Layer):
 class LeakyRelu(Elementwise):
     """y = x where x > 0, negative_slope * x elsewhere."""
 
+    activation = kernels.ACTIVATIONS.index("leaky_relu")
+
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
         self.negative_slope = negative_slope
@@ -67,6 +80,9 @@ class LeakyRelu(Elementwise):
     def formulas(self) -> dict[str, str]:
         slope = f"{self.negative_slope:g}"
         return {"y": f"where(x > 0, x, {slope} * x)", "dx": f"dy * where(x > 0, 1, {slope})"}
+
+    def constants(self) -> tuple[float, float]:
+        return self.negative_slope, 0.0
 
     def value(self, x: Array, y: Array) -> None:
         np.multiply(x, self.negative_slope, y)
@@ -113,15 +129,22 @@ class Prelu(Layer):
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.cached(self._x)
         dy = self.incoming(dy, x.shape, x.dtype)
-        below = np.minimum(x, 0) * dy  # ∂y/∂slope = x where x is negative
-        np.sum(below.reshape(size_of(x.shape[:-1]), len(self._slope)), axis=0, out=self.gradient("slope"))
-        return np.multiply(dy, np.where(x > 0, x.dtype.type(1), self._slope), out)
+        matrix = size_of(x.shape[:-1]), len(self._slope)
+        if not kernels.sum_negative(x.reshape(matrix), dy.reshape(matrix), self.gradient("slope")):
+            below = np.minimum(x, 0) * dy  # ∂y/∂slope = x where x is negative
+            np.sum(below.reshape(matrix), axis=0, out=self.gradient("slope"))
+        dx = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.prelu_backward(x, dy, dx, self._slope):
+            np.multiply(dy, np.where(x > 0, x.dtype.type(1), self._slope), dx)
+        return dx
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x, self._slope.dtype)
         if x.ndim < 2 or x.shape[-1] != len(self._slope):
             msg = f"{self.name}: expected an array of shape {batch_of(self._slope.shape)}, got {x.shape}"
             raise ShapeError(msg)
-        y = np.multiply(x, self._slope, out)
-        np.copyto(y, x, where=x > 0)
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.prelu(x, y, self._slope):
+            np.multiply(x, self._slope, y)
+            np.copyto(y, x, where=x > 0)
         return y

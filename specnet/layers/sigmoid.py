@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from specnet import kernels
 from specnet.arrays.parameters import Array
 from specnet.layer import Elementwise
 
@@ -27,6 +28,8 @@ def softplus(x: Array) -> Array:
 class Sigmoid(Elementwise):
     """y = 1 / (1 + exp(-x))."""
 
+    activation = kernels.ACTIVATIONS.index("sigmoid")
+
     @property
     def formulas(self) -> dict[str, str]:
         return {"y": "1 / (1 + exp(-x))", "dx": "dy * y * (1 - y)"}
@@ -40,6 +43,8 @@ class Sigmoid(Elementwise):
 
 class Tanh(Elementwise):
     """y = tanh(x)."""
+
+    activation = kernels.ACTIVATIONS.index("tanh")
 
     @property
     def formulas(self) -> dict[str, str]:
@@ -56,6 +61,8 @@ class Tanh(Elementwise):
 class Softplus(Elementwise):
     """y = log(1 + exp(beta * x)) / beta."""
 
+    activation = kernels.ACTIVATIONS.index("softplus")
+
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
         self.beta = beta
@@ -64,6 +71,9 @@ class Softplus(Elementwise):
     def formulas(self) -> dict[str, str]:
         beta = f"{self.beta:g}"
         return {"y": f"log(1 + exp({beta} * x)) / {beta}", "dx": f"dy / (1 + exp(-{beta} * x))"}
+
+    def constants(self) -> tuple[float, float]:
+        return self.beta, 0.0
 
     def value(self, x: Array, y: Array) -> None:
         np.divide(softplus(self.beta * x), self.beta, y)
@@ -74,6 +84,8 @@ class Softplus(Elementwise):
 
 class Silu(Elementwise):
     """y = x * sigmoid(x)."""
+
+    activation = kernels.ACTIVATIONS.index("silu")
 
     @property
     def formulas(self) -> dict[str, str]:
@@ -89,6 +101,8 @@ class Silu(Elementwise):
 
 class Mish(Elementwise):
     """y = x * tanh(softplus(x)) (Misra 2019)."""
+
+    activation = kernels.ACTIVATIONS.index("mish")
 
     @property
     def formulas(self) -> dict[str, str]:

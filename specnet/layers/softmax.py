@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.parameters import Array
 from specnet.errors import ShapeError
 from specnet.layer import Layer
@@ -50,9 +51,12 @@ class Softmax(_SoftmaxBase):
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self._check_input(x)
-        y = np.subtract(x, np.max(x, axis=-1, keepdims=True), out)
-        np.exp(y, y)
-        return np.divide(y, np.sum(y, axis=-1, keepdims=True), y)
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.softmax(x, y):
+            np.subtract(x, np.max(x, axis=-1, keepdims=True), y)
+            np.exp(y, y)
+            np.divide(y, np.sum(y, axis=-1, keepdims=True), y)
+        return y
 
 
 class LogSoftmax(_SoftmaxBase):

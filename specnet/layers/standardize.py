@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.conversion import FLOAT64, SMALLEST, as_floats, batch_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
@@ -149,8 +150,11 @@ class Standardize(Layer):
         if std.ndim and x.shape[-1:] != std.shape:
             msg = f"{self.name}: expected an array of shape {batch_of(std.shape)}, got {x.shape}"
             raise ShapeError(msg)
-        y = np.subtract(x, self._read_buffer(x.dtype, "mean"), out)
-        return np.divide(y, std, y)
+        mean, y = self._read_buffer(x.dtype, "mean"), np.empty(x.shape, x.dtype) if out is None else out
+        if not kernels.standardize(x, y, mean, std):
+            np.subtract(x, mean, y)
+            np.divide(y, std, y)
+        return y
 
     def _read_buffer(self, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
         return self.buffers[name].astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""Specs of the normalizations."""
+"""Specs of the normalizations over the last axis, and what they share with batch_norm."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pydantic import ConfigDict
 
 from specnet.arrays.parameters import ShapeTuple
-from specnet.fields import PositiveReal, Share
-from specnet.layers.norm import BatchNorm, LayerNorm, RmsNorm
+from specnet.fields import PositiveReal
+from specnet.layers.norm import LayerNorm, RmsNorm
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.spec.registry import register_layer
 
 
-class _NormSpec(LayerSpec):
+class NormSpec(LayerSpec):
     """Base of the normalizations: scale starts as ones, and shift, if there is one, as zeros."""
 
     transparent = True
@@ -23,21 +23,8 @@ class _NormSpec(LayerSpec):
         return {name: ParameterSpec(initializers[name], decay=False) for name in shapes}
 
 
-@register_layer("batch_norm")
-class BatchNormSpec(_NormSpec):
-    """Normalize each feature of the last axis over the batch; outside training, use the running mean and variance."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "batch_norm"}]})
-    layer = BatchNorm
-
-    momentum: Share = 0.1
-    """Weight of the batch in each update of the running mean and variance, in [0, 1)."""
-    epsilon: PositiveReal = 1e-5
-    """Added to the variance."""
-
-
 @register_layer("layer_norm")
-class LayerNormSpec(_NormSpec):
+class LayerNormSpec(NormSpec):
     """Normalize each row over the last axis."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "layer_norm"}]})
@@ -48,7 +35,7 @@ class LayerNormSpec(_NormSpec):
 
 
 @register_layer("rms_norm")
-class RmsNormSpec(_NormSpec):
+class RmsNormSpec(NormSpec):
     """Divide each row by its root mean square over the last axis."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "rms_norm"}]})

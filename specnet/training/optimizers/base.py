@@ -18,11 +18,11 @@ from specnet.errors import SpecnetError
 from specnet.model import Model
 
 BLOCK = 64 * 1024
-"""Elements per block; all the data of one block stay in the processor's cache during a step."""
+"""Elements that numpy processes at a time; all their data stay in the processor's cache during a step."""
 
 
 class Block(NamedTuple):
-    """Matching spans of values, gradients and state vectors, with scratch memory of the same length."""
+    """Matching spans of values, gradients and state vectors, with scratch memory for BLOCK elements at most."""
 
     value: Array
     gradient: Array
@@ -63,16 +63,26 @@ class Optimizer(ABC):
         trained_spans = (
             span for span in store.spans(lambda name: (name in names, name in self._decayed)) if not span.group[0]
         )
-        self._updates = [partial(self.update, block) for span in trained_spans for block in self._blocks(span)]
+        self._updates = [
+            (block, tuple(partial(self.update, part) for part in self._parts(block)))
+            for block in map(self._block, trained_spans)
+        ]
         spans = store.spans(lambda name: name in names)
         self.gradients = [store.gradient_vector] if not names else [span.gradient for span in spans if not span.group]
 
-    def _blocks(self, span: Span) -> Iterator[Block]:
-        for start in range(0, span.value.size, BLOCK):
-            part = slice(start, min(start + BLOCK, span.value.size))
-            slots = tuple(vector[span.offset + start : span.offset + part.stop] for vector in self._vectors.values())
-            scratch = self._scratch[: part.stop - start]
-            yield Block(span.value[part], span.gradient[part], slots, scratch, span.group[1])
+    def _block(self, span: Span) -> Block:
+        stop = span.offset + span.value.size
+        slots = tuple(vector[span.offset : stop] for vector in self._vectors.values())
+        return Block(span.value, span.gradient, slots, self._scratch, span.group[1])
+
+    @staticmethod
+    def _parts(whole: Block) -> Iterator[Block]:
+        """Cut a block into parts that numpy processes while they stay in the cache."""
+        for start in range(0, whole.value.size, BLOCK):
+            part = slice(start, min(start + BLOCK, whole.value.size))
+            slots = tuple(vector[part] for vector in whole.slots)
+            scratch = whole.scratch[: part.stop - start]
+            yield Block(whole.value[part], whole.gradient[part], slots, scratch, whole.decayed)
 
     def used_slots(self) -> tuple[str, ...]:
         """Return the names of the state vectors that this optimizer's settings need."""
@@ -85,8 +95,10 @@ class Optimizer(ABC):
             raise SpecnetError(msg)
         self.steps += 1
         self.prepare()
-        for update in self._updates:
-            update()
+        for block, updates in self._updates:
+            if not self.update_by_kernel(block):
+                for update in updates:
+                    update()
 
     def prepare(self) -> None:  # noqa: B027 - most optimizers need nothing here
         """Compute the values that all blocks of a step share."""
@@ -94,6 +106,14 @@ class Optimizer(ABC):
     @abstractmethod
     def update(self, block: Block) -> None:
         """Update the parameters of one block."""
+
+    def update_by_kernel(self, block: Block) -> bool:
+        """Update the parameters of a block of any size in one pass on all cores; return False if there is no kernel."""
+        return False
+
+    def kernel_settings(self, block: Block, *others: float) -> Array:
+        """Return settings for a kernel: weight decay (0 if it does not apply), learning rate, and others."""
+        return np.array([self.weight_decay if block.decayed else 0, self.learning_rate, *others], block.value.dtype)
 
     def decayed_gradient(self, block: Block) -> Array:
         """Return the gradient; if decay applies, plus weight_decay * value, in scratch memory."""

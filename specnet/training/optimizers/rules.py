@@ -44,6 +44,12 @@ class SGD(Optimizer):
     def used_slots(self) -> tuple[str, ...]:
         return self.slots if self.momentum else ()
 
+    def update_by_kernel(self, block: Block) -> bool:
+        if not self.momentum:
+            return kernels.sgd(block.value, block.gradient, self.kernel_settings(block))
+        settings = self.kernel_settings(block, self.momentum, self.nesterov)
+        return kernels.momentum(block.value, block.gradient, *block.slots, settings)
+
     def update(self, block: Block) -> None:
         g, scratch = self.decayed_gradient(block), block.scratch
         if self.momentum:
@@ -83,10 +89,12 @@ class Adam(Optimizer):
         self.betas = betas
         self.epsilon = epsilon
         # numpy takes half as long with zero-dimensional arrays of the model's dtype as with Python floats.
-        self._settings = np.array([*betas, 0, 0, 1], model.dtype)
-        self._beta1, self._beta2, self._epsilon, self._rate = (
-            self._settings[index : index + 1].reshape(()) for index in range(4)
+        self._settings = np.array([0, 0, *betas, 0, 1], model.dtype)  # as the kernel takes them
+        self._rate, self._beta1, self._beta2, self._epsilon = (
+            self._settings[index : index + 1].reshape(()) for index in range(1, 5)
         )
+        self._decay_settings = self._settings.copy()
+        """The settings of blocks with weight decay."""
         super().__init__(model, learning_rate, weight_decay, no_decay)
 
     def prepare(self) -> None:
@@ -94,17 +102,24 @@ class Adam(Optimizer):
         correction = math.sqrt((1 - beta2**t) / (1 - beta2))
         self._epsilon.fill(self.epsilon * correction)
         self._rate.fill(self.learning_rate * (1 - beta1) / (1 - beta1**t) * correction)
+        if self.weight_decay:
+            self._decay_settings[...] = self._settings
+            self.set_decay(self._decay_settings)
+
+    def set_decay(self, settings: Array) -> None:
+        """Set the weight decay in the kernel's settings."""
+        settings[0] = self.weight_decay
+
+    def update_by_kernel(self, block: Block) -> bool:
+        settings = self._decay_settings if block.decayed else self._settings
+        return kernels.adam(block.value, block.gradient, *block.slots, settings)
 
     def update(self, block: Block) -> None:
-        self._update_block(block, self.decayed_gradient(block), self._settings)
+        self._update_block(block, self.decayed_gradient(block))
 
-    def _update_block(self, block: Block, g: Array, settings: Array) -> None:
+    def _update_block(self, block: Block, g: Array) -> None:
         first, second = block.slots
         scratch, value = block.scratch, block.value
-        if kernels.adam(value, g, first, second, settings):
-            return
-        if settings[4] != 1:
-            np.multiply(value, settings[4], value)
         np.multiply(first, self._beta1, first)
         np.add(first, g, first)
         np.multiply(second, self._beta2, second)
@@ -130,16 +145,15 @@ class AdamW(Adam):
         *,
         no_decay: Collection[str] = (),
     ) -> None:
-        self._decay_settings = np.empty(5, model.dtype)  # settings of blocks with weight decay
         super().__init__(model, learning_rate, betas, epsilon, weight_decay, no_decay=no_decay)
 
-    def prepare(self) -> None:
-        super().prepare()
-        self._decay_settings[...] = self._settings
-        self._decay_settings[4] = 1 - self.learning_rate * self.weight_decay
+    def set_decay(self, settings: Array) -> None:
+        settings[5] = 1 - self.learning_rate * self.weight_decay
 
     def update(self, block: Block) -> None:
-        self._update_block(block, block.gradient, self._decay_settings if block.decayed else self._settings)
+        if block.decayed:
+            np.multiply(block.value, 1 - self.learning_rate * self.weight_decay, block.value)
+        self._update_block(block, block.gradient)
 
 
 class RMSprop(Optimizer):
@@ -172,6 +186,11 @@ class RMSprop(Optimizer):
 
     def used_slots(self) -> tuple[str, ...]:
         return self.slots if self.momentum else self.slots[:1]
+
+    def update_by_kernel(self, block: Block) -> bool:
+        settings = self.kernel_settings(block, self.alpha, 1 - self.alpha, self.epsilon, self.momentum)
+        kernel = kernels.rmsprop_momentum if self.momentum else kernels.rmsprop
+        return kernel(block.value, block.gradient, *block.slots, settings)
 
     def update(self, block: Block) -> None:
         g, scratch, square = self.decayed_gradient(block), block.scratch, block.slots[0]
@@ -210,6 +229,9 @@ class Adagrad(Optimizer):
         self.epsilon = epsilon
         super().__init__(model, learning_rate, weight_decay, no_decay)
 
+    def update_by_kernel(self, block: Block) -> bool:
+        return kernels.adagrad(block.value, block.gradient, *block.slots, self.kernel_settings(block, self.epsilon))
+
     def update(self, block: Block) -> None:
         g, scratch, (square,) = self.decayed_gradient(block), block.scratch, block.slots
         np.multiply(g, g, scratch)
@@ -241,6 +263,12 @@ class Lion(Optimizer):
         require(all(0 <= beta < 1 for beta in betas), "betas in [0, 1)", betas)
         self.betas = betas
         super().__init__(model, learning_rate, weight_decay, no_decay)
+
+    def update_by_kernel(self, block: Block) -> bool:
+        beta1, beta2 = self.betas
+        keep = 1 - self.learning_rate * self.weight_decay if block.decayed else 1
+        settings = np.array([keep, self.learning_rate, beta1 / (1 - beta1), beta2, 1 - beta2], block.value.dtype)
+        return kernels.lion(block.value, block.gradient, *block.slots, settings)
 
     def update(self, block: Block) -> None:
         (beta1, beta2), (momentum,) = self.betas, block.slots
