@@ -43,6 +43,7 @@ class Chain:
         self._backwards = [_with_out(unit.backward) for unit in self._units]
         self._predicts = [_with_out(unit.predict) for unit in self._units]
         self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
+        self._in_place = [index > 0 and unit.in_place for index, unit in enumerate(self._units)]
         self._dense_rows = {rows.first: rows for rows in _dense_rows(self._units)}
         self._outputs_for: tuple[object, object] | None = None  # the x.shape and x.dtype that the arrays below fit
         self._outputs: list[Array | None] = []
@@ -59,12 +60,14 @@ class Chain:
             self._outputs = [None] * len(self._units)
             self._input_gradients = [None] * len(self._units)
         outputs = self._outputs
+        is_own = False  # whether x is an array that a layer of this chain made, and that nothing else refers to
         for index, forward in enumerate(self._forwards):
             output = outputs[index]
             if output is not None:  # always, from the second call on
                 x = forward(x, training, output)
             elif index < self._last or self.keeps_last:
-                x = outputs[index] = forward(x, training, None)
+                y = outputs[index] = forward(x, training, x if is_own and self._in_place[index] else None)
+                x, is_own = y, not np.may_share_memory(x, y) or (is_own and self._in_place[index])
             else:
                 x = forward(x, training, out)
         return x
@@ -85,7 +88,10 @@ class Chain:
         gradients = self._input_gradients
         for index in range(self._last, first - 1, -1):
             reusable = index > 0 or self.keeps_last
-            dx: Any = self._backwards[index](dy, gradients[index] if reusable else out)
+            target = gradients[index] if reusable else out
+            if target is None and reusable and self._in_place[index] and index < self._last:
+                target = dy if dy is gradients[index + 1] else None
+            dx: Any = self._backwards[index](dy, target)
             if reusable and gradients[index] is None:
                 gradients[index] = dx
             dy = dx
@@ -96,12 +102,14 @@ class Chain:
         if len(x) == 1 and self._dense_rows:
             return self._predict_row(x, out)
         outputs = self._thread_outputs(x)
+        is_own = False
         for index, predict in enumerate(self._predicts):
             output = outputs[index]
             if output is not None:
                 x = predict(x, output)
             elif index < self._last or self.keeps_last:
-                x = predict(x, None)
+                y = predict(x, x if is_own and self._in_place[index] else None)
+                x, is_own = y, not np.may_share_memory(x, y) or (is_own and self._in_place[index])
                 if len(x) <= KEPT_ROWS:
                     outputs[index] = x
             else:

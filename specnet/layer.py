@@ -95,6 +95,15 @@ class Layer(ABC):
         """Return a layer that does the work of this and the following one in fewer passes, or None (the default)."""
         return None
 
+    @property
+    def in_place(self) -> bool:
+        """Whether `out` of each method may be the array that the method reads; False by default.
+
+        A chain then lets the layer overwrite its input, which is the result of the layer before: fewer arrays are
+        fetched from memory. What the layer caches must not be that array, or be as good after it is overwritten.
+        """
+        return False
+
     def row_step(self) -> RowStep | None:
         """Return what the layer does to a single row, for kernels.dense_row; None (the default) for something else."""
         return None
@@ -185,6 +194,10 @@ class Elementwise(Layer):
     def slope(self, x: Array, y: Array, slope: Array) -> None:
         """Write f'(x) into slope; y is f(x)."""
 
+    @property
+    def in_place(self) -> bool:
+        return self.activation is not None and kernels.backend() == "compiled"
+
     def constants(self) -> tuple[float, float]:
         """Return the constants p and q of the kernel."""
         return 0.0, 0.0
@@ -195,6 +208,7 @@ class Elementwise(Layer):
         slope = self._slope = self.keep("slope", x.shape, x.dtype)
         kind = self.activation
         if kind is None or not kernels.activation_slope(x, y, slope, kind, *self.constants()):
+            x = x.copy() if np.may_share_memory(x, y) else x
             self.value(x, y)
             self.slope(x, y, slope)
         return y
@@ -209,5 +223,5 @@ class Elementwise(Layer):
         x = np.ascontiguousarray(self.floats(x))
         y = np.empty(x.shape, x.dtype) if out is None else out
         if self.activation is None or not kernels.activation(x, y, self.activation, *self.constants()):
-            self.value(x, y)
+            self.value(x.copy() if np.may_share_memory(x, y) else x, y)
         return y

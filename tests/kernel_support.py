@@ -45,8 +45,21 @@ WRITTEN = {
 }
 """All kernels, with the positions of the arguments that each writes."""
 
-IN_PLACE = ("relu", "relu_backward", "multiply")
-"""The kernels that may write into an array that they read."""
+IN_PLACE = {
+    "relu": 1,
+    "relu_backward": 2,
+    "multiply": 2,
+    "activation": 1,
+    "activation_slope": 1,
+    "batch_norm": 4,
+    "batch_norm_backward": 6,
+    "batch_norm_relu_backward": 6,
+    "layer_norm": 5,
+    "rms_norm": 4,
+    "row_norm_backward": 4,
+    "dropout": 2,
+}
+"""The kernels that may write into an array that they read, with the position of the written one."""
 
 
 def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
@@ -81,7 +94,7 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "sum_rows": [matrices[0], vectors[0]],
         "sum_product": [*matrices[:2], vectors[0]],
         "sum_negative": [*matrices[:2], vectors[0]],
-        "batch_norm": [matrices[0], *vectors[:2], *matrices[1:3], *vectors[2:], 1e-5, 1],
+        "batch_norm": [matrices[0], *vectors[:2], *matrices[1:3], *vectors[2:], 1e-5, 1, 0.1],
         "batch_norm_backward": [*matrices[:2], *vectors[:4], matrices[2]],
         "batch_norm_relu_backward": [*matrices[:2], *vectors[:4], *matrices[2:]],
         "layer_norm": [matrices[0], *vectors[:2], matrices[1], column, matrices[2], 1e-5],

@@ -4,7 +4,7 @@ The choice is made once, at import; the environment variable SPECNET_KERNELS=num
 optional for the caller. It returns False (or None, if it returns a number) and changes nothing if there are no kernels,
 or if it refuses an array. The caller then uses numpy, which computes, or raises an error that says what is wrong. The
 arrays must be contiguous, aligned, all float32 or all float64, and of matching shapes; those that are written must be
-writable and overlap no other one. Only ReLU and `multiply` also work in place.
+writable and overlap no other one. Passes that treat each element or row alone also work in place.
 
 Large arrays are divided among the cores (threads.h). The results have the same bits for any number of threads.
 
@@ -93,7 +93,7 @@ sum_product = _kernel("sum_product")
 sum_negative = _kernel("sum_negative")
 """(a, b, sums): the sum over the rows of min(a, 0) * b."""
 batch_norm = _kernel("batch_norm")
-"""(x, scale, shift, centred, y, mean, variance, inverse, epsilon, rectified): writes the five from centred on."""
+"""(x, scale, shift, centred, y, running_mean, running_var, inverse, epsilon, rectified, momentum): training."""
 batch_norm_backward = _kernel("batch_norm_backward")
 """(dy, centred, scale, inverse, scale_grad, shift_grad, dx): writes the last three arrays."""
 batch_norm_relu_backward = _kernel("batch_norm_relu_backward")

@@ -1,8 +1,8 @@
 /* Functions called from Python whose arguments are of other kinds than those of the KERNELS. */
 
 #define ACTIVATIONS(A) A(leaky_relu) A(elu) A(sigmoid) A(tanh) A(softplus) A(silu) A(mish) A(gelu) A(gelu_tanh)
-#define ACTIVATION_KERNEL(NAME) {"rwnnn", fit_activation, NAME##_float32, NAME##_float64},
-#define SLOPE_KERNEL(NAME) {"rwwnnn", fit_activation_slope, NAME##_with_slope_float32, NAME##_with_slope_float64},
+#define ACTIVATION_KERNEL(NAME) {"rmnnn", fit_activation, NAME##_float32, NAME##_float64},
+#define SLOPE_KERNEL(NAME) {"rmwnnn", fit_activation_slope, NAME##_with_slope_float32, NAME##_with_slope_float64},
 static const Kernel activations[] = {ACTIVATIONS(ACTIVATION_KERNEL)}, slopes[] = {ACTIVATIONS(SLOPE_KERNEL)};
 
 /* Call one of the activations; its position in the table is the number after the arrays. */
@@ -140,7 +140,7 @@ static PyObject *cross_entropy(PyObject *self, PyObject *const *arguments, Py_ss
 
 /* (x, mask, y, state, least, kept): see dropout.h */
 static PyObject *dropout(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {
-    static const Kernel kernel = {"rwwinn", fit_dropout, dropout_float32, dropout_float64};
+    static const Kernel kernel = {"rwminn", fit_dropout, dropout_float32, dropout_float64};
     return call(&kernel, arguments, given);
 }
 

@@ -29,15 +29,17 @@ SUM_ROWS(sum_product, 2, a[j] * b[j])
 SUM_ROWS(sum_negative, 2, (a[j] > 0 ? (REAL)0 : a[j]) * b[j])
 
 /* Statistics of the batch: centred = x - mean, y = centred * inverse * scale + shift, or y = max(that, 0) if number[1]
-   is not 0. CHUNK columns at a time stay in the cache during the passes over them. */
+   is not 0. The running statistics move towards those of the batch by number[2], the variance's without bias. CHUNK
+   columns at a time stay in the cache during the passes over them. */
 WORK(batch_norm) {
     const size_t rows = job->rows, width = job->width;
-    const REAL epsilon = (REAL)job->number[0];
+    const REAL epsilon = (REAL)job->number[0], momentum = (REAL)job->number[2],
+               unbiased = (REAL)((double)rows / (double)(rows - 1));
     const int rectified = job->number[1] != 0;
     for (size_t start = first; start < stop; start += CHUNK) {
         const size_t count = stop - start < CHUNK ? stop - start : CHUNK;
         INPUT(x, 0); INPUT(scale, 1); INPUT(shift, 2); ARRAY(centred, 3); ARRAY(y, 4);
-        ARRAY(means, 5); ARRAY(variances, 6); ARRAY(inverses, 7);
+        ARRAY(running_mean, 5); ARRAY(running_variance, 6); ARRAY(inverses, 7);
         REAL part[CHUNK], mean[CHUNK] = {0}, variance[CHUNK] = {0}, factor[CHUNK];
         for (size_t block = 0; block < rows; block += PART) {
             COLUMNS(j) part[j] = 0;
@@ -59,9 +61,9 @@ WORK(batch_norm) {
             COLUMNS(j) variance[j] += part[j];
         }
         COLUMNS(j) {
-            const REAL inverse = 1 / OF(root)(variance[j] / (REAL)rows + epsilon);
-            means[start + j] = mean[j];
-            variances[start + j] = variance[j] / (REAL)rows;
+            const REAL spread = variance[j] / (REAL)rows, inverse = 1 / OF(root)(spread + epsilon);
+            running_mean[start + j] += (mean[j] - running_mean[start + j]) * momentum;
+            running_variance[start + j] += (spread * unbiased - running_variance[start + j]) * momentum;
             inverses[start + j] = inverse;
             factor[j] = inverse * scale[start + j];
         }

@@ -58,7 +58,7 @@ FIT(sum_product) { return v[0].ndim == 2 && same_shape(v, 2) && set_rows(job, v,
 FIT(sum_negative) { return fit_sum_product(job, v); }
 
 FIT(batch_norm) {
-    return v[0].ndim == 2 && set_rows(job, v, length(&v[1])) && job->rows && is_matrix(&v[3], job->rows, job->width) &&
+    return v[0].ndim == 2 && set_rows(job, v, length(&v[1])) && job->rows > 1 && is_matrix(&v[3], job->rows, job->width) &&
            is_matrix(&v[4], job->rows, job->width) && same_length(v + 1, 2) && same_length(v + 5, 3) &&
            length(&v[5]) == job->width && by_column(job, &v[3], 4);
 }

@@ -63,6 +63,10 @@ class BatchNorm(Norm):
             "dshift": "dy.sum(axis=0)",
         }
 
+    @property
+    def in_place(self) -> bool:
+        return True
+
     def fused_with(self, following: Layer) -> Layer | None:
         return _BatchNormRelu(self, following) if type(following) is Relu else None
 
@@ -108,6 +112,8 @@ class BatchNorm(Norm):
                 done = kernels.batch_norm_relu_backward(*arrays, rectified.reshape(rows.shape))
             if done:
                 return dx.reshape(shape)
+        if np.may_share_memory(dx, rows):  # dx holds products before dy is read for the last time
+            rows = rows.copy()
         if rectified is not None:
             rows = np.multiply(rows, rectified.reshape(rows.shape) > 0, self.keep("masked", rows.shape, rows.dtype))
         ones, size = self._get_ones(rows), self._batch_size
@@ -143,28 +149,28 @@ class BatchNorm(Norm):
     def _normalize_batch(self, rows: Array, y: Array, sums: npt.NDArray[np.float64] | None, *, rectified: bool) -> None:
         """Compute y by the batch's statistics, cache what `backward` needs, and update the running statistics."""
         centred, inverse, shift, size = self._centred, self._inverse, self.parameters["shift"], self._batch_size
-        mean, variance = np.empty_like(inverse), np.empty_like(inverse)
-        if sums is not None or not kernels.batch_norm(
-            rows, self._scale, shift, centred, y, mean, variance, inverse, self.epsilon, rectified
-        ):
-            ones = self._get_ones(rows)
-            if sums is None:
-                np.divide(np.dot(ones, rows, mean), size, mean)
-            else:
-                mean[...] = sums[:-1] / size
-            np.subtract(rows, mean, centred)
-            np.dot(ones, np.multiply(centred, centred, y), variance)
-            self.draws.world.sum(variance)
-            np.divide(variance, size, variance)
-            np.divide(1, np.sqrt(variance + self.epsilon), inverse)
-            np.multiply(centred, inverse * self._scale, y)
-            np.add(y, shift, y)
-            if rectified:
-                _rectify(y)
-        for name, value in (("running_mean", mean), ("running_var", variance * (size / (size - 1)))):
-            running = self.buffers[name]
-            running += (value - running) * self.momentum
+        running_mean, running_var = self.buffers["running_mean"], self.buffers["running_var"]
         self.buffers["count"] += 1
+        if sums is None:
+            arrays = (rows, self._scale, shift, centred, y, running_mean, running_var, inverse)
+            if kernels.batch_norm(*arrays, self.epsilon, rectified, self.momentum):
+                return
+        mean, variance, ones = np.empty_like(inverse), np.empty_like(inverse), self._get_ones(rows)
+        if sums is None:
+            np.divide(np.dot(ones, rows, mean), size, mean)
+        else:
+            mean[...] = sums[:-1] / size
+        np.subtract(rows, mean, centred)
+        np.dot(ones, np.multiply(centred, centred, y), variance)
+        self.draws.world.sum(variance)
+        np.divide(variance, size, variance)
+        np.divide(1, np.sqrt(variance + self.epsilon), inverse)
+        np.multiply(centred, inverse * self._scale, y)
+        np.add(y, shift, y)
+        if rectified:
+            _rectify(y)
+        running_mean += (mean - running_mean) * self.momentum
+        running_var += (variance * (size / (size - 1)) - running_var) * self.momentum
 
     def _get_ones(self, rows: Array) -> Array:
         """Return a vector of ones: its product with the rows is their sum, and several times faster than np.sum."""
@@ -187,6 +193,10 @@ class _BatchNormRelu(Layer):
     def __init__(self, norm: BatchNorm, relu: Relu) -> None:
         super().__init__(**norm.parameters)
         self.norm, self.relu = norm, relu
+
+    @property
+    def in_place(self) -> bool:
+        return True
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         y = self.norm.forward(x, training, out, rectified=True)

@@ -31,6 +31,10 @@ class Dropout(Layer):
         self._dtype = FLOAT64
         self._mask: Array | None = None
 
+    @property
+    def in_place(self) -> bool:
+        return True
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         x = self.floats(x)
         self._shape, self._dtype, self._mask = x.shape, x.dtype, None

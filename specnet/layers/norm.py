@@ -64,6 +64,10 @@ class _RowNorm(Norm):
         self._normalized: Array = np.zeros(0)
         self._inverse: Array = np.zeros(0)  # 1 / standard deviation of the last forward pass
 
+    @property
+    def in_place(self) -> bool:
+        return True
+
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         rows, shape = self._as_matrix(x)
         self._normalized = self.keep("normalized", rows.shape, rows.dtype)

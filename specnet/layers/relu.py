@@ -49,6 +49,10 @@ class Relu(Layer):
             np.maximum(x, x.dtype.type(0), out=y)
         return y
 
+    @property
+    def in_place(self) -> bool:
+        return True
+
     def row_step(self) -> RowStep | None:
         return "relu"
 
