@@ -78,6 +78,11 @@ class Model:
             buffers |= {f"{planned.name}.{name}": array for name, array in layer_buffers.items()}
         return buffers
 
+    def move_gradients(self, vector: Array) -> None:
+        """Move the gradients into `vector`, (parameter_count + 1,), before an optimizer is made, which keeps views."""
+        self.store.move_gradients(vector)
+        self._bind_layers()
+
     @cached_property
     def spec(self) -> ModelSpec:
         """The model's document."""
@@ -119,12 +124,11 @@ class Model:
         SpecnetError if no forward precedes, and ShapeError if dy does not have the shape of the last output.
         """
         dy = self._output_gradient(dy)
+        if not input_gradient:
+            self.train_backward(dy)
+            return None
         self._has_gradients = False
-        dx = None
-        if input_gradient:
-            dx = self._chain.backward(dy)
-        else:
-            self._chain.parameter_backward(dy)
+        dx = self._chain.backward(dy)
         self._has_gradients = True
         return dx
 
@@ -251,8 +255,7 @@ def build(spec: ModelSpec, seed: int | None = None) -> Model:
     plan = spec.plan()
     model = assemble(plan, lambda: spec)
     for name, parameter in spec.parameter_specs(plan).items():
-        value = model.parameters[name]
-        value[...] = parameter.draw(spec.seed, name, value.shape)
+        model.parameters[name][...] = parameter.draw(spec.seed, name, model.parameters[name].shape)
     return model
 
 
@@ -291,13 +294,10 @@ def _restored(
 ) -> Model:
     """Rebuild a copied or unpickled model, with new arrays in new vectors."""
     model = assemble(spec.plan(), lambda: spec)
-    for name, value in values.items():
-        model.parameters[name][...] = value
-    for name, buffer in buffers.items():
-        model.buffers[name][...] = buffer
+    for arrays, copies in ((model.parameters, values), (model.buffers, buffers), (model.store.gradients, gradients)):
+        for name, array in (copies or {}).items():
+            arrays[name][...] = array
     if gradients is not None:
-        for name, gradient in gradients.items():
-            model.store.gradients[name][...] = gradient
         model.adopt_gradients()
     model.draws.seed, model.draws.step, model.draws.first_row = draws
     model.run_state = run_state

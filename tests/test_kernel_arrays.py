@@ -147,7 +147,8 @@ def test_arrays_without_axes_or_without_elements(dtype):
     assert not kernels.affine_row(np.ones((1, 3), dtype), zero_width, empty, np.ones((1, 0), dtype))
     for rows in (zero_rows, np.ones((1, 3), dtype)):  # a single row has no variance
         assert not kernels.batch_norm_backward(rows, rows.copy(), *vectors[:4], rows.copy())
-    assert not kernels.batch_norm(zero_rows, *vectors[:2], zero_rows.copy(), zero_rows.copy(), *vectors[2:], 1e-5, 0, 0.1)
+    written = zero_rows.copy(), zero_rows.copy()
+    assert not kernels.batch_norm(zero_rows, *vectors[:2], *written, *vectors[2:], 1e-5, 0, 0.1)
     for x in (zero_rows, zero_width):
         assert kernels.cross_entropy(x, np.zeros(len(x), np.int64), x.copy(), 0.0) is None
 

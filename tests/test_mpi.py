@@ -264,13 +264,14 @@ def test_an_error_in_all_processes_is_reported_once(folder):
     assert not (folder / "r").exists()
 
 
-def test_a_loss_that_is_not_finite_names_process_and_rows(folder):
+@pytest.mark.parametrize("units", [4, 2000])  # the gradients of the second are summed in shared memory
+def test_a_loss_that_is_not_finite_names_process_and_rows(folder, units):
     arrays = dict(np.load(folder / "rows.npz"))
     x = np.ones((64, 6))
     x[45] = 1e200  # in the third step, in the last third of its batch
     np.savez(folder / "rows.npz", x=x, y=arrays["y"][:64])
     doc = document(shuffle=False, optimizer="sgd")
-    doc["model"]["layers"] = [{"type": "affine", "units": 4}, {"type": "mish"}, {"type": "affine", "units": 3}]
+    doc["model"]["layers"] = [{"type": "affine", "units": units}, {"type": "mish"}, {"type": "affine", "units": 3}]
     doc["data"]["validation"] = None
     del doc["data"]["validation"]
     doc["training"] |= {"loss": "mean_squared_error", "metrics": ["mse"]}

@@ -31,8 +31,8 @@ class Span(NamedTuple):
 class Parameters:
     """The values and gradients of a model's parameters.
 
-    `values` and `gradients` map full names, in document order, to views that are never rebound. The gradients are
-    always in one vector; the values too, unless they are passed in (from a mapped file).
+    `values` and `gradients` map full names, in document order, to views; only `move_gradients` replaces any. The
+    gradients are always in one vector; the values too, unless they are passed in (from a mapped file).
     """
 
     def __init__(
@@ -49,6 +49,16 @@ class Parameters:
             self.value_vector = np.zeros(self.size, dtype)
             values = _named_views(self.value_vector, shapes)
         self.values: dict[str, Array] = dict(values)
+
+    def move_gradients(self, vector: Array) -> None:
+        """Copy the gradients and the extra number into `vector`, (size + 1,), and use it in place of `shared_vector`.
+
+        Views of the old vector, which layers and optimizers hold, are no longer gradients of the model.
+        """
+        vector[...] = self.shared_vector
+        self.shared_vector = vector
+        self.gradient_vector = vector[:-1]
+        self.gradients = self.named(self.gradient_vector)
 
     def spans(self, group: Callable[[str], Hashable] = lambda _name: None) -> Iterator[Span]:
         """Yield the longest spans of adjacent parameters whose names `group` maps to the same key."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
 from specnet.mpi.launcher import is_launched, started
+from specnet.mpi.shared_memory import LEAST, SharedSum, map_together, vector_bytes, vector_of
 from specnet.mpi.world import SINGLE, World
 
 if TYPE_CHECKING:
@@ -29,9 +33,43 @@ class MpiWorld(World):
         self.comm = _connected_communicator(self.mpi) if comm is None else comm
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
+        self._shared_sums: dict[int, SharedSum] = {}  # by the id of the vector
 
     def sum(self, array: npt.NDArray[Any]) -> None:
-        self.comm.Allreduce(self.mpi.IN_PLACE, array)
+        shared_sum = self._shared_sums.get(id(array))
+        if shared_sum is None:
+            self.comm.Allreduce(self.mpi.IN_PLACE, array)
+        else:
+            shared_sum()
+
+    def shared_zeros(self, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a vector in memory that the processes of a machine share, or an ordinary one if it would not help.
+
+        It is ordinary, on all processes, if it is short, if no machine runs several processes or not all machines run
+        equally many, and if the memory cannot be shared on one of them.
+        """
+        kind, machine = np.dtype(dtype), self._machine
+        alike = len(set(self.gather((count, kind.str, machine.Get_size())))) == 1
+        if not alike or count < LEAST or machine.Get_size() == 1:
+            return super().shared_zeros(count, kind)
+        memory = map_together(machine, vector_bytes(count, kind))
+        if not all(self.gather(memory is not None)) or memory is None:
+            return super().shared_zeros(count, kind)
+        vector = vector_of(memory, count, kind, machine.Get_rank())
+        self._shared_sums[id(vector)] = SharedSum(memory, count, kind, machine, self._peers)
+        weakref.finalize(vector, self._shared_sums.pop, id(vector)).atexit = False  # frees the memory with the vector
+        return vector
+
+    @cached_property
+    def _machine(self) -> Any:
+        """The communicator of the processes of this machine; the first access is collective."""
+        return self.comm.Split_type(self.mpi.COMM_TYPE_SHARED, self.rank)
+
+    @cached_property
+    def _peers(self) -> Any:
+        """The communicator of the processes with this rank on their machine; None if there is only one machine."""
+        machine = self._machine
+        return None if machine.Get_size() == self.size else self.comm.Split(machine.Get_rank(), self.rank)
 
     def gather(self, value: T) -> list[T]:
         values: list[T] = self.comm.allgather(value)
@@ -50,7 +88,13 @@ def launched_world(*, wanted: bool | None = None) -> World:
 
     Raises SpecnetError if mpi4py or an MPI library is missing, or if the library does not match the launcher.
     """
-    return MpiWorld() if wanted or (wanted is None and is_launched()) else SINGLE
+    return _world_of_all() if wanted or (wanted is None and is_launched()) else SINGLE
+
+
+@cache
+def _world_of_all() -> MpiWorld:
+    """Return the world of all processes: one object, since it makes communicators, and their number is limited."""
+    return MpiWorld()
 
 
 @contextmanager

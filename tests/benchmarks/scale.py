@@ -3,6 +3,7 @@
 python tests/benchmarks/scale.py [--json FILE] measures a step, an all-reduce, and both at once with 1, 2 and 4
 processes on this machine. It predicts the steps of 4 processes from the figures of 1 and 2, compares the predictions
 with the measurements, and extrapolates to 1,024 processes. It needs the extra `mpi`, and uses torch if it is installed.
+With --check, it measures nothing, and compares the formula for a core per process with figures of 16 cores.
 
 A round launches four processes, each on its own core (two per core if there are two or three cores), and measures its
 figures one after the other; processes that take no part in a figure sleep. The minimum over all rounds is printed, as
@@ -45,6 +46,13 @@ if CROWD == 1:
     del GROUPS["2 on one core"]
 FABRICS = {"Ethernet, 10 Gbit/s": (30e-6, 1.1e9), "fast, 200 Gbit/s": (2e-6, 22e9)}
 """Latency of a message in seconds, and bandwidth of a process in bytes per second; typical, not measured here."""
+SIXTEEN = {
+    "1024-2048-2048-1000, batch 256": (150, 94, 93, 103, 125),
+    "1024-2048-2048-1000, batch 2048": (723, 510, 337, 251, 210),
+    "784-256-128-10, batch 1024": (14.1, 6.7, 4.6, 3.5, 3.1),
+}
+"""Milliseconds of a step of 1, 2, 4, 8 and 16 processes on 16 cores (Intel Xeon with AVX-512, numpy 2.5), with one BLAS
+thread each, when MPI's all-reduce still summed the gradients."""
 
 
 def network(widths):
@@ -66,6 +74,8 @@ def shared_step(widths, batch, world):
     from specnet.training.step import Step
 
     model = network(widths)
+    if world.size > 1:
+        model.move_gradients(world.shared_zeros(model.parameter_count + 1, model.dtype))
     settings = TrainingSpec.model_validate(
         {"loss": "softmax_cross_entropy", "optimizer": "adam", "epochs": 1, "batch_size": batch}
     )
@@ -88,7 +98,7 @@ def single_step(widths, rows, _world):
 
 
 def all_reduce_of(numbers, world):
-    return partial(world.sum, np.zeros(numbers, "f4"))
+    return partial(world.sum, world.shared_zeros(numbers, "f4"))
 
 
 def overlapped(widths, rows, world):
@@ -258,22 +268,42 @@ def interpolated_step(parts, full_batch, batch, rows):
 def predict_four(results):
     """Predict the seconds of a step of 4 processes from the figures of 1 and 2.
 
-    The prediction is the time of the work alone, plus the overhead of two processes on two cores: one round of the
-    all-reduce, and waiting for memory. If processes share cores, it adds the overhead of two processes on one core,
-    and one round between the cores for each further process on a core. If each process has its own core, it adds a
-    second round, of half the numbers.
+    Each doubling of the processes adds what it added to the first one beyond the work: the reduction, and waiting for
+    each other and for memory. With a core for each process, both doublings add what the second core did:
+    T(P) = C(batch / P) + waiting * log2(P). If processes share cores, the second doubling adds what the second process
+    on a core did.
     """
     predictions = {}
     for name, (_, batch) in NETWORKS.items():
         alone, steps = results["1"]["parts"][name], {group: results[group]["steps"][name] for group in GROUPS}
         half, quarter = alone[str(batch // 2)], alone[str(batch // 4)]
-        all_reduce, latency = results["2"]["overlap"][name]["all-reduce"], results["2"]["allreduce"]["1"]
-        predictions[name] = CROWD * quarter + steps["2"] - half
-        if CROWD == 1:
-            predictions[name] += (latency + all_reduce) / 2
-        else:
-            predictions[name] += steps["2 on one core"] - CROWD * half + (CROWD - 1) * all_reduce
+        first = steps["2"] - half
+        second = first if CROWD == 1 else steps["2 on one core"] - CROWD * half
+        predictions[name] = CROWD * quarter + first + second
     return predictions
+
+
+def fitted(measured, points):
+    """Fit T(P) = work / P + waiting * log2(P) to the first `points` of the figures of 1, 2, 4, ... processes.
+
+    Returns the prediction for all of them, and `waiting`. The fit minimizes the sum of the squared relative errors.
+    """
+    doublings = np.arange(len(measured))
+    terms = np.stack([0.5**doublings, doublings], axis=1)
+    relative = terms / np.array(measured)[:, np.newaxis]
+    coefficients = np.linalg.lstsq(relative[:points], np.ones(points), rcond=None)[0]
+    return terms @ coefficients, coefficients[1]
+
+
+def show_check():
+    """Print how far the formula for a core per process is off on 16 cores, fitted to all figures or to some of them."""
+    print(f"| 16 cores: step, ms | {' | '.join(str(2**k) for k in range(5))} | waiting |\n|{'---|' * 7}")
+    for name, measured in SIXTEEN.items():
+        print(f"| {name} | {' | '.join(map(str, measured))} | |")
+        for points, which in ((5, "all"), (3, "1, 2 and 4")):
+            predicted, waiting = fitted(measured, points)
+            cells = [f"{p:.3g} ({p / m - 1:+.0%})" for p, m in zip(predicted, measured, strict=True)]
+            print(f"| fitted to {which} | {' | '.join(cells)} | {waiting:.2g} |")
 
 
 def extrapolate(results):
@@ -322,12 +352,15 @@ def main():
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--ddp", nargs=3, type=int)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--json", help="write the figures to this file, or print them from it if it exists")
     options = parser.parse_args()
     if options.worker:
         worker()
     elif options.ddp:
         ddp_worker(*options.ddp)
+    elif options.check:
+        show_check()
     elif options.json and Path(options.json).exists():
         show(json.loads(Path(options.json).read_text()))
     else:

@@ -134,10 +134,12 @@ def _train(
     saving = Checkpointer(target, spec, data, validation, world, check_folder)
     early = saving.early
     world.collectively(lambda: _check_equal_settings(world, spec, saving.fingerprint))
-    run, changes, transfer = world.collectively(
-        lambda: _start_or_resume(saving, folder, data, validation, resume, allow_changes, check_finite, world)
+    model, transfer = world.collectively(lambda: _loaded_or_new(saving, folder, data, resume=resume))
+    if world.size > 1:
+        model.move_gradients(world.shared_zeros(model.parameter_count + 1, model.dtype))
+    run, changes = world.collectively(
+        lambda: _started(saving, model, data, validation, world, allow_changes=allow_changes, check_finite=check_finite)
     )
-    model = run.model
     run.listeners = [*([early] if early else []), saving, *listeners]  # early stopping first, as its state is saved
     if world.rank == 0:
         remove_link(target / EXPERIMENT)
@@ -153,30 +155,35 @@ def _train(
     return TrainingResult(model, run.history, target / LAST, best, finished, changes, transfer, stopped_early)
 
 
-def _start_or_resume(
+def _loaded_or_new(
+    saving: Checkpointer, folder: Path, data: AnyDataset, *, resume: bool
+) -> tuple[Model, Transfer | None]:
+    """Return the model of the checkpoint to resume, or a new one; and the arrays that a new one copied, or None."""
+    last = saving.folder / LAST
+    saving.replaces = not (resume and exists(last))
+    return fresh_model(saving.experiment, folder, data) if saving.replaces else (load(last), None)
+
+
+def _started(
     saving: Checkpointer,
-    folder: Path,
+    model: Model,
     data: AnyDataset,
     validation: AnyDataset | None,
-    resume: bool,
+    world: World,
+    *,
     allow_changes: bool,
     check_finite: bool,
-    world: World,
-) -> tuple[Run, tuple[str, ...], Transfer | None]:
-    """Return a new or resumed run, the changes since a resumed run started, and the arrays that a new run copied."""
-    spec, last = saving.experiment, saving.folder / LAST
-    if not (resume and exists(last)):
-        model, transfer = fresh_model(spec, folder, data)
-        saving.replaces = True
-        return make_run(spec.training, model, data, validation, check_finite=check_finite, world=world), (), transfer
-    model = load(last)
+) -> tuple[Run, tuple[str, ...]]:
+    """Return the run of a new model or, with its state restored, of a checkpoint's; and what changed since that."""
+    run = make_run(saving.experiment.training, model, data, validation, check_finite=check_finite, world=world)
+    if saving.replaces:  # a new model
+        return run, ()
     state = model.run_state or {}
-    run = make_run(spec.training, model, data, validation, check_finite=check_finite, world=world)
-    changes = saving.restore(run, state, os.fspath(last), allow_changes=allow_changes)
+    changes = saving.restore(run, state, os.fspath(saving.folder / LAST), allow_changes=allow_changes)
     processes = processes_of(str(state.get("machine", "")))
     if processes != world.size:
         changes = (*changes, f"{processes} processes shared the run, now {world.size}: the last bits may differ")
-    return run, changes, None
+    return run, changes
 
 
 def _check_equal_settings(world: World, spec: ExperimentSpec, fingerprint: str) -> None:
