@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet import kernels
-from specnet.arrays.parameters import Array
+from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.layer import Layer
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Chain:
         self._predicts = [_with_out(unit.predict) for unit in self._units]
         self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
         self._in_place = [index > 0 and unit.in_place for index, unit in enumerate(self._units)]
-        self._dense_rows = {rows.first: rows for rows in _dense_rows(self._units)}
+        self._rows = list(_split_for_rows(self._units)) if kernels.backend() == "compiled" else []
         self._outputs_for: tuple[object, object] | None = None  # the x.shape and x.dtype that the arrays below fit
         self._outputs: list[Array | None] = []
         self._input_gradients: list[Array | None] = []
@@ -99,7 +99,7 @@ class Chain:
 
     def predict(self, x: npt.NDArray[Any], out: Array | None = None) -> Array:
         """Return the same result as `forward` outside training; thread-safe."""
-        if len(x) == 1 and self._dense_rows:
+        if len(x) == 1 and self._rows:
             return self._predict_row(x, out)
         outputs = self._thread_outputs(x)
         is_own = False
@@ -118,17 +118,15 @@ class Chain:
 
     def _predict_row(self, x: npt.NDArray[Any], out: Array | None) -> Array:
         """Predict for a single row, as many layers in one call as possible."""
-        index = 0
-        while index <= self._last:
-            rows = self._dense_rows.get(index)
-            if rows is not None:
-                is_last = rows.stop > self._last
-                y = out if is_last and out is not None and not self.keeps_last else np.empty((1, rows.units), x.dtype)
-                if x.ndim == 2 and kernels.dense_row(x, y, rows.rectified, *rows.arrays):
-                    x, index = y, rows.stop
+        for rows in self._rows:
+            is_last = rows.stop > self._last and not self.keeps_last
+            if rows.arrays and x.ndim == 2:
+                y = out if is_last and out is not None else np.empty(rows.shape, x.dtype)
+                if kernels.dense_row(x, y, rows.rectified, *rows.arrays):
+                    x = y
                     continue
-            x = self._predicts[index](x, out if index == self._last and not self.keeps_last else None)
-            index += 1
+            for index in range(rows.first, rows.stop):
+                x = self._predicts[index](x, out if is_last and index == self._last else None)
         return x
 
     def _thread_outputs(self, x: npt.NDArray[Any]) -> list[Array | None]:
@@ -154,18 +152,18 @@ def _fuse(layers: Sequence[Layer]) -> list[Layer]:
     return units
 
 
-class _DenseRows(NamedTuple):
-    """Units from `first` to `stop` - 1, which kernels.dense_row computes in one call for a single row."""
+class _RowUnits(NamedTuple):
+    """Units from `first` to `stop` - 1; with `arrays`, kernels.dense_row computes them in one call for a single row."""
 
     first: int
     stop: int
-    units: int  # of the last affine layer
-    rectified: int
-    arrays: tuple[Array, ...]
+    shape: ShapeTuple = ()  # of their output for one row
+    rectified: int = 0
+    arrays: tuple[Array, ...] = ()
 
 
-def _dense_rows(units: Sequence[Layer]) -> Iterator[_DenseRows]:
-    """Find the longest runs of affine layers with ReLUs, each with at most MOST_DENSE affine layers."""
+def _split_for_rows(units: Sequence[Layer]) -> Iterator[_RowUnits]:
+    """Split into the longest runs of affine layers with ReLUs, with at most MOST_DENSE affine layers, and others."""
     index = 0
     while index < len(units):
         first, rectified, arrays = index, 0, list[Array]()
@@ -180,9 +178,10 @@ def _dense_rows(units: Sequence[Layer]) -> Iterator[_DenseRows]:
                 arrays += step
             index += 1
         if arrays:
-            yield _DenseRows(first, index, len(arrays[-1]), rectified, tuple(arrays))
+            yield _RowUnits(first, index, (1, len(arrays[-1])), rectified, tuple(arrays))
         else:
             index += 1
+            yield _RowUnits(first, index)
 
 
 def _rebuild_chain(layers: Sequence[Layer], keeps_last: bool) -> Chain:
