@@ -7,6 +7,7 @@
 
 #define _GNU_SOURCE /* for dl_iterate_phdr and CPU_COUNT */
 #define PY_SSIZE_T_CLEAN
+#include <pyconfig.h>
 #ifndef Py_GIL_DISABLED /* free-threaded Python has no stable binary interface */
 #define Py_LIMITED_API 0x030B0000
 #endif
