@@ -132,10 +132,10 @@ class Model:
         self._has_gradients = True
         return dx
 
-    def train_forward(self, x: npt.NDArray[Any]) -> Array:
-        """Compute `forward(x, training=True)` without checks or a new `draws.step`, for x from a training loop."""
+    def train_forward(self, x: npt.NDArray[Any], out: Array) -> Array:
+        """Compute `forward(x, training=True)` without checks or a new `draws.step`, if possible into `out`."""
         self._batch = None
-        y = self._chain.forward(x, training=True)
+        y = self._chain.forward(x, training=True, out=out)
         self._batch = len(y)
         return y
 

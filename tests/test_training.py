@@ -302,7 +302,7 @@ def test_shuffled_epochs_have_each_row_once_in_a_new_order():
     model = model_of({"type": "relu"}, input_shape=(1,))
     rows = []
     forward = model.train_forward
-    model.train_forward = lambda x: (rows.extend(x[:, 0].tolist()), forward(x))[1]
+    model.train_forward = lambda x, out: (rows.extend(x[:, 0].tolist()), forward(x, out))[1]
     data = Dataset(np.arange(1.0, 11).reshape(10, 1), np.zeros((10, 1)))
     training = TrainingSpec(loss="mean_squared_error", epochs=2, batch_size=3)
     model.backward(model.forward(data.inputs))

@@ -91,12 +91,13 @@ class Step:
         if self.check_finite:
             outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, fraction)
             return loss
-        y = self.model.train_forward(x)
+        y = self.model.train_forward(x, outputs)
         if self._share is not None and not len(x):
             loss, dy = 0.0, y
         else:
             loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
-        outputs[...] = y
+        if y is not outputs:
+            outputs[...] = y
         if not math.isfinite(loss):
             if self._share is not None:  # NaN reaches the other processes in the sum of the gradients
                 dy = np.full_like(dy, math.nan)
