@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 STEADY = 1.1  # a round counts if its floor takes at most this many times the best floor
-Measurement = dict[str, Any]  # "time" in seconds; "answer", numbers that must agree; "memory" in MB
+Measurement = dict[str, Any]  # "time" in seconds; "answer", numbers that must agree; "memory" in MB; "cores" busy
 Contender = Callable[[str], "Measurement | None"]
 
 
@@ -36,6 +36,14 @@ def timed(call: Callable[[], object], count: int, bursts: int = 5) -> float:
             call()
         times.append((time.perf_counter() - began) / count)
     return statistics.median(times)
+
+
+def busy_cores(call: Callable[[], object], count: int) -> float:
+    """Return how many cores this process keeps busy during `count` calls: processor time / wall time."""
+    began, used = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        call()
+    return (time.process_time() - used) / (time.perf_counter() - began)
 
 
 def peak_memory() -> float:
@@ -98,7 +106,7 @@ def _run_rounds(script: str, case: str, contenders: Sequence[str], rounds: int, 
         steady_results = [result for result, is_steady in zip(results, steady, strict=True) if is_steady]
         medians[name] = {
             key: statistics.median(result[key] for result in steady_results)
-            for key in ("time", "memory")
+            for key in ("time", "memory", "cores")
             if key in steady_results[0]
         }
     _print_table(f"{case} (medians of {sum(steady)} of {rounds} rounds, {cores()} cores)", medians)
@@ -133,5 +141,6 @@ def _print_table(title: str, medians: Mapping[str, Measurement]) -> None:
         value = result["time"]
         unit, factor = ("s", 1) if value >= 1 else ("ms", 1e3) if value >= 1e-3 else ("µs", 1e6)
         memory = f"  {result['memory']:7.0f} MB" if "memory" in result else ""
+        memory += f"  {result['cores']:.2f} cores busy" if "cores" in result else ""
         ratios = f"{value / ours:6.2f} x specnet  {value / floor:6.2f} x floor"
         print(f"  {name:16} {value * factor:8.1f} {unit:2}  {ratios}{memory}")

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from contest import Measurement, main, timed
+from contest import Measurement, busy_cores, main, timed
 
 WIDE = [512] * 13
 NETWORKS: dict[str, tuple[list[int], int, int]] = {
@@ -46,7 +46,8 @@ def contender(make: Callable[[list[int], int], Callable[[bool], float] | None]) 
         if step is None:
             return None
         losses = [step(True) for _ in range(3)]
-        return {"time": timed(lambda: step(False), count), "answer": losses}
+        busy = busy_cores(lambda: step(False), count)
+        return {"time": timed(lambda: step(False), count), "answer": losses, "cores": busy}
 
     return measure
 
