@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -43,7 +44,10 @@ class Chain:
         self._backwards = [_with_out(unit.backward) for unit in self._units]
         self._predicts = [_with_out(unit.predict) for unit in self._units]
         self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
-        self._in_place = [index > 0 and unit.in_place for index, unit in enumerate(self._units)]
+        self._in_place = [False] + [
+            unit.in_place and _is_built_in(before) and not before.keeps_output for before, unit in pairwise(self._units)
+        ]
+        self._in_place_back = [unit.in_place and _is_built_in(after) for unit, after in pairwise(self._units)]
         self._rows = list(_split_for_rows(self._units)) if kernels.backend() == "compiled" else []
         self._outputs_for: tuple[object, object] | None = None  # the x.shape and x.dtype that the arrays below fit
         self._outputs: list[Array | None] = []
@@ -60,14 +64,13 @@ class Chain:
             self._outputs = [None] * len(self._units)
             self._input_gradients = [None] * len(self._units)
         outputs = self._outputs
-        is_own = False  # whether x is an array that a layer of this chain made, and that nothing else refers to
         for index, forward in enumerate(self._forwards):
             output = outputs[index]
-            if output is not None:  # always, from the second call on
+            if output is not None:  # always, from the second call on, but for a last result that is the caller's
                 x = forward(x, training, output)
             elif index < self._last or self.keeps_last:
-                y = outputs[index] = forward(x, training, x if is_own and self._in_place[index] else None)
-                x, is_own = y, not np.may_share_memory(x, y) or (is_own and self._in_place[index])
+                is_own = self._in_place[index] and x is outputs[index - 1]
+                x = outputs[index] = forward(x, training, x if is_own else None)
             else:
                 x = forward(x, training, out)
         return x
@@ -89,7 +92,7 @@ class Chain:
         for index in range(self._last, first - 1, -1):
             reusable = index > 0 or self.keeps_last
             target = gradients[index] if reusable else out
-            if target is None and reusable and self._in_place[index] and index < self._last:
+            if target is None and reusable and index < self._last and self._in_place_back[index]:
                 target = dy if dy is gradients[index + 1] else None
             dx: Any = self._backwards[index](dy, target)
             if reusable and gradients[index] is None:
@@ -102,14 +105,13 @@ class Chain:
         if len(x) == 1 and self._rows:
             return self._predict_row(x, out)
         outputs = self._thread_outputs(x)
-        is_own = False
         for index, predict in enumerate(self._predicts):
             output = outputs[index]
             if output is not None:
                 x = predict(x, output)
             elif index < self._last or self.keeps_last:
-                y = predict(x, x if is_own and self._in_place[index] else None)
-                x, is_own = y, not np.may_share_memory(x, y) or (is_own and self._in_place[index])
+                is_own = self._in_place[index] and (x is outputs[index - 1] or len(x) > KEPT_ROWS)
+                x = predict(x, x if is_own else None)
                 if len(x) <= KEPT_ROWS:
                     outputs[index] = x
             else:
@@ -140,8 +142,13 @@ class Chain:
         return outputs
 
 
+def _is_built_in(layer: Layer) -> bool:
+    """Return whether a layer's results are known to be arrays that it does not need itself, as its rules demand."""
+    return type(layer).__module__.startswith("specnet.layers.")
+
+
 def _fuse(layers: Sequence[Layer]) -> list[Layer]:
-    """Replace layers by one that computes both; not the last, whose input the caller may not have."""
+    """Replace layers by one that computes both; not the last, because the caller may write into its result."""
     units: list[Layer] = []
     for index, layer in enumerate(layers):
         fused = units[-1].fused_with(layer) if units and index < len(layers) - 1 else None

@@ -4,7 +4,8 @@ A layer holds arrays and has three methods. A new layer overrides all three and 
 
 1. Results are new arrays that belong to the caller: no views of the input, and none that the layer caches. A method may
    take a last parameter `out`: an array for the result, which is overwritten at the next call.
-2. A layer never writes into the arrays passed to it; it may keep a reference to `x` until `backward`.
+2. A layer never writes into the arrays passed to it, but for `out`, which may be the same array if the layer is
+   `in_place`; it may keep a reference to `x` until `backward`.
 3. `backward` overwrites the gradients of the parameters, and returns the same result if it is called again.
 4. `predict` reads parameters and writes nothing on the layer, so it is thread-safe.
 """
@@ -100,8 +101,13 @@ class Layer(ABC):
         """Whether `out` of each method may be the array that the method reads; False by default.
 
         A chain then lets the layer overwrite its input, which is the result of the layer before: fewer arrays are
-        fetched from memory. What the layer caches must not be that array, or be as good after it is overwritten.
+        fetched from memory. Of what it reads, the layer caches at most what it has itself written there.
         """
+        return False
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether `backward` needs the array that `forward` returned; a chain then lets no layer overwrite it."""
         return False
 
     def row_step(self) -> RowStep | None:

@@ -3,7 +3,10 @@
    After a product, OpenBLAS's own threads keep their cores busy for some 20 ms while they wait for the next one, and the
    pool would get none. OpenBLAS has an entry for this purpose, openblas_set_threads_callback_function (from 0.3.28 on):
    a product then comes as parts that must run at the same time, each on a thread of its own. The parts, and so the bits
-   of a product, are the same as before. Where numpy uses another BLAS, or an older OpenBLAS, nothing changes. */
+   of a product, are the same as before. Where numpy uses another BLAS, or an older OpenBLAS, nothing changes; nor where
+   the pool cannot have as many threads as OpenBLAS. */
+
+#include <stdio.h>
 
 typedef void (*BlasPart)(int number, void *data, int buffer);
 
@@ -25,7 +28,11 @@ static void run_product(int sync, BlasPart part, int parts, size_t size, void *d
     (void)sync;
     pthread_mutex_lock(&pool.owner);
     start_threads(parts);
-    const uint32_t places = (uint32_t)(parts < pool.threads ? parts : pool.threads) - 1;
+    if (pool.threads < parts) { /* parts wait for each other, so no result can be had */
+        fputs("specnet: the system starts no threads for a product of matrices; set OPENBLAS_NUM_THREADS=1\n", stderr);
+        abort();
+    }
+    const uint32_t places = (uint32_t)parts - 1;
     product.part = part;
     product.data = data;
     product.size = size;
@@ -33,7 +40,10 @@ static void run_product(int sync, BlasPart part, int parts, size_t size, void *d
     atomic_store(&product.taken, 0);
     open_door(take_part, places);
     take_part(0);
-    while ((uint32_t)atomic_load(&pool.door)) sched_yield(); /* until every part has a thread */
+    while ((uint32_t)atomic_load(&pool.door)) { /* until every part has a thread */
+        wake_two();
+        sched_yield();
+    }
     close_door(places);
     pthread_mutex_unlock(&pool.owner);
 }
@@ -51,16 +61,24 @@ static int is_numpy(struct dl_phdr_info *info, size_t size, void *path) {
 
 /* Look the entry up in the libraries that numpy's own module was linked with. */
 static void adopt_blas(void) {
-    static const char *const names[] = {"scipy_openblas_set_threads_callback_function64_",
-                                        "openblas_set_threads_callback_function64_",
-                                        "openblas_set_threads_callback_function"};
+    static const char *const prefixes[] = {"scipy_", "", ""}, *const suffixes[] = {"64_", "64_", ""};
     const char *path = NULL;
     dl_iterate_phdr(is_numpy, &path);
     void *numpy = path ? dlopen(path, RTLD_LAZY | RTLD_NOLOAD) : NULL;
     if (!numpy) return;
-    void (*set)(void (*)(int, BlasPart, int, size_t, void *, int)) = NULL;
-    for (size_t i = 0; i < sizeof names / sizeof *names && !set; i++) *(void **)&set = dlsym(numpy, names[i]);
-    if (set) set(run_product);
+    for (int i = 0; i < 3; i++) {
+        char name[64];
+        int (*number)(void);
+        void (*adopt)(void (*)(int, BlasPart, int, size_t, void *, int));
+        snprintf(name, sizeof name, "%sopenblas_get_num_threads%s", prefixes[i], suffixes[i]);
+        *(void **)&number = dlsym(numpy, name);
+        snprintf(name, sizeof name, "%sopenblas_set_threads_callback_function%s", prefixes[i], suffixes[i]);
+        *(void **)&adopt = dlsym(numpy, name);
+        if (!number || !adopt) continue;
+        start_threads(number());
+        if (number() <= pool.threads) adopt(run_product);
+        break;
+    }
     dlclose(numpy);
 }
 #else

@@ -165,7 +165,7 @@ static PyObject *gather(PyObject *self, PyObject *const *arguments, Py_ssize_t g
             Py_RETURN_FALSE;
         }
     int fits = v[0].ndim && v[2].ndim == v[0].ndim && v[1].ndim == 1 && v[1].shape[0] == v[2].shape[0] &&
-               type_of(&v[1]) == 'i' && v[0].itemsize == v[2].itemsize && !strcmp(v[0].format, v[2].format) &&
+               type_of(&v[1]) == 'i' && v[0].itemsize == v[2].itemsize && !strcmp(v[0].format, v[2].format) && !strchr(v[0].format, 'O') &&
                v[0].shape[0] && v[2].shape[0] && apart(v, "rrw", 3);
     for (int axis = 1; axis < v[0].ndim && fits; axis++) fits = v[0].shape[axis] == v[2].shape[axis];
     Job job = {.work = copy_rows, .align = 1, .array = {v[0].buf, v[1].buf, v[2].buf}};
@@ -183,5 +183,5 @@ static PyObject *gather(PyObject *self, PyObject *const *arguments, Py_ssize_t g
 }
 
 static PyObject *threads(PyObject *self, PyObject *unused) {
-    return PyLong_FromLong(pool.threads ? pool.threads : allowed_threads());
+    return PyLong_FromLong(pool.allowed ? pool.allowed : allowed_threads());
 }

@@ -24,7 +24,7 @@ static inline REAL NAMED(greatest)(const REAL *row, size_t width) {
 }
 
 /* Rows of the weight for one row x, in blocks of BAND rows: each block's sum goes into a row of `parts`, and the sums
-   are added in their order. A block handles four rows of the weight at a time and reads each once. */
+   are added in their order. A block handles eight rows of the weight at a time and reads each once. */
 WORK(affine_parts) {
     INPUT(input, 0); INPUT(weights, 1); ARRAY(parts, 2);
     const size_t width = job->width;

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-    MOST_THREADS = 64,  /* as many as numpy's OpenBLAS has at most */
+    MOST_THREADS = 64,  /* as many as the OpenBLAS in numpy's wheels has at most */
     PIECES = 4,         /* most pieces per share, unless they are large */
     GRAIN = 12 * 1024,  /* least cost of a piece, in elements of the cheapest pass: a few microseconds */
     WAITS = 500,        /* times that a thread without work yields its core before it sleeps: 0.2 ms on an idle core */
@@ -39,6 +39,7 @@ static struct {
     _Atomic uint32_t sleepers, left; /* threads that sleep, and that have finished their part of this work */
     void (*part)(size_t thread);     /* does a thread's part of it */
     int threads;                     /* with the caller; 0 until they are started */
+    int allowed;                     /* of these, for jobs; products may have more */
     const Job *job;
     size_t shares, pieces, piece;    /* of the job; pieces of a share; units of a piece */
     struct { _Alignas(LINE) _Atomic size_t taken; } share[MOST_THREADS]; /* pieces of each share */
@@ -131,7 +132,7 @@ static void forget_threads(void) { /* in a forked child, which has none */
     pthread_cond_init(&pool.wake, NULL);
     atomic_store(&pool.door, 0);
     atomic_store(&pool.sleepers, 0);
-    pool.threads = 0;
+    pool.threads = pool.allowed = 0;
 }
 
 /* Let threads join in a work, as many as there are places. */
@@ -164,7 +165,7 @@ static void take_pieces(size_t thread) {
 
 /* Cut a job for the threads of the pool, and return its shares. */
 static size_t cut(const Job *job) {
-    const size_t threads = (size_t)pool.threads, least = GRAIN / job->cost, even = job->count / (threads * PIECES);
+    const size_t threads = (size_t)(pool.allowed < pool.threads ? pool.allowed : pool.threads), least = GRAIN / job->cost, even = job->count / (threads * PIECES);
     pool.piece = ((least > even ? least : even) / job->align + 1) * job->align;
     const size_t all = (job->count + pool.piece - 1) / pool.piece;
     pool.shares = all < threads ? all : threads;
@@ -180,8 +181,8 @@ static void run(const Job *job) {
         job->work(job, 0, job->count);
         return;
     }
-    if (!pool.threads) {
-        start_threads(allowed_threads());
+    if (!pool.allowed) {
+        start_threads(pool.allowed = allowed_threads());
         if (pool.threads > 1) adopt_blas();
     }
     const uint32_t shares = (uint32_t)cut(job);

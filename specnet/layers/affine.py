@@ -85,7 +85,7 @@ class Affine(Layer):
         self._fill_parameter_gradients(dy)
 
     def row_step(self) -> RowStep | None:
-        return None if self._bias is None else (self._weight, self._bias)
+        return None if self._bias is None or type(self) is not Affine else (self._weight, self._bias)
 
     def _compute(self, rows: Array, out: Array | None) -> Array:
         y = np.empty((len(rows), self._weight.shape[1]), self._weight.dtype) if out is None else _as_matrix(out)

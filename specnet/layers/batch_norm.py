@@ -68,7 +68,9 @@ class BatchNorm(Norm):
         return True
 
     def fused_with(self, following: Layer) -> Layer | None:
-        return _BatchNormRelu(self, following) if type(following) is Relu else None
+        if type(self) is BatchNorm and type(following) is Relu:  # a subclass may compute something else
+            return _BatchNormRelu(self, following)
+        return None
 
     def forward(
         self, x: npt.ArrayLike, training: bool = False, out: Array | None = None, *, rectified: bool = False
@@ -193,6 +195,10 @@ class _BatchNormRelu(Layer):
     def __init__(self, norm: BatchNorm, relu: Relu) -> None:
         super().__init__(**norm.parameters)
         self.norm, self.relu = norm, relu
+
+    @property
+    def keeps_output(self) -> bool:
+        return True
 
     @property
     def in_place(self) -> bool:

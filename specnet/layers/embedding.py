@@ -75,7 +75,7 @@ class Embedding(Layer):
     def _look_up(self, x: npt.NDArray[np.int64], out: Array | None) -> Array:
         width = self._weight.shape[1]
         y = np.empty((*x.shape, width), self._weight.dtype) if out is None else out
-        if not kernels.gather(self._weight, x.reshape(-1), y.reshape(x.size, width)):
+        if not y.flags.c_contiguous or not kernels.gather(self._weight, x.reshape(-1), y.reshape(x.size, width)):
             np.take(self._weight, x, axis=0, out=y, mode="clip")
         return y
 

@@ -60,14 +60,16 @@ def normal_cdf(x: Array) -> Array:
 class Gelu(Elementwise):
     """y = x * Phi(x) (Hendrycks and Gimpel 2016), or its approximation with "tanh"."""
 
+    activation = kernels.ACTIVATIONS.index("gelu")
+
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
         super().__init__()
         if approximate not in ("none", "tanh"):
             msg = f'gelu: expected approximate "none" or "tanh", got {approximate!r}'
             raise SpecnetError(msg)
         self.approximate = approximate
-        name = "gelu" if approximate == "none" else "gelu_tanh"
-        self.activation = kernels.ACTIVATIONS.index(name)  # type: ignore[misc]  # a constant of its class elsewhere
+        if approximate == "tanh" and self.activation is not None:
+            self.activation = kernels.ACTIVATIONS.index("gelu_tanh")  # type: ignore[misc]  # a constant of its class
 
     def value(self, x: Array, y: Array) -> None:
         if self.approximate == "tanh":

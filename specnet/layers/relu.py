@@ -51,10 +51,14 @@ class Relu(Layer):
 
     @property
     def in_place(self) -> bool:
+        return type(self) is Relu
+
+    @property
+    def keeps_output(self) -> bool:
         return True
 
     def row_step(self) -> RowStep | None:
-        return "relu"
+        return "relu" if type(self) is Relu else None
 
     def remember(self, x: Array) -> None:
         """Cache x, or anything positive at the same places, for `backward`."""

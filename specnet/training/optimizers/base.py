@@ -41,6 +41,11 @@ class Optimizer(ABC):
     slots: ClassVar[tuple[str, ...]] = ()
     """Names of the state vectors, which are laid out like the gradients and kept from step to step."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "update" in vars(cls) and "update_by_kernel" not in vars(cls):
+            cls.update_by_kernel = Optimizer.update_by_kernel  # type: ignore[method-assign]  # the base class's rule
+
     def __init__(
         self, model: Model, learning_rate: float, weight_decay: float = 0.0, no_decay: Collection[str] = ()
     ) -> None:

@@ -102,9 +102,8 @@ class Adam(Optimizer):
         correction = math.sqrt((1 - beta2**t) / (1 - beta2))
         self._epsilon.fill(self.epsilon * correction)
         self._rate.fill(self.learning_rate * (1 - beta1) / (1 - beta1**t) * correction)
-        if self.weight_decay:
-            self._decay_settings[...] = self._settings
-            self.set_decay(self._decay_settings)
+        self._decay_settings[...] = self._settings
+        self.set_decay(self._decay_settings)
 
     def set_decay(self, settings: Array) -> None:
         """Set the weight decay in the kernel's settings."""
@@ -149,6 +148,8 @@ class AdamW(Adam):
 
     def set_decay(self, settings: Array) -> None:
         settings[5] = 1 - self.learning_rate * self.weight_decay
+
+    update_by_kernel = Adam.update_by_kernel
 
     def update(self, block: Block) -> None:
         if block.decayed:
