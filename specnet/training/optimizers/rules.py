@@ -149,7 +149,7 @@ class AdamW(Adam):
     def set_decay(self, settings: Array) -> None:
         settings[5] = 1 - self.learning_rate * self.weight_decay
 
-    update_by_kernel = Adam.update_by_kernel
+    update_by_kernel = Adam.update_by_kernel  # its settings include the decay
 
     def update(self, block: Block) -> None:
         if block.decayed:
