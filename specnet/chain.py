@@ -48,7 +48,8 @@ class Chain:
             unit.in_place and _is_built_in(before) and not before.keeps_output for before, unit in pairwise(self._units)
         ]
         self._in_place_back = [unit.in_place and _is_built_in(after) for unit, after in pairwise(self._units)]
-        self._rows = list(_split_for_rows(self._units)) if kernels.backend() == "compiled" else []
+        rows = list(_split_for_rows(self._units)) if kernels.backend() == "compiled" else []
+        self._rows = rows if any(each.arrays for each in rows) else []
         self._outputs_for: tuple[object, object] | None = None  # the x.shape and x.dtype that the arrays below fit
         self._outputs: list[Array | None] = []
         self._input_gradients: list[Array | None] = []
@@ -143,8 +144,12 @@ class Chain:
 
 
 def _is_built_in(layer: Layer) -> bool:
-    """Return whether a layer's results are known to be arrays that it does not need itself, as its rules demand."""
-    return type(layer).__module__.startswith("specnet.layers.")
+    """Return whether a layer's results are known to be arrays that it does not need itself, as its rules demand.
+
+    A composite returns what its inner layers do, so they must be built in, too.
+    """
+    inner = (each for chain in getattr(layer, "chains", ()) for each in chain.layers)
+    return type(layer).__module__.startswith("specnet.layers.") and all(map(_is_built_in, inner))
 
 
 def _fuse(layers: Sequence[Layer]) -> list[Layer]:

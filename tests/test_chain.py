@@ -91,9 +91,10 @@ class Identity(Layer):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_layer_that_returns_its_input_does_not_let_the_next_one_overwrite_it(place):
+@pytest.mark.parametrize("make", [Identity, lambda: specnet.layers.Sequential([Identity()])])
+def test_a_layer_that_returns_its_input_does_not_let_the_next_one_overwrite_it(place, make):
     layers = [specnet.layers.Relu(), specnet.layers.Sigmoid()]
-    layers.insert(place, Identity())
+    layers.insert(place, make())
     chain = Chain(layers)
     for _ in range(3):
         x, dy = np.linspace(-1, 1, 6).reshape(2, 3), np.ones((2, 3))

@@ -102,8 +102,9 @@ class Adam(Optimizer):
         correction = math.sqrt((1 - beta2**t) / (1 - beta2))
         self._epsilon.fill(self.epsilon * correction)
         self._rate.fill(self.learning_rate * (1 - beta1) / (1 - beta1**t) * correction)
-        self._decay_settings[...] = self._settings
-        self.set_decay(self._decay_settings)
+        if self._decayed:
+            self._decay_settings[...] = self._settings
+            self.set_decay(self._decay_settings)
 
     def set_decay(self, settings: Array) -> None:
         """Set the weight decay in the kernel's settings."""
