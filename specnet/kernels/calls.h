@@ -24,18 +24,18 @@ static PyObject *activation_slope(PyObject *self, PyObject *const *arguments, Py
 
 typedef struct {
     Job job; /* its array[2], the sums of blocks, is set by run_rows */
-    void *bias, *y;
+    void *bias;
     int rectified;
 } RowStep;
 
-/* Fit one layer: a weight and a bias (or none) for a row of `height` numbers. Return the width, or 0. */
+/* Fit one layer: a weight and a bias for a row of `height` numbers. Return the width, or 0. */
 static size_t fit_row(RowStep *step, size_t height, const Py_buffer *weight, const Py_buffer *bias) {
     const size_t width = weight->ndim == 2 ? (size_t)weight->shape[1] : 0;
-    if (!height || !width || !is_matrix(weight, height, width) || (bias && length(bias) != width)) return 0;
+    if (!height || !width || !is_matrix(weight, height, width) || length(bias) != width) return 0;
     step->job = (Job){.rows = height, .width = width, .count = (height + BAND - 1) / BAND, .align = 1};
     step->job.cost = BAND * width; /* it reads memory, so it costs as much as ReLU */
     step->job.array[1] = weight->buf;
-    step->bias = bias ? bias->buf : NULL;
+    step->bias = bias->buf;
     return width;
 }
 
@@ -165,7 +165,8 @@ static PyObject *gather(PyObject *self, PyObject *const *arguments, Py_ssize_t g
             Py_RETURN_FALSE;
         }
     int fits = v[0].ndim && v[2].ndim == v[0].ndim && v[1].ndim == 1 && v[1].shape[0] == v[2].shape[0] &&
-               type_of(&v[1]) == 'i' && v[0].itemsize == v[2].itemsize && !strcmp(v[0].format, v[2].format) && !strchr(v[0].format, 'O') &&
+               type_of(&v[1]) == 'i' && v[0].itemsize == v[2].itemsize && !strcmp(v[0].format, v[2].format) &&
+               !strchr(v[0].format, 'O') && /* references to objects would have to be counted */
                v[0].shape[0] && v[2].shape[0] && apart(v, "rrw", 3);
     for (int axis = 1; axis < v[0].ndim && fits; axis++) fits = v[0].shape[axis] == v[2].shape[axis];
     Job job = {.work = copy_rows, .align = 1, .array = {v[0].buf, v[1].buf, v[2].buf}};

@@ -52,7 +52,7 @@ WORK(affine_parts) {
 EVERY_PROCESSOR static void NAMED(add_parts)(const Job *job, const REAL *restrict bias, REAL *restrict y, int rectified) {
     const REAL *parts = job->array[2];
     const size_t width = job->width;
-    for (size_t j = 0; j < width; j++) y[j] = bias ? bias[j] : 0;
+    for (size_t j = 0; j < width; j++) y[j] = bias[j];
     for (size_t block = 0; block < job->count; block++, parts += width)
         for (size_t j = 0; j < width; j++) y[j] += parts[j];
     if (rectified)

@@ -165,7 +165,8 @@ static void take_pieces(size_t thread) {
 
 /* Cut a job for the threads of the pool, and return its shares. */
 static size_t cut(const Job *job) {
-    const size_t threads = (size_t)(pool.allowed < pool.threads ? pool.allowed : pool.threads), least = GRAIN / job->cost, even = job->count / (threads * PIECES);
+    const size_t threads = (size_t)(pool.allowed < pool.threads ? pool.allowed : pool.threads),
+                 least = GRAIN / job->cost, even = job->count / (threads * PIECES);
     pool.piece = ((least > even ? least : even) / job->align + 1) * job->align;
     const size_t all = (job->count + pool.piece - 1) / pool.piece;
     pool.shares = all < threads ? all : threads;

@@ -187,7 +187,7 @@ def _rectify(y: Array) -> None:
 
 
 class _BatchNormRelu(Layer):
-    """A batch norm and the ReLU after it, whose output replaces the batch norm's: it is never written.
+    """A batch norm and the ReLU after it, whose output is the only array that is written; the norm's own is not.
 
     Each of the two layers can go backward by itself, too: where the ReLU's output is positive, its input was.
     """
