@@ -21,7 +21,7 @@ from specnet.training.metrics import METRICS
 from specnet.training.optimizers import OPTIMIZERS
 from specnet.training.schedules import SCHEDULES
 
-INPUT_SHAPES = ((5,), (784,))
+INPUT_SHAPES = ((5,), (784,), (16, 4), (16, 16, 4))
 """Input shapes with which a layer's example is planned, to find out which arrays the layer has."""
 
 HEAD = """\

@@ -57,6 +57,64 @@ LAYERS = {
 }
 
 
+SPATIAL_LAYERS = {
+    "conv1d": ({"type": "conv1d", "filters": 3, "kernel_size": 3}, (7, 2)),
+    "conv1d, same, stride": (
+        {"type": "conv1d", "filters": 3, "kernel_size": 4, "padding": "same", "stride": 3},
+        (8, 2),
+    ),
+    "conv2d": ({"type": "conv2d", "filters": 3, "kernel_size": 3, "padding": "same"}, (5, 4, 2)),
+    "conv2d, one pixel": (
+        {"type": "conv2d", "filters": 2, "kernel_size": 3, "padding": "same", "bias": False},
+        (1, 1, 3),
+    ),
+    "conv2d, all keys": (
+        {
+            **{"type": "conv2d", "filters": 4, "kernel_size": [3, 2], "stride": [2, 3], "padding": [[1, 2], 0]},
+            **{"dilation": [1, 2], "groups": 2},
+        },
+        (7, 8, 4),
+    ),
+    "conv2d, depthwise": ({"type": "conv2d", "filters": 5, "kernel_size": 3, "groups": 5, "stride": 2}, (6, 7, 5)),
+    "conv2d, two filters a channel": ({"type": "conv2d", "filters": 6, "kernel_size": 2, "groups": 3}, (3, 3, 3)),
+    "conv_transpose1d": ({"type": "conv_transpose1d", "filters": 3, "kernel_size": 3, "stride": 2}, (4, 2)),
+    "conv_transpose1d, same": (
+        {"type": "conv_transpose1d", "filters": 2, "kernel_size": 1, "stride": 2, "padding": "same"},
+        (3, 3),
+    ),
+    "conv_transpose2d": (
+        {"type": "conv_transpose2d", "filters": 2, "kernel_size": 4, "stride": 2, "padding": "same"},
+        (3, 2, 3),
+    ),
+    "conv_transpose2d, all keys": (
+        {
+            **{"type": "conv_transpose2d", "filters": 4, "kernel_size": [3, 2], "stride": [2, 3], "groups": 2},
+            **{"padding": [[1, 0], 1], "dilation": [1, 3], "output_padding": [1, 2], "bias": False},
+        },
+        (4, 3, 2),
+    ),
+    "max_pool1d": ({"type": "max_pool1d", "pool_size": 3, "stride": 2}, (7, 2)),
+    "max_pool2d": ({"type": "max_pool2d"}, (4, 6, 3)),
+    "max_pool2d, overlapping": (
+        {"type": "max_pool2d", "pool_size": [2, 3], "stride": 1, "padding": [0, [1, 2]]},
+        (5, 6, 2),
+    ),
+    "average_pool1d": ({"type": "average_pool1d", "pool_size": 3, "padding": 1, "count_padding": True}, (5, 3)),
+    "average_pool2d": ({"type": "average_pool2d", "pool_size": 3, "stride": 2, "padding": "same"}, (5, 4, 2)),
+    "global_average_pool": ({"type": "global_average_pool"}, (4, 3, 2)),
+    "global_max_pool": ({"type": "global_max_pool"}, (5, 3)),
+    "zero_pad1d": ({"type": "zero_pad1d", "padding": [[1, 2]]}, (4, 3)),
+    "zero_pad2d": ({"type": "zero_pad2d", "padding": [1, [0, 2]]}, (3, 2, 2)),
+    "crop1d": ({"type": "crop1d", "cropping": [[0, 2]]}, (4, 3)),
+    "crop2d": ({"type": "crop2d"}, (4, 3, 2)),
+    "upsample1d": ({"type": "upsample1d", "size": 3, "interpolation": "linear"}, (4, 3)),
+    "upsample2d": ({"type": "upsample2d", "size": [2, 3]}, (2, 3, 1)),
+    "upsample2d, bilinear": ({"type": "upsample2d", "size": [2, 3], "interpolation": "bilinear"}, (4, 1, 3)),
+    "channel_dropout": ({"type": "channel_dropout", "rate": 0.4}, (3, 2, 4)),
+}
+"""Layers over positions, with the shape of an input of each."""
+
+
 def write_experiment(document, rows):
     """Write e.json, an experiment on 4 inputs and 2 classes, and its data d.npz into the current folder."""
     x = np.random.default_rng(0).normal(size=(rows, 4))

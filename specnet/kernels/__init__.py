@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from types import ModuleType
 
-VERSION = 3
+VERSION = 4
 
 ACTIVATIONS = ("leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "mish", "gelu", "gelu_tanh")
 """The activations that `activation` and `activation_slope` know by their positions here; see activations.h."""
@@ -110,6 +110,20 @@ dropout = _kernel("dropout")
 """(x, mask, y, state, least, kept): draws the mask by Philox, and y = x * mask; see dropout.h."""
 gather = _kernel("gather")
 """(x, indices, out): out[i] = x[indices[i]] for arrays of any type; False for an index that is out of range."""
+convolve = _kernel("convolve")
+"""(x, weight, bias, y, geometry, rectified): see convolution.h; without a bias its array is empty."""
+convolve_back = _kernel("convolve_back")
+"""(dy, weight, bias, dx, geometry, rectified): the gradient with respect to x, plus a bias."""
+convolve_weight = _kernel("convolve_weight")
+"""(x, dy, gradient, geometry): the gradient with respect to the weight."""
+max_pool = _kernel("max_pool")
+"""(x, y, settings): see pools.h."""
+max_pool_backward = _kernel("max_pool_backward")
+"""(x, dy, dx, settings): the gradient goes to the first maximum of each window."""
+average_pool = _kernel("average_pool")
+"""(x, y, settings): see pools.h."""
+average_pool_backward = _kernel("average_pool_backward")
+"""(dy, dx, settings): each position of a window receives its share of dy."""
 cross_entropy: Callable[..., float | None] = getattr(_library, "cross_entropy", _return_none)
 """(x, classes, gradient, smoothing): returns the mean loss, None if an int64 class is out of range."""
 

@@ -13,6 +13,7 @@
 #endif
 #include <Python.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -21,6 +22,22 @@
 #define EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define EVERY_PROCESSOR
+#endif
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define X86
+#define ANY_ROWS 6
+#else
+#define ANY_ROWS 8
+#endif
+
+/* Multiply-adds in one instruction, for sums of which no bits are promised between numpy and the kernels. */
+#ifdef __clang__
+#define FUSED
+#define FUSED_BODY _Pragma("clang fp contract(fast)")
+#else
+#define FUSED __attribute__((optimize("fp-contract=fast")))
+#define FUSED_BODY
 #endif
 
 /* The arrays that a loop writes do not overlap those that it reads, or are exactly the same. */
@@ -46,16 +63,20 @@ static inline size_t own_class(const int64_t *classes, size_t row, size_t width)
 #include "threads.h"
 #include "blas.h"
 #include "views.h"
+#include "geometry.h"
 #include "shapes.h"
 
 #define REAL float
+#define BITS int32_t
 #define NAMED(function) function##_float32
 #define OF(function) function##_of_float32
 #include "arithmetic.h"
 #undef REAL
+#undef BITS
 #undef NAMED
 #undef OF
 #define REAL double
+#define BITS int64_t
 #define NAMED(function) function##_float64
 #define OF(function) function##_of_float64
 #include "arithmetic.h"
@@ -110,7 +131,8 @@ static PyObject *call(const Kernel *kernel, PyObject *const *arguments, Py_ssize
     K(prelu, "rwr") K(prelu_backward, "rrwr") K(standardize, "rwrr") K(sum_rows, "rw") K(sum_product, "rrw")           \
     K(sum_negative, "rrw") K(batch_norm, "rrrwmwwwnnn") K(batch_norm_backward, "rrrrwwm")                               \
     K(batch_norm_relu_backward, "rrrrwwmr") K(layer_norm, "rrrwwmn") K(rms_norm, "rrwwmn")                             \
-    K(row_norm_backward, "rrrrmn") K(softmax, "rw")
+    K(row_norm_backward, "rrrrmn") K(softmax, "rw") K(max_pool, "rwi") K(max_pool_backward, "rrwi")                    \
+    K(average_pool, "rwi") K(average_pool_backward, "rwi")
 
 #define DEFINE(NAME, MODES)                                                                                            \
     static PyObject *NAME(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {                              \
@@ -120,17 +142,19 @@ static PyObject *call(const Kernel *kernel, PyObject *const *arguments, Py_ssize
 KERNELS(DEFINE)
 
 #include "calls.h"
+#include "convolution_calls.h"
 
 #define METHOD(NAME) {#NAME, (PyCFunction)(void (*)(void))NAME, METH_FASTCALL, NULL}
 #define KERNEL_METHOD(NAME, MODES) METHOD(NAME),
 static PyMethodDef methods[] = {KERNELS(KERNEL_METHOD) METHOD(activation), METHOD(activation_slope), METHOD(affine_row),
                                 METHOD(dense_row), METHOD(cross_entropy), METHOD(dropout), METHOD(gather),
+                                METHOD(convolve), METHOD(convolve_back), METHOD(convolve_weight),
                                 {"threads", threads, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 static int prepare(PyObject *module) {
     static atomic_flag prepared = ATOMIC_FLAG_INIT;
     if (!atomic_flag_test_and_set(&prepared)) pthread_atfork(NULL, NULL, forget_threads);
-    return PyModule_AddIntConstant(module, "VERSION", 3);
+    return PyModule_AddIntConstant(module, "VERSION", 4);
 }
 
 /* Slots that later versions of Python know: each interpreter may have its own lock, or none (a free-threaded Python). */

@@ -9,3 +9,35 @@
 #include "norms.h"
 #include "activations.h"
 #include "dropout.h"
+#include "pools.h"
+
+#ifdef X86
+#define VECTOR 64
+#define TILE_ROWS 8
+#define TARGET __attribute__((target("avx512f")))
+#define TILED(function) NAMED(function##_avx512)
+#include "tiles.h"
+#undef VECTOR
+#undef TILE_ROWS
+#undef TARGET
+#undef TILED
+#define VECTOR 32
+#define TILE_ROWS 6
+#define TARGET __attribute__((target("avx2,fma")))
+#define TILED(function) NAMED(function##_avx2)
+#include "tiles.h"
+#undef VECTOR
+#undef TILE_ROWS
+#undef TARGET
+#undef TILED
+#endif
+#define VECTOR 16
+#define TILE_ROWS ANY_ROWS
+#define TARGET
+#define TILED(function) NAMED(function##_any)
+#include "tiles.h"
+#undef VECTOR
+#undef TILE_ROWS
+#undef TARGET
+#undef TILED
+#include "convolution.h"

@@ -95,3 +95,40 @@ FIT(dropout) {
     return v[0].ndim && v[0].shape[0] && same_shape(v, 3) && length(&v[3]) == 4 &&
            set_rows(job, v, length(v) / (size_t)v[0].shape[0]) && by_row(job, 12);
 }
+
+/* Every window of a pool must have a position within the input: x and y are images, and the settings are for them. */
+static int fit_pool(Job *job, const Py_buffer *x, const Py_buffer *y, const Py_buffer *settings) {
+    const int64_t *numbers = settings->buf;
+    if (x->ndim != 4 || y->ndim != 4 || x->shape[0] != y->shape[0] || x->shape[3] != y->shape[3]) return 0;
+    if (length(settings) != 7 || !length(x) || !length(y)) return 0;
+    for (int i = 0; i < 7; i++)
+        if (numbers[i] < (i < 4) || numbers[i] > INT32_MAX) return 0;
+    for (int axis = 0; axis < 2; axis++) {
+        const int64_t last = (y->shape[1 + axis] - 1) * numbers[2 + axis] - numbers[4 + axis];
+        if (numbers[4 + axis] >= numbers[axis] || last >= x->shape[1 + axis]) return 0;
+    }
+    job->array[7] = x->shape;
+    job->array[8] = y->shape;
+    job->array[9] = settings->buf;
+    job->align = 1;
+    return 1;
+}
+
+static int by_image(Job *job, const Py_buffer *x, size_t cost) {
+    job->count = (size_t)x->shape[0];
+    job->cost = length(x) / job->count * cost;
+    return 1;
+}
+
+static int by_line(Job *job, const Py_buffer *x, const Py_buffer *y, size_t cost) {
+    job->count = (size_t)(y->shape[0] * y->shape[1]);
+    job->cost = length(x) / job->count * cost + 1;
+    return 1;
+}
+
+FIT(max_pool) { return fit_pool(job, &v[0], &v[1], &v[2]) && by_line(job, &v[0], &v[1], 2); }
+FIT(max_pool_backward) {
+    return length(&v[0]) == length(&v[2]) && fit_pool(job, &v[0], &v[1], &v[3]) && by_image(job, v, 4);
+}
+FIT(average_pool) { return fit_max_pool(job, v); }
+FIT(average_pool_backward) { return fit_pool(job, &v[1], &v[0], &v[2]) && by_image(job, &v[1], 2); }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from specnet.layers.composite import Concat as Concat
     from specnet.layers.composite import Residual as Residual
     from specnet.layers.composite import Sequential as Sequential
+    from specnet.layers.dropout import ChannelDropout as ChannelDropout
     from specnet.layers.dropout import Dropout as Dropout
     from specnet.layers.elu import Elu as Elu
     from specnet.layers.elu import Selu as Selu
@@ -35,6 +36,22 @@ if TYPE_CHECKING:
     from specnet.layers.sigmoid import Tanh as Tanh
     from specnet.layers.softmax import LogSoftmax as LogSoftmax
     from specnet.layers.softmax import Softmax as Softmax
+    from specnet.layers.spatial.conv import Conv1d as Conv1d
+    from specnet.layers.spatial.conv import Conv2d as Conv2d
+    from specnet.layers.spatial.conv_transpose import ConvTranspose1d as ConvTranspose1d
+    from specnet.layers.spatial.conv_transpose import ConvTranspose2d as ConvTranspose2d
+    from specnet.layers.spatial.global_pool import GlobalAveragePool as GlobalAveragePool
+    from specnet.layers.spatial.global_pool import GlobalMaxPool as GlobalMaxPool
+    from specnet.layers.spatial.pad import Crop1d as Crop1d
+    from specnet.layers.spatial.pad import Crop2d as Crop2d
+    from specnet.layers.spatial.pad import ZeroPad1d as ZeroPad1d
+    from specnet.layers.spatial.pad import ZeroPad2d as ZeroPad2d
+    from specnet.layers.spatial.pool import AveragePool1d as AveragePool1d
+    from specnet.layers.spatial.pool import AveragePool2d as AveragePool2d
+    from specnet.layers.spatial.pool import MaxPool1d as MaxPool1d
+    from specnet.layers.spatial.pool import MaxPool2d as MaxPool2d
+    from specnet.layers.spatial.upsample import Upsample1d as Upsample1d
+    from specnet.layers.spatial.upsample import Upsample2d as Upsample2d
     from specnet.layers.standardize import Standardize as Standardize
 
 FAMILIES = {
@@ -48,11 +65,22 @@ FAMILIES = {
     "softmax": {"softmax": "Softmax", "log_softmax": "LogSoftmax"},
     "batch_norm": {"batch_norm": "BatchNorm"},
     "norm": {"layer_norm": "LayerNorm", "rms_norm": "RmsNorm"},
-    "dropout": {"dropout": "Dropout"},
+    "dropout": {"dropout": "Dropout", "channel_dropout": "ChannelDropout"},
     "reshape": {"flatten": "Flatten", "reshape": "Reshape"},
+    "spatial.conv": {"conv1d": "Conv1d", "conv2d": "Conv2d"},
+    "spatial.conv_transpose": {"conv_transpose1d": "ConvTranspose1d", "conv_transpose2d": "ConvTranspose2d"},
+    "spatial.pool": {
+        "max_pool1d": "MaxPool1d",
+        "max_pool2d": "MaxPool2d",
+        "average_pool1d": "AveragePool1d",
+        "average_pool2d": "AveragePool2d",
+    },
+    "spatial.global_pool": {"global_average_pool": "GlobalAveragePool", "global_max_pool": "GlobalMaxPool"},
+    "spatial.pad": {"zero_pad1d": "ZeroPad1d", "zero_pad2d": "ZeroPad2d", "crop1d": "Crop1d", "crop2d": "Crop2d"},
+    "spatial.upsample": {"upsample1d": "Upsample1d", "upsample2d": "Upsample2d"},
     "composite": {"sequential": "Sequential", "residual": "Residual", "concat": "Concat"},
 }
-"""All built-in layers: file -> {type in a document: class}. A new family adds a row here and two files."""
+"""All built-in layers: file (a dot is a folder) -> {type in a document: class}. A family adds a row and two files."""
 
 _CLASS_OF = {kind: (family, name) for family, row in FAMILIES.items() for kind, name in row.items()}
 _FAMILY_OF = {name: family for family, name in _CLASS_OF.values()}

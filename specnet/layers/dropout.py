@@ -1,4 +1,4 @@
-"""Dropout: random zeros during training."""
+"""Dropout: random zeros during training, of single elements or of whole channels."""
 
 from __future__ import annotations
 
@@ -61,3 +61,28 @@ class Dropout(Layer):
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.floats(x)
         return np.array(x) if out is None else x
+
+
+class ChannelDropout(Dropout):
+    """y = x * mask in training, x otherwise; the mask is the same at all positions of a channel.
+
+    Neighbouring positions say much the same, so single zeros would hide little (Tompson et al. 2015).
+    """
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        x = self.floats(x)
+        self._shape, self._dtype, self._mask = x.shape, x.dtype, None
+        if not training or not self.rate or x.ndim < 2:
+            return self.predict(x, out)
+        words = self.draws.words(self.name, len(x), x.shape[-1])
+        mask = np.multiply(words >= round(self.rate * 2**32), 1 / (1 - self.rate), dtype=x.dtype)
+        self._mask = mask.reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+        if self.draws is self._standalone_draws:
+            self.draws.step += 1
+        return np.multiply(x, self._mask, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        dy = self.incoming(dy, self.cached(self._shape), self._dtype)
+        if self._mask is None:
+            return np.array(dy) if out is None else dy
+        return np.multiply(dy, self._mask, out)

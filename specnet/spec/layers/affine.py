@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -13,6 +13,8 @@ from specnet.initializers import Initializer
 from specnet.layers.affine import Affine
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.spec.registry import register_layer
+
+Spec = TypeVar("Spec", bound=LayerSpec)
 
 
 @register_layer("affine")
@@ -39,7 +41,12 @@ class AffineSpec(LayerSpec):
         return {"weight": weight, "bias": ParameterSpec(self.bias_init, "bias_init", decay=False)}
 
     def resolve(self, activation: LayerSpec | None) -> Self:
-        if "weight_init" in self.model_fields_set:
-            return self
-        rectified = activation is not None and activation.rectifier
-        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})
+        return with_default_weights(self, activation)
+
+
+def with_default_weights(layer: Spec, activation: LayerSpec | None) -> Spec:
+    """Return a layer with the default of its `weight_init` filled in, which depends on the next activation."""
+    if "weight_init" in layer.model_fields_set:
+        return layer
+    rectified = activation is not None and activation.rectifier
+    return layer.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})

@@ -1,0 +1,106 @@
+/* Pools over windows of images (images, height, width, channels). Positions in the padding are left out, but averages may
+   count them. See Pool in geometry.h. */
+
+#define WINDOWS(UNIT)                                                                                                  \
+    const Span rows = window_at(&p, 0, UNIT % p.out_height);                                                           \
+    for (size_t q = 0; q < p.out_width; q++)                                                                           \
+        for (size_t start = 0; start < p.channels; start += POOLED)
+#define WINDOW                                                                                                         \
+    const Span columns = window_at(&p, 1, q);                                                                          \
+    const size_t count = p.channels - start < POOLED ? p.channels - start : POOLED;
+#define POSITIONS                                                                                                      \
+    for (size_t i = rows.from; i < rows.to; i++)                                                                       \
+        for (size_t j = columns.from; j < columns.to; j++)
+#define CHANNELS INDEPENDENT for (size_t c = 0; c < count; c++)
+
+/* The units are the rows of all images of y. */
+WORK(max_pool) {
+    INPUT(x, 0); ARRAY(y, 1);
+    const Pool p = pool_of(job);
+    for (size_t unit = first; unit < stop; unit++) {
+        const REAL *image = x + unit / p.out_height * p.image;
+        WINDOWS(unit) {
+            WINDOW
+            REAL *out = y + (unit * p.out_width + q) * p.channels + start;
+            memcpy(out, image + (rows.from * p.width + columns.from) * p.channels + start, count * sizeof(REAL));
+            POSITIONS {
+                const REAL *in = image + (i * p.width + j) * p.channels + start;
+                CHANNELS out[c] = in[c] > out[c] || in[c] != in[c] ? in[c] : out[c];
+            }
+        }
+    }
+}
+
+/* Each window's gradient goes to the first of its largest numbers. The units are images. */
+WORK(max_pool_backward) {
+    INPUT(x, 0); INPUT(dy, 1); ARRAY(dx, 2);
+    const Pool p = pool_of(job);
+    memset(dx + first * p.image, 0, (stop - first) * p.image * sizeof(REAL));
+    for (size_t unit = first * p.out_height; unit < stop * p.out_height; unit++) {
+        const REAL *image = x + unit / p.out_height * p.image;
+        REAL *gradient = dx + unit / p.out_height * p.image;
+        WINDOWS(unit) {
+            WINDOW
+            const REAL *up = dy + (unit * p.out_width + q) * p.channels + start;
+            REAL most[POOLED], best[POOLED] = {0}, tap = 0;
+            memcpy(most, image + (rows.from * p.width + columns.from) * p.channels + start, count * sizeof(REAL));
+            POSITIONS {
+                const REAL *in = image + (i * p.width + j) * p.channels + start;
+                CHANNELS {
+                    best[c] = in[c] > most[c] ? tap : best[c];
+                    most[c] = in[c] > most[c] ? in[c] : most[c];
+                }
+                tap += 1;
+            }
+            tap = 0;
+            POSITIONS {
+                REAL *out = gradient + (i * p.width + j) * p.channels + start;
+                CHANNELS out[c] += best[c] == tap ? up[c] : 0;
+                tap += 1;
+            }
+        }
+    }
+}
+
+WORK(average_pool) {
+    INPUT(x, 0); ARRAY(y, 1);
+    const Pool p = pool_of(job);
+    for (size_t unit = first; unit < stop; unit++) {
+        const REAL *image = x + unit / p.out_height * p.image;
+        WINDOWS(unit) {
+            WINDOW
+            const REAL all = (REAL)counted(&p, rows, columns);
+            REAL *out = y + (unit * p.out_width + q) * p.channels + start;
+            memset(out, 0, count * sizeof(REAL));
+            POSITIONS {
+                const REAL *in = image + (i * p.width + j) * p.channels + start;
+                CHANNELS out[c] += in[c];
+            }
+            CHANNELS out[c] /= all;
+        }
+    }
+}
+
+WORK(average_pool_backward) {
+    INPUT(dy, 0); ARRAY(dx, 1);
+    const Pool p = pool_of(job);
+    memset(dx + first * p.image, 0, (stop - first) * p.image * sizeof(REAL));
+    for (size_t unit = first * p.out_height; unit < stop * p.out_height; unit++) {
+        REAL *gradient = dx + unit / p.out_height * p.image;
+        WINDOWS(unit) {
+            WINDOW
+            const REAL all = (REAL)counted(&p, rows, columns), *up = dy + (unit * p.out_width + q) * p.channels + start;
+            REAL share[POOLED];
+            CHANNELS share[c] = up[c] / all;
+            POSITIONS {
+                REAL *out = gradient + (i * p.width + j) * p.channels + start;
+                CHANNELS out[c] += share[c];
+            }
+        }
+    }
+}
+
+#undef WINDOWS
+#undef WINDOW
+#undef POSITIONS
+#undef CHANNELS

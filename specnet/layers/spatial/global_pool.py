@@ -1,0 +1,89 @@
+"""Pools over all positions: one number for each channel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.errors import ShapeError
+from specnet.layer import Layer
+
+
+class GlobalPool(Layer):
+    """Base class of pools over all axes but the first and the last: (batch, ..., channels) -> (batch, channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._x: Array | None = None  # (batch, positions, channels)
+        self._x_shape: ShapeTuple = ()
+
+    @classmethod
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        if len(input_shape) < 2:
+            msg = f"the input has shape {input_shape}, expected positions to pool over: (length, channels) or more axes"
+            raise ShapeError(msg)
+        return {}, input_shape[-1:]
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        rows = self._as_rows(x)
+        self._x, self._x_shape = rows, np.shape(x)
+        return self._pool(rows, out)
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self.cached(self._x)
+        dy = self.incoming(dy, (len(x), x.shape[-1]), x.dtype)
+        dx = np.empty(self._x_shape, x.dtype) if out is None else out
+        self._spread_gradient(x, dy[:, np.newaxis], dx.reshape(x.shape))
+        return dx
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        return self._pool(self._as_rows(x), out)
+
+    @abstractmethod
+    def _pool(self, x: Array, out: Array | None) -> Array:
+        """Return y (batch, channels) for x (batch, positions, channels)."""
+
+    @abstractmethod
+    def _spread_gradient(self, x: Array, dy: Array, dx: Array) -> None:
+        """Compute dx from dy (batch, 1, channels)."""
+
+    def _as_rows(self, x: npt.ArrayLike) -> Array:
+        x = self.floats(x)
+        if x.ndim < 3 or 0 in x.shape[1:]:
+            msg = f"{self.name}: expected an array of shape (batch, ..., channels) with positions, got {x.shape}"
+            raise ShapeError(msg)
+        return np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1]) if len(x) else x.reshape(0, 1, x.shape[-1])
+
+
+class GlobalAveragePool(GlobalPool):
+    """y = the mean of each channel over all positions."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "mean of x over the positions", "dx": "dy / positions"}
+
+    def _pool(self, x: Array, out: Array | None) -> Array:
+        return np.divide(np.add.reduce(x, axis=1, out=out), x.shape[1], out)
+
+    def _spread_gradient(self, x: Array, dy: Array, dx: Array) -> None:
+        np.divide(dy, x.shape[1], dx)  # ∂y/∂x = 1 / positions
+
+
+class GlobalMaxPool(GlobalPool):
+    """y = the maximum of each channel over all positions; the gradient goes to the first maximum."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "max of x over the positions", "dx": "dy at the first maximum"}
+
+    def _pool(self, x: Array, out: Array | None) -> Array:
+        return np.maximum.reduce(x, axis=1, out=out)
+
+    def _spread_gradient(self, x: Array, dy: Array, dx: Array) -> None:
+        dx.fill(0)
+        np.put_along_axis(dx, x.argmax(axis=1)[:, np.newaxis], dy, axis=1)

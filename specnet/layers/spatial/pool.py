@@ -1,0 +1,230 @@
+"""Pools: the maximum or the average of each window, channel by channel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet import kernels
+from specnet.arrays.conversion import FLOAT64
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.errors import ShapeError
+from specnet.layer import Layer
+from specnet.layers.spatial.windows import (
+    PaddingArgument,
+    PerAxis,
+    Windows,
+    WindowSettings,
+    as_images,
+    find_windows,
+    named,
+    output_shape_of,
+    padding_of,
+    per_axis,
+    size_of_image,
+)
+
+
+class Pool(Layer):
+    """Base class of pools over windows of `pool_size`, one every `stride` positions (by default its size)."""
+
+    axes: ClassVar[int]
+
+    def __init__(
+        self, pool_size: PerAxis = 2, stride: PerAxis | None = None, padding: PaddingArgument = "valid"
+    ) -> None:
+        super().__init__()
+        self.settings = _settings(self.name, self.axes, pool_size, stride, padding)
+        self._x: Array | None = None
+        self._x_shape: ShapeTuple = ()
+        self._y_shape: ShapeTuple = ()
+        self._dtype = FLOAT64
+
+    @classmethod
+    def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
+        size = size_of_image(input_shape, cls.axes)
+        settings = _settings("padding", cls.axes, fields["pool_size"], fields["stride"], fields["padding"])
+        return {}, output_shape_of(find_windows(settings, size).output, input_shape[-1], cls.axes)
+
+    @property
+    def count_padding(self) -> bool:
+        """Whether averages count the positions of the padding."""
+        return False
+
+    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+        self._x = self._as_images(x)
+        y = self._compute(self._x, out)
+        self._y_shape, self._dtype = y.shape, y.dtype
+        return y
+
+    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
+        x = self.cached(self._x)
+        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, self._dtype))
+        dy = dy if self.axes == 2 else dy[:, np.newaxis]
+        dx = np.empty(x.shape, x.dtype) if out is None else out.reshape(x.shape)
+        self._spread_gradient(x, dy, self._windows_of(x), dx)
+        return dx if self.axes == 2 else dx[:, 0]
+
+    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        return self._compute(self._as_images(x), out)
+
+    @abstractmethod
+    def _pool(self, x: Array, windows: Windows, y: Array) -> None:
+        """Compute y from images (batch, height, width, channels)."""
+
+    @abstractmethod
+    def _spread_gradient(self, x: Array, dy: Array, windows: Windows, dx: Array) -> None:
+        """Compute dx from dy, both images."""
+
+    def _as_images(self, x: npt.ArrayLike) -> Array:
+        return np.ascontiguousarray(as_images(self.floats(x), self.axes, None, self.name))
+
+    def _windows_of(self, x: Array) -> Windows:
+        return find_windows(self.settings, x.shape[1:3])
+
+    def _compute(self, x: Array, out: Array | None) -> Array:
+        windows = named(self.name, lambda: self._windows_of(x))
+        shape = (len(x), *windows.output, x.shape[3])
+        y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
+        self._pool(x, windows, y)
+        return y if self.axes == 2 else y[:, 0]
+
+    def _kernel_settings(self, windows: Windows) -> npt.NDArray[np.int64]:
+        pads = (windows.padding[0][0], windows.padding[1][0])
+        return np.array([*windows.kernel, *windows.stride, *pads, self.count_padding], np.int64)
+
+
+class MaxPool(Pool):
+    """y = the largest number of each window; the padding is never the largest.
+
+    The gradient goes to the first of the largest numbers. A NaN in a window makes its maximum a NaN.
+    """
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "max over each window of x", "dx": "dy at the first maximum of its window"}
+
+    def _pool(self, x: Array, windows: Windows, y: Array) -> None:
+        if kernels.max_pool(x, y, self._kernel_settings(windows)):
+            return
+        y.fill(-np.inf)
+        for inputs, outputs in _taps(windows):
+            np.maximum(y[outputs], x[inputs], out=y[outputs])
+
+    def _spread_gradient(self, x: Array, dy: Array, windows: Windows, dx: Array) -> None:
+        if kernels.max_pool_backward(x, dy, dx, self._kernel_settings(windows)):
+            return
+        dx.fill(0)
+        y = np.full(dy.shape, -np.inf, x.dtype)
+        for inputs, outputs in _taps(windows):
+            np.maximum(y[outputs], x[inputs], out=y[outputs])
+        left = dy.copy()  # what no position has received yet
+        for inputs, outputs in _taps(windows):
+            share = left[outputs] * (x[inputs] == y[outputs])
+            dx[inputs] += share
+            left[outputs] -= share
+
+
+class AveragePool(Pool):
+    """y = the mean of each window, without the padding unless `count_padding` is set."""
+
+    def __init__(
+        self,
+        pool_size: PerAxis = 2,
+        stride: PerAxis | None = None,
+        padding: PaddingArgument = "valid",
+        count_padding: bool = False,
+    ) -> None:
+        super().__init__(pool_size, stride, padding)
+        self._count_padding = count_padding
+
+    @property
+    def count_padding(self) -> bool:
+        return self._count_padding
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"y": "mean over each window of x", "dx": "sum over the windows of each x: dy / count"}
+
+    def _pool(self, x: Array, windows: Windows, y: Array) -> None:
+        if kernels.average_pool(x, y, self._kernel_settings(windows)):
+            return
+        y.fill(0)
+        for inputs, outputs in _taps(windows):
+            y[outputs] += x[inputs]
+        y /= self._counts(windows, y.dtype)
+
+    def _spread_gradient(self, x: Array, dy: Array, windows: Windows, dx: Array) -> None:
+        if kernels.average_pool_backward(x, dy, dx, self._kernel_settings(windows)):
+            return
+        dx.fill(0)
+        shares = dy / self._counts(windows, dy.dtype)  # ∂y/∂x = 1 / count for each position of a window
+        for inputs, outputs in _taps(windows):
+            dx[inputs] += shares[outputs]
+
+    def _counts(self, windows: Windows, dtype: np.dtype[Any]) -> Array:
+        """Return the number of positions of each window: (output height, output width, 1)."""
+        if self.count_padding:
+            return np.full((1, 1, 1), windows.kernel[0] * windows.kernel[1], dtype)
+        counts = np.zeros((1, *windows.output, 1), dtype)
+        for _, outputs in _taps(windows):
+            counts[outputs] += 1
+        return counts[0]
+
+
+class MaxPool1d(MaxPool):
+    """Maxima over windows of sequences (batch, length, channels)."""
+
+    axes = 1
+
+
+class MaxPool2d(MaxPool):
+    """Maxima over windows of images (batch, height, width, channels)."""
+
+    axes = 2
+
+
+class AveragePool1d(AveragePool):
+    """Averages over windows of sequences (batch, length, channels)."""
+
+    axes = 1
+
+
+class AveragePool2d(AveragePool):
+    """Averages over windows of images (batch, height, width, channels)."""
+
+    axes = 2
+
+
+def _settings(
+    who: str, axes: int, pool_size: PerAxis, stride: PerAxis | None, padding: PaddingArgument
+) -> WindowSettings:
+    size = per_axis(pool_size, axes, f"{who}: pool_size")
+    pads = padding_of(padding, axes, who)
+    if isinstance(pads, tuple) and any(max(pad) >= n for pad, n in zip(pads, size, strict=True)):
+        msg = f"{who}: expected less padding than a window of {size[2 - axes :]} has positions, got {padding}"
+        raise ShapeError(msg)
+    return WindowSettings(axes, size, size if stride is None else per_axis(stride, axes, f"{who}: stride"), pads)
+
+
+def _taps(windows: Windows) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield, for each position of a window, the inputs there and the outputs whose windows have it in the input."""
+    for i in range(windows.kernel[0]):
+        for j in range(windows.kernel[1]):
+            rows, columns = _tap(windows, 0, i), _tap(windows, 1, j)
+            if rows and columns:
+                yield (slice(None), rows[0], columns[0]), (slice(None), rows[1], columns[1])
+
+
+def _tap(windows: Windows, axis: int, tap: int) -> tuple[slice, slice] | None:
+    stride, offset = windows.stride[axis], tap - windows.padding[axis][0]
+    first = max(-(offset // stride), 0)
+    last = min((windows.size[axis] - 1 - offset) // stride, windows.output[axis] - 1)
+    if last < first:
+        return None
+    start = first * stride + offset
+    return slice(start, last * stride + offset + 1, stride), slice(first, last + 1)

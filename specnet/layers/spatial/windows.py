@@ -1,0 +1,162 @@
+"""Where the windows of convolutions and pools lie, and the shapes that follow.
+
+A layer over a sequence computes as one over images of height 1, so everything here has two axes: rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.errors import ShapeError, SpecnetError
+
+T = TypeVar("T")
+Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = Literal["valid", "same"] | tuple[Pair, Pair]
+PerAxis: TypeAlias = int | Sequence[int]
+"""A number for all axes, or one for each."""
+PaddingArgument: TypeAlias = Literal["valid", "same"] | int | Sequence[int] | Sequence[Sequence[int]]
+"""No padding, padding that keeps the size with a stride of 1, or numbers of zeros: one, one an axis, or two an axis."""
+
+AXES = {1: ("length",), 2: ("height", "width")}
+
+
+class WindowSettings(NamedTuple):
+    """What a layer says of its windows, for rows and columns; a layer over sequences (1 axis) has one row."""
+
+    axes: int
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over inputs of one size: `output` of them, with `kernel` positions that are `dilation` apart.
+
+    The window of output p begins at p * stride - padding[0]. `geometry` is what the kernels need to know of it.
+    """
+
+    size: Pair
+    output: Pair
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    padding: tuple[Pair, Pair]
+    groups: int
+    geometry: npt.NDArray[np.int64]
+
+    @property
+    def padded(self) -> Pair:
+        """Height and width of the input with its padding."""
+        (top, bottom), (left, right) = self.padding
+        return self.size[0] + top + bottom, self.size[1] + left + right
+
+
+@lru_cache(maxsize=1024)
+def find_windows(settings: WindowSettings, size: Pair) -> Windows:
+    """Return the windows over inputs of this size. Raises ShapeError if not even one fits.
+
+    "same" has ceil(size / stride) windows, with an odd zero behind the input, as in Keras.
+    """
+    axes, kernel, stride, padding, dilation, groups = settings
+    pads: list[Pair] = []
+    output: list[int] = []
+    for axis in range(2):
+        span = dilation[axis] * (kernel[axis] - 1) + 1
+        if padding == "same":
+            windows = -(-size[axis] // stride[axis])
+            zeros = max((windows - 1) * stride[axis] + span - size[axis], 0)
+            pads.append((zeros // 2, zeros - zeros // 2))
+        else:
+            pads.append((0, 0) if padding == "valid" else padding[axis])
+        room = size[axis] + sum(pads[axis]) - span
+        if room < 0:
+            name = AXES[axes][axis + axes - 2]
+            raise ShapeError(_too_small(name, size[axis], kernel[axis], dilation[axis], pads[axis]))
+        output.append(room // stride[axis] + 1)
+    geometry = np.array([*stride, *dilation, pads[0][0], pads[1][0], groups], np.int64)
+    return Windows(size, (output[0], output[1]), kernel, stride, dilation, (pads[0], pads[1]), groups, geometry)
+
+
+def _too_small(name: str, size: int, kernel: int, dilation: int, pads: Pair) -> str:
+    span, room = dilation * (kernel - 1) + 1, size + sum(pads)
+    window = f"{span} (kernel_size {kernel}, dilation {dilation})" if dilation > 1 else str(span)
+    padded = f" with {sum(pads)} of padding" if sum(pads) else ""
+    most = (room - 1) // dilation + 1
+    return (
+        f"the {name} {size}{padded} is less than the window of {window}; "
+        f'make the window at most {most}, or use padding "same"'
+    )
+
+
+def per_axis(value: PerAxis, axes: int, who: str, least: int = 1) -> Pair:
+    """Return a setting for rows and columns; a sequence has one row of `least`. Raises SpecnetError."""
+    numbers = [value] * axes if isinstance(value, (int, np.integer)) else list(value)
+    if len(numbers) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in numbers):
+        what = "a positive integer" if least else "a non-negative integer"
+        msg = f"{who}: expected {what}{' for each of 2 axes' if axes == 2 else ''}, got {value!r}"
+        raise SpecnetError(msg)
+    return (least, int(numbers[0])) if axes == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+def padding_of(value: PaddingArgument, axes: int, who: str) -> Padding:
+    """Return the padding for rows and columns; a sequence has one row without padding. Raises SpecnetError."""
+    if value in ("valid", "same"):
+        return value
+    msg = f'{who}: expected "valid", "same", or numbers of zeros: one, one an axis, or two an axis, got {value!r}'
+    if isinstance(value, (str, bytes)):
+        raise SpecnetError(msg)
+    entries: list[Any] = [value] * axes if isinstance(value, (int, np.integer)) else list(value)
+    pairs = [(entry, entry) if isinstance(entry, (int, np.integer)) else tuple(entry) for entry in entries]
+    is_valid = len(pairs) == axes and all(
+        len(pair) == 2 and all(isinstance(n, (int, np.integer)) and n >= 0 for n in pair) for pair in pairs
+    )
+    if not is_valid:
+        raise SpecnetError(msg)
+    pads = [(int(before), int(behind)) for before, behind in pairs]
+    return ((0, 0), pads[0]) if axes == 1 else (pads[0], pads[1])
+
+
+def size_of_image(shape: ShapeTuple, axes: int) -> Pair:
+    """Return (height, width) of one input (length, channels) or (height, width, channels). Raises ShapeError."""
+    if len(shape) != axes + 1:
+        expected = f"({', '.join(AXES[axes])}, channels)"
+        hint = ""
+        if len(shape) == axes:
+            hint = f'; put {{"type": "reshape", "shape": {[*shape, 1]}}} before it if there is one channel'
+        msg = f"the input has shape {shape}, expected {expected}{hint}"
+        raise ShapeError(msg)
+    return (1, shape[0]) if axes == 1 else (shape[0], shape[1])
+
+
+def output_shape_of(size: Pair, channels: int, axes: int) -> ShapeTuple:
+    """Return the shape of one output of this size."""
+    return (*size[2 - axes :], channels)
+
+
+def as_images(x: Array, axes: int, channels: int | None, name: str) -> Array:
+    """Return x as (batch, height, width, channels), a view. Raises ShapeError with the layer's name."""
+    if x.ndim != axes + 2 or (channels is not None and x.shape[-1] != channels):
+        expected = f"(batch, {', '.join(AXES[axes])}, {'channels' if channels is None else channels})"
+        hint = "; a single input needs a batch axis: x[np.newaxis]" if x.ndim == axes + 1 else ""
+        msg = f"{name}: expected an array of shape {expected}, got {x.shape}{hint}"
+        raise ShapeError(msg)
+    return x if axes == 2 else x[:, np.newaxis]
+
+
+def named(name: str, find: Callable[[], T]) -> T:
+    """Return what `find` does, with the layer's name in front of the message of a ShapeError."""
+    try:
+        return find()
+    except ShapeError as error:
+        msg = f"{name}: {error}"
+        raise ShapeError(msg) from None
