@@ -42,6 +42,13 @@ WRITTEN = {
     "dropout": (1, 2),
     "gather": (2,),
     "cross_entropy": (2,),
+    "convolve": (3,),
+    "convolve_back": (3,),
+    "convolve_weight": (2,),
+    "max_pool": (1,),
+    "max_pool_backward": (2,),
+    "average_pool": (1,),
+    "average_pool_backward": (1,),
 }
 """All kernels, with the positions of the arguments that each writes."""
 
@@ -72,6 +79,8 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
     matrices = [array(rows, width) for _ in range(4)]
     vectors = [array(width) for _ in range(5)]
     column, classes = array(rows, 1), np.arange(rows) % width
+    images, filtered, pooled = array(2, rows, 3, width), array(2, rows, 2, 2), array(2, rows // 2, 1, width)
+    weight, geometry, pool = array(2, 2, width, 2), np.array([1, 1, 1, 1, 1, 0, 1]), np.array([2, 2, 2, 2, 0, 0, 0])
     return {
         "sgd": [*matrices[:2], array(2)],
         "momentum": [*matrices[:3], array(4)],
@@ -104,6 +113,13 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "dropout": [*matrices[:3], np.arange(4), 2.0**31, 2.0],
         "gather": [matrices[0], classes, matrices[1]],
         "cross_entropy": [matrices[0], classes, matrices[1], 0.1],
+        "convolve": [images, weight, array(2), filtered, geometry, 1],
+        "convolve_back": [filtered, weight, vectors[0], images, geometry, 0],
+        "convolve_weight": [images, filtered, weight, geometry],
+        "max_pool": [images, pooled, pool],
+        "max_pool_backward": [images, pooled, array(2, rows, 3, width), pool],
+        "average_pool": [images, pooled, pool],
+        "average_pool_backward": [pooled, images, pool],
     }[name]
 
 

@@ -70,8 +70,13 @@ SPATIAL_LAYERS = {
     ),
     "conv2d, all keys": (
         {
-            **{"type": "conv2d", "filters": 4, "kernel_size": [3, 2], "stride": [2, 3], "padding": [[1, 2], 0]},
-            **{"dilation": [1, 2], "groups": 2},
+            "type": "conv2d",
+            "filters": 4,
+            "kernel_size": [3, 2],
+            "stride": [2, 3],
+            "padding": [[1, 2], 0],
+            "dilation": [1, 2],
+            "groups": 2,
         },
         (7, 8, 4),
     ),
@@ -88,8 +93,15 @@ SPATIAL_LAYERS = {
     ),
     "conv_transpose2d, all keys": (
         {
-            **{"type": "conv_transpose2d", "filters": 4, "kernel_size": [3, 2], "stride": [2, 3], "groups": 2},
-            **{"padding": [[1, 0], 1], "dilation": [1, 3], "output_padding": [1, 2], "bias": False},
+            "type": "conv_transpose2d",
+            "filters": 4,
+            "kernel_size": [3, 2],
+            "stride": [2, 3],
+            "padding": [[1, 0], 1],
+            "dilation": [1, 3],
+            "groups": 2,
+            "output_padding": [1, 2],
+            "bias": False,
         },
         (4, 3, 2),
     ),

@@ -28,6 +28,18 @@ KINDS = {
     "residual": {"type": "residual", "layers": [{"type": "relu"}, {"type": "tanh"}]},
 }
 
+SPATIAL_KINDS = {
+    "conv2d": {"type": "conv2d", "filters": 5, "kernel_size": 3, "padding": "same"},
+    "conv_transpose2d": {"type": "conv_transpose2d", "filters": 5, "kernel_size": 3, "padding": "same"},
+    "max_pool2d": {"type": "max_pool2d", "pool_size": 2, "stride": 1, "padding": "same"},
+    "average_pool2d": {"type": "average_pool2d", "pool_size": 2, "stride": 1, "padding": "same"},
+    "channel_dropout": {"type": "channel_dropout", "rate": 0.3},
+    "zero_pad2d": {"type": "zero_pad2d", "padding": 0},
+    "upsample2d": {"type": "upsample2d", "size": 1},
+    **{kind: KINDS[kind] for kind in ("relu", "sigmoid", "batch_norm", "layer_norm", "dropout")},
+}
+"""Layers that return images of the same shape as their input."""
+
 
 def one_by_one(model, x, dy, training):
     """Return y, dx and the gradients of the parameters, each layer called alone and with arrays of its own."""
@@ -52,6 +64,23 @@ def as_network(model, x, dy, training):
     return [y, dx, *(gradient.copy() for gradient in model.store.gradients.values())]
 
 
+def compare_with_one_by_one(model, rng, labels):
+    """Check that a network computes what its layers do one by one, in training and in prediction."""
+    for name in model.parameters:
+        if "scale" in name or "shift" in name:
+            model.parameters[name][...] = rng.normal(size=5)
+    for training in (True, False, True):
+        x, dy = rng.normal(size=(6, *model.input_shape)), rng.normal(size=(6, *model.output_shape))
+        expected = one_by_one(model, x, dy, training)
+        for actual, exact in zip(as_network(model, x, dy, training), expected, strict=True):
+            assert np.allclose(actual, exact, rtol=1e-12, atol=1e-13), (*labels, training)
+    by_layer = x
+    for layer in model.layers:
+        by_layer = layer.predict(by_layer)
+    assert np.allclose(model.predict(x), by_layer, rtol=1e-12)
+    assert np.array_equal(model.predict(x), model.predict(x))
+
+
 @pytest.mark.parametrize("kernels_used", [True, False])
 @pytest.mark.parametrize("first", KINDS)
 def test_any_three_layers_compute_the_same_in_a_network_as_one_by_one(first, kernels_used, monkeypatch, full):
@@ -61,19 +90,21 @@ def test_any_three_layers_compute_the_same_in_a_network_as_one_by_one(first, ker
     for second, third in itertools.product(KINDS, KINDS if full else ("batch_norm", "softplus")):
         layers = [{"type": "affine", "units": 5}, *({**KINDS[kind]} for kind in (first, second, third))]
         model = model_of(*layers, {"type": "affine", "units": 3})
-        for name in model.parameters:
-            if "scale" in name or "shift" in name:
-                model.parameters[name][...] = rng.normal(size=5)
-        for training in (True, False, True):
-            x, dy = rng.normal(size=(6, 5)), rng.normal(size=(6, 3))
-            expected = one_by_one(model, x, dy, training)
-            for actual, exact in zip(as_network(model, x, dy, training), expected, strict=True):
-                assert np.allclose(actual, exact, rtol=1e-12, atol=1e-13), (first, second, third, training)
-        by_layer = x
-        for layer in model.layers:
-            by_layer = layer.predict(by_layer)
-        assert np.allclose(model.predict(x), by_layer, rtol=1e-12)
-        assert np.array_equal(model.predict(x), model.predict(x))
+        compare_with_one_by_one(model, rng, (first, second, third))
+
+
+@pytest.mark.parametrize("kernels_used", [True, False])
+@pytest.mark.parametrize("first", SPATIAL_KINDS)
+def test_any_three_layers_over_images_compute_the_same_in_a_network_as_one_by_one(
+    first, kernels_used, monkeypatch, full
+):
+    if not kernels_used:
+        switch_off(monkeypatch)
+    rng = np.random.default_rng(0)
+    for second, third in itertools.product(SPATIAL_KINDS, SPATIAL_KINDS if full else ("relu", "batch_norm")):
+        layers = [SPATIAL_KINDS["conv2d"], *({**SPATIAL_KINDS[kind]} for kind in (first, second, third))]
+        model = model_of(*layers, {"type": "flatten"}, {"type": "affine", "units": 3}, input_shape=(4, 3, 2))
+        compare_with_one_by_one(model, rng, (first, second, third))
 
 
 class Identity(Layer):

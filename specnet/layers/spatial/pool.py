@@ -159,7 +159,7 @@ class AveragePool(Pool):
         y /= self._counts(windows, y.dtype)
 
     def _spread_gradient(self, x: Array, dy: Array, windows: Windows, dx: Array) -> None:
-        if kernels.average_pool_backward(x, dy, dx, self._kernel_settings(windows)):
+        if kernels.average_pool_backward(dy, dx, self._kernel_settings(windows)):
             return
         dx.fill(0)
         shares = dy / self._counts(windows, dy.dtype)  # ∂y/∂x = 1 / count for each position of a window

@@ -12,8 +12,8 @@ from specnet.fields import Flag, PositiveInteger
 from specnet.initializers import Initializer
 from specnet.layers.spatial.conv import Conv1d, Conv2d
 from specnet.layerspec import LayerSpec, ParameterSpec
-from specnet.spec.layers.affine import with_default_weights
 from specnet.spec.axes import Counts1, Counts2, Padding1, Padding2
+from specnet.spec.layers.affine import with_default_weights
 from specnet.spec.registry import register_layer
 
 
