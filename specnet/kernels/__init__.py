@@ -86,6 +86,8 @@ prelu_backward = _kernel("prelu_backward")
 """(x, dy, dx, slope): dx = dy where x > 0, else slope * dy."""
 standardize = _kernel("standardize")
 """(x, y, mean, std): y = (x - mean) / std."""
+normalize = _kernel("normalize")
+"""(x, y, mean, factor, shift, rectified): y = (x - mean) * factor + shift, or the maximum of that and 0."""
 sum_rows = _kernel("sum_rows")
 """(x, sums): the sum over the rows of a matrix."""
 sum_product = _kernel("sum_product")

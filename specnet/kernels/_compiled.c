@@ -128,7 +128,7 @@ static PyObject *call(const Kernel *kernel, PyObject *const *arguments, Py_ssize
 #define KERNELS(K)                                                                                                     \
     K(sgd, "wrr") K(momentum, "wrwr") K(adam, "wrwwr") K(rmsprop, "wrwr") K(rmsprop_momentum, "wrwwr")                 \
     K(adagrad, "wrwr") K(lion, "wrwr") K(add_bias, "wr") K(relu, "rm") K(relu_backward, "rrm") K(multiply, "rrm")      \
-    K(prelu, "rwr") K(prelu_backward, "rrwr") K(standardize, "rwrr") K(sum_rows, "rw") K(sum_product, "rrw")           \
+    K(prelu, "rwr") K(prelu_backward, "rrwr") K(standardize, "rwrr") K(normalize, "rmrrrn") K(sum_rows, "rw") K(sum_product, "rrw")           \
     K(sum_negative, "rrw") K(batch_norm, "rrrwmwwwnnn") K(batch_norm_backward, "rrrrwwm")                               \
     K(batch_norm_relu_backward, "rrrrwwmr") K(layer_norm, "rrrwwmn") K(rms_norm, "rrwwmn")                             \
     K(row_norm_backward, "rrrrmn") K(softmax, "rw") K(max_pool, "rwi") K(max_pool_backward, "rrwi")                    \

@@ -139,3 +139,16 @@ WORK(standardize) {
         INDEPENDENT
         for (size_t j = 0; j < width; j++) y[i + j] = (x[i + j] - mean[j]) / deviation[j];
 }
+
+/* y = (x - mean) * factor + shift, or the maximum of that and 0 if number[0] is not 0; a NaN stays a NaN. */
+WORK(normalize) {
+    INPUT(x, 0); ARRAY(y, 1); INPUT(mean, 2); INPUT(factor, 3); INPUT(shift, 4);
+    const size_t width = job->width;
+    const int rectified = job->number[0] != 0;
+    for (size_t i = first * width; i < stop * width; i += width)
+        INDEPENDENT
+        for (size_t j = 0; j < width; j++) {
+            const REAL value = (x[i + j] - mean[j]) * factor[j] + shift[j];
+            y[i + j] = rectified && value <= 0 ? (REAL)0 : value;
+        }
+}

@@ -13,6 +13,23 @@
         for (size_t j = columns.from; j < columns.to; j++)
 #define CHANNELS INDEPENDENT for (size_t c = 0; c < count; c++)
 
+#define FEW (count < 12) /* channels that do not fill a vector are computed one after the other */
+
+/* The place of a window's first maximum in one channel, or of its first NaN. */
+static inline size_t NAMED(first_maximum)(const REAL *image, const Pool *p, Span rows, Span columns, size_t channel) {
+    size_t best = (rows.from * p->width + columns.from) * p->channels + channel;
+    REAL most = image[best];
+    for (size_t i = rows.from; i < rows.to; i++) {
+        size_t at = (i * p->width + columns.from) * p->channels + channel;
+        for (size_t j = columns.from; j < columns.to; j++, at += p->channels) {
+            const int larger = (image[at] > most) | ((image[at] != image[at]) & (most == most));
+            best = larger ? at : best;
+            most = larger ? image[at] : most;
+        }
+    }
+    return best;
+}
+
 /* The units are the rows of all images of y. */
 WORK(max_pool) {
     INPUT(x, 0); ARRAY(y, 1);
@@ -22,10 +39,15 @@ WORK(max_pool) {
         WINDOWS(unit) {
             WINDOW
             REAL *out = y + (unit * p.out_width + q) * p.channels + start;
+            if (FEW) {
+                for (size_t c = 0; c < count; c++)
+                    out[c] = image[NAMED(first_maximum)(image, &p, rows, columns, start + c)];
+                continue;
+            }
             memcpy(out, image + (rows.from * p.width + columns.from) * p.channels + start, count * sizeof(REAL));
             POSITIONS {
                 const REAL *in = image + (i * p.width + j) * p.channels + start;
-                CHANNELS out[c] = in[c] > out[c] || in[c] != in[c] ? in[c] : out[c];
+                CHANNELS out[c] = (in[c] > out[c]) | (in[c] != in[c]) ? in[c] : out[c];
             }
         }
     }
@@ -42,7 +64,13 @@ WORK(max_pool_backward) {
         WINDOWS(unit) {
             WINDOW
             const REAL *up = dy + (unit * p.out_width + q) * p.channels + start;
-            REAL most[POOLED], best[POOLED] = {0}, tap = 0;
+            if (FEW) {
+                for (size_t c = 0; c < count; c++)
+                    gradient[NAMED(first_maximum)(image, &p, rows, columns, start + c)] += up[c];
+                continue;
+            }
+            REAL most[POOLED], best[POOLED], tap = 0;
+            CHANNELS best[c] = 0;
             memcpy(most, image + (rows.from * p.width + columns.from) * p.channels + start, count * sizeof(REAL));
             POSITIONS {
                 const REAL *in = image + (i * p.width + j) * p.channels + start;
@@ -104,3 +132,4 @@ WORK(average_pool_backward) {
 #undef WINDOW
 #undef POSITIONS
 #undef CHANNELS
+#undef FEW

@@ -52,6 +52,7 @@ FIT(activation_slope) { return same_shape(v, 3) && by_element(job, v, 20); }
 FIT(prelu) { return same_shape(v, 2) && set_rows(job, &v[0], length(&v[2])) && by_row(job, 1); }
 FIT(prelu_backward) { return same_shape(v, 3) && set_rows(job, &v[0], length(&v[3])) && by_row(job, 1); }
 FIT(standardize) { return same_shape(v, 2) && same_length(v + 2, 2) && set_rows(job, v, length(&v[2])) && by_row(job, 2); }
+FIT(normalize) { return same_shape(v, 2) && same_length(v + 2, 3) && set_rows(job, v, length(&v[2])) && by_row(job, 2); }
 
 FIT(sum_rows) { return v[0].ndim == 2 && set_rows(job, v, length(&v[1])) && by_column(job, &v[1], 1); }
 FIT(sum_product) { return v[0].ndim == 2 && same_shape(v, 2) && set_rows(job, v, length(&v[2])) && by_column(job, &v[2], 2); }

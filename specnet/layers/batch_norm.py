@@ -93,10 +93,15 @@ class BatchNorm(Norm):
                 _rectify(y)
         return y.reshape(shape)
 
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+    def predict(self, x: npt.ArrayLike, out: Array | None = None, *, rectified: bool = False) -> Array:
         rows, shape = self._as_matrix(x)
         y = np.empty(rows.shape, rows.dtype) if out is None else out.reshape(rows.shape)
-        self._normalize_by_running(rows, y, y)
+        factor = 1 / np.sqrt(self.buffers["running_var"] + self.epsilon) * self._scale
+        mean, shift = self.buffers["running_mean"], self.parameters["shift"]
+        if not kernels.normalize(rows, y, mean, factor, shift, rectified):
+            self._normalize_by_running(rows, y, y)
+            if rectified:
+                _rectify(y)
         return y.reshape(shape)
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None, *, rectified: Array | None = None) -> Array:
@@ -213,6 +218,4 @@ class _BatchNormRelu(Layer):
         return self.norm.backward(dy, out, rectified=self.relu.remembered())
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        y = self.norm.predict(x, out)
-        _rectify(y)
-        return y
+        return self.norm.predict(x, out, rectified=True)

@@ -13,7 +13,7 @@ from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeT
 from specnet.errors import ShapeError
 from specnet.layer import Layer
 from specnet.layers.relu import Relu
-from specnet.layers.spatial.convolution import convolve, convolve_back, convolve_weight
+from specnet.layers.spatial.convolution import convolve, convolve_gradients, convolve_weight
 from specnet.layers.spatial.windows import (
     PaddingArgument,
     Pair,
@@ -111,6 +111,11 @@ class Convolution(Layer):
         images = as_images(self.floats(x, self._weight.dtype), self.axes, self.channels, self.name)
         return np.ascontiguousarray(images)
 
+    def _check_gradient(self, dy: npt.ArrayLike) -> Array:
+        """Return the upstream gradient as images."""
+        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, self._weight.dtype))
+        return dy if self.axes == 2 else dy[:, np.newaxis]
+
     def _shaped(self, images: Array) -> Array:
         return images if self.axes == 2 else images[:, 0]
 
@@ -160,17 +165,21 @@ class Conv(Convolution):
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        dy = self._fill_parameter_gradients(dy)
-        x = self.cached(self._x)
+        x, dy = self.cached(self._x), self._check_gradient(dy)
         dx = np.empty(x.shape, x.dtype) if out is None else out.reshape(x.shape)
-        # x[q] adds to y[p] where q = p * stride + i * dilation - padding: dx[q] sums dy[p] @ weight[i].T over these
-        return self._shaped(convolve_back(dy, self._weight, None, self._windows(x), dx))
+        # x[q] adds to y[p] where q = p * stride + i * dilation - padding: dx[q] sums dy[p] @ weight[i].T over these,
+        # and ∂y[p]/∂weight[i] = x[q], summed over the batch and all positions
+        convolve_gradients(x, dy, self._weight, self._windows(x), self._weight_gradient(), dx)
+        self._sum_bias_gradient(dy)
+        return self._shaped(dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None, *, rectified: bool = False) -> Array:
         return self._compute(self._as_images(x), out, rectified=rectified)
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
-        self._fill_parameter_gradients(dy)
+        x, dy = self.cached(self._x), self._check_gradient(dy)
+        convolve_weight(x, dy, self._windows(x), self._weight_gradient())
+        self._sum_bias_gradient(dy)
 
     def _windows(self, x: Array) -> Windows:
         return find_windows(self.settings, x.shape[1:3])
@@ -180,15 +189,6 @@ class Conv(Convolution):
         shape = (len(x), *windows.output, self._weight.shape[3])
         y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
         return self._shaped(convolve(x, self._weight, self._bias, windows, y, rectified=rectified))
-
-    def _fill_parameter_gradients(self, dy: npt.ArrayLike) -> Array:
-        x = self.cached(self._x)
-        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, x.dtype))
-        dy = dy if self.axes == 2 else dy[:, np.newaxis]
-        # ∂y[p]/∂weight[i] = x[p * stride + i * dilation - padding], summed over the batch and all positions
-        convolve_weight(x, dy, self._windows(x), self._weight_gradient())
-        self._sum_bias_gradient(dy)
-        return dy
 
 
 class Conv1d(Conv):

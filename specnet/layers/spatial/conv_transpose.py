@@ -97,9 +97,7 @@ class ConvTranspose(Convolution):
         return np.ascontiguousarray(grouped.transpose(0, 1, 4, 3, 2)).reshape(height, width, -1, self.channels)
 
     def _fill_parameter_gradients(self, dy: npt.ArrayLike) -> Array:
-        x = self.cached(self._x)
-        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, x.dtype))
-        dy = dy if self.axes == 2 else dy[:, np.newaxis]
+        x, dy = self.cached(self._x), self._check_gradient(dy)
         height, width, channels, filters = self._weight.shape
         turned = self.keep("turned", (height, width, filters // self.groups, self.channels), x.dtype)
         convolve_weight(dy, x, self._windows(x), turned)
