@@ -116,6 +116,18 @@ def variants():
     experiments["regression"] = document(loss="mean_squared_error", metrics=["r2", "mae"])
     experiments["regression"]["data"]["train"]["targets"] = "z"
     experiments["stopped early"] = document(epochs=40, early_stopping={"patience": 2})
+    experiments["images"] = document()
+    experiments["images"]["model"]["layers"] = [
+        {"type": "standardize"},
+        {"type": "reshape", "shape": [3, 2, 1]},
+        {"type": "conv2d", "filters": 5, "kernel_size": 2, "padding": "same", "bias": False},
+        {"type": "batch_norm"},
+        {"type": "relu"},
+        {"type": "channel_dropout", "rate": 0.3},
+        {"type": "max_pool2d", "pool_size": 2, "stride": 1},
+        {"type": "conv_transpose2d", "filters": 3, "kernel_size": 2},
+        {"type": "global_average_pool"},
+    ]
     experiments["streamed"] = document()
     experiments["streamed"]["data"] = {
         "train": {"inputs": "x.npy", "targets": "y.npy", "in_memory": False},
