@@ -165,6 +165,10 @@ def accepted_values(part: dict[str, Any]) -> str:
     kind = part.get("type")
     if kind == "array" and "prefixItems" in part:
         return f"an array of {len(part['prefixItems'])} numbers"
+    if kind == "array" and part.get("minItems") == part.get("maxItems") is not None:
+        items = part["items"]
+        pairs = " or pairs of them" if any("items" in option for option in items.get("anyOf", [])) else ""
+        return f"an array of {part['minItems']} such numbers{pairs}"
     if kind == "array":
         return "an array" + (f" of {plural(accepted_values(part['items']))}" if part.get("items") else "")
     if kind == "object":
@@ -176,7 +180,7 @@ def accepted_values(part: dict[str, Any]) -> str:
 def limits(part: dict[str, Any]) -> str:
     """Return a text for the bounds of a number; "" if it has none."""
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = [f"{word} {part[key]:g}" for key, word in words.items() if key in part and abs(part[key]) < 2**53 - 1]
+    bounds = [f"{word} {part[key]:g}" for key, word in words.items() if key in part and abs(part[key]) < 2**30]
     return f" {' and '.join(bounds)}" if bounds else ""
 
 

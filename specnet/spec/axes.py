@@ -83,7 +83,7 @@ def _padding(axes: int) -> Callable[[Any], Any]:
 
 
 def _counts_schema(axes: int, least: int) -> JsonSchema:
-    number: JsonSchema = {"type": "integer", "minimum": least, "maximum": MOST}
+    number: JsonSchema = {"type": "integer", "exclusiveMinimum": least - 1, "maximum": MOST}
     return {"anyOf": [number, {"type": "array", "items": number, "minItems": axes, "maxItems": axes}]}
 
 

@@ -12,18 +12,22 @@ from specnet.fields import Flag, PositiveInteger
 from specnet.initializers import Initializer
 from specnet.layers.spatial.conv import Conv1d, Conv2d
 from specnet.layerspec import LayerSpec, ParameterSpec
-from specnet.spec.axes import Counts1, Counts2, Padding1, Padding2
+from specnet.spec.axes import Counts1, Counts2, Numbers, Padding1, Padding2, Pairs
 from specnet.spec.layers.affine import with_default_weights
 from specnet.spec.registry import register_layer
 
 
 class ConvolutionSpec(LayerSpec):
-    """Base class of the specs of convolutions and transposed convolutions."""
+    """Base class of the specs of convolutions and transposed ones, which say how many axes their settings have."""
 
     width_field = "filters"
 
     filters: PositiveInteger
     """Number of output channels; the number of input channels is inferred."""
+    kernel_size: Numbers
+    stride: Numbers = ()
+    padding: str | Pairs = "valid"
+    dilation: Numbers = ()
     groups: PositiveInteger = 1
     """Number of groups of channels that are convolved separately; as many as there are channels are a depthwise
     convolution. Channels and filters must be multiples of it."""
