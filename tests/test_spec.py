@@ -482,7 +482,8 @@ initializers = st.sampled_from(["he_normal", "glorot_uniform", "zeros", "ones", 
 )
 WITH_KEYS = {"affine", "dropout", "leaky_relu", "elu", "reshape", "standardize", "embedding"}
 COMPOSITES = {"sequential", "residual", "concat"}
-types_without_keys = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - {"test_double"})
+SPATIAL = {kind for kind, cls in layer_types().items() if cls.layer.__module__.startswith("specnet.layers.spatial.")}
+types_without_keys = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - SPATIAL - {"test_double"})
 leaves = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("affine"), "units": st.integers(1, 6)},
@@ -555,9 +556,39 @@ settings = st.fixed_dictionaries(
         "metadata": st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), st.integers(-5, 5)),
     },
 )  # fmt: skip
+either = st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3))
+images = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["conv2d", "conv_transpose2d"]),
+            "filters": st.integers(1, 3),
+            "kernel_size": either,
+            "padding": st.just("same"),
+        },
+        optional={"stride": either, "dilation": either, "bias": st.booleans(), "weight_init": initializers},
+    ),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["max_pool2d", "average_pool2d"]), "pool_size": either, "padding": st.just("same")},
+        optional={"stride": either},
+    ),
+    st.fixed_dictionaries({"type": st.just("zero_pad2d"), "padding": st.integers(0, 2) | either}),
+    st.fixed_dictionaries({"type": st.just("channel_dropout"), "rate": st.floats(0, 0.9)}),
+    st.sampled_from(
+        [{"type": kind} for kind in ("relu", "batch_norm", "global_average_pool", "flatten", "upsample2d")]
+    ),
+)
+
+
+def image_document(settings, shape, layers):
+    """Build a document of layers over images, which end where something reduces them to features."""
+    kinds = [layer["type"] for layer in layers]
+    end = min((kinds.index(kind) for kind in ("global_average_pool", "flatten") if kind in kinds), default=len(layers))
+    return valid_document({**settings, "input_shape": shape}, layers[: end + 1], [])
+
+
 documents = st.builds(
     valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first_layers, max_size=1)
-)
+) | st.builds(image_document, settings, st.tuples(*[st.integers(1, 5)] * 3), st.lists(images, min_size=1, max_size=5))
 
 
 @given(documents)
