@@ -243,7 +243,7 @@ def test_the_build_hook_compiles_or_warns(tmp_path, root, build):
         assert is_free_threaded or library == "_compiled.abi3.so"
 
 
-KERNEL_TESTS = ("test_kernels.py", "test_kernel_arrays.py", "test_kernel_threads.py")
+KERNEL_TESTS = ("test_kernels.py", "test_kernel_arrays.py", "test_kernel_threads.py", "layers/test_spatial.py")
 
 
 @pytest.mark.full
@@ -257,9 +257,17 @@ def test_sanitizers_find_nothing(tmp_path, root, python, build):
         pytest.skip("cc has no libasan.so")
     package, tests = tmp_path / "specnet", tmp_path / "tests"
     shutil.copytree(root / "specnet", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    tests.mkdir()
-    for name in ("__init__.py", "commands.py", "conftest.py", "support.py", "kernel_support.py", *KERNEL_TESTS):
-        shutil.copy(root / "tests" / name, tests)
+    (tests / "layers").mkdir(parents=True)
+    for name in (
+        "__init__.py",
+        "commands.py",
+        "conftest.py",
+        "support.py",
+        "kernel_support.py",
+        "layers/__init__.py",
+        *KERNEL_TESTS,
+    ):
+        shutil.copy(root / "tests" / name, tests / name)
     shutil.copy(root / "pyproject.toml", tmp_path)
     _, warnings = build(tmp_path, "cc -g -fsanitize=address,undefined -fno-sanitize-recover=all")
     if warnings:

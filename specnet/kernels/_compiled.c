@@ -26,7 +26,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86
-#define ANY_ROWS 6
+#define ANY_ROWS 3 /* for processors without AVX2 */
 #else
 #define ANY_ROWS 8
 #endif

@@ -127,8 +127,8 @@ static void finish_geometry(Conv *c, size_t item) {
                  block = (fit > window ? fit - window : 0) * (size_t)c->spread[0] / (size_t)c->stride[0] + 1;
     c->block = block < c->out.height ? block : c->out.height;
     const size_t rows = (c->block - 1) * (size_t)c->stride[0] / (size_t)c->spread[0] + window;
-    c->room = c->in.copied || c->in.overrun
-                  ? ((rows < c->in.height ? rows : c->in.height) * c->in.row + 2 * c->tiles.lanes) * item : 0;
+    const size_t numbers = (rows < c->in.height ? rows : c->in.height) * c->in.row + 2 * c->tiles.lanes;
+    c->room = c->in.copied || c->in.overrun ? (numbers * item / LINE + 1) * LINE : 0; /* segments lie behind it */
 }
 
 /* A pool of images: the sizes of the input and the output, and `settings`: the window's height and width, the strides,

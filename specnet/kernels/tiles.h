@@ -63,8 +63,11 @@ static inline __attribute__((always_inline)) FUSED TARGET void TILED(product)(co
 
 static FUSED TARGET __attribute__((noinline)) void TILED(tile)(const Tile *t, int rows, int vectors, int depthwise) {
     switch (rows * 4 + vectors * 2 - 2 + depthwise) {
-        TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
-#if TILE_ROWS == 8
+        TILES_OF(1) TILES_OF(2) TILES_OF(3)
+#if TILE_ROWS >= 6
+        TILES_OF(4) TILES_OF(5) TILES_OF(6)
+#endif
+#if TILE_ROWS >= 8
         TILES_OF(7) TILES_OF(8)
 #endif
     }
