@@ -117,7 +117,7 @@ class _Convolution:
 
     def weight_gradient(self, dy: Named, gradient: Named) -> Iterator[str]:
         """Yield the first element of dweight as the sum of x times dy, over the batch and all positions."""
-        (places, windows), (right, across) = self.rows.of_tap(0), self.columns.of_tap(0)
+        (places, windows), (right, across) = self.rows.of_first_tap(), self.columns.of_first_tap()
         x_at, y_at = (
             ((windows, across), (places, right)) if self.is_transposed else ((places, right), (windows, across))
         )

@@ -42,10 +42,10 @@ class Axis(NamedTuple):
         inside = (inputs >= 0) & (inputs < self.size)
         return inputs[inside], taps[inside]
 
-    def of_tap(self, tap: int) -> tuple[Positions, Positions]:
-        """Return the inputs at a tap, and the windows that have them there."""
+    def of_first_tap(self) -> tuple[Positions, Positions]:
+        """Return the inputs at the first tap, and the windows that have them there."""
         windows = np.arange(self.output)
-        inputs = windows * self.stride + tap * self.dilation - self.before
+        inputs = windows * self.stride - self.before
         inside = (inputs >= 0) & (inputs < self.size)
         return inputs[inside], windows[inside]
 
