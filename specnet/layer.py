@@ -72,6 +72,11 @@ class Layer(ABC):
         return ""
 
     @classmethod
+    def multiply_adds(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> int:
+        """Return the number of multiplications by a weight, each with its addition, for one input; 0 by default."""
+        return 0
+
+    @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
         """Create the layer from a document's fields and its parameters, which it keeps by reference."""
         return cls(**fields, **parameters)

@@ -136,7 +136,7 @@ def test_errors_are_limited_and_contain_no_escape_sequences(tmp_path):
 
 def test_summary_prints_layers_and_parameters(trained):
     out, err = run("summary", "digits.model.json", cwd=trained)
-    assert re.search(r"^wide +affine +\(batch, 256\) +16,640$", out, re.MULTILINE)
+    assert re.search(r"^wide +affine +\(batch, 256\) +16,640 +16,384$", out, re.MULTILINE)
     assert '"digits-mlp": 50,826 parameters, 203,304 bytes of float32' in out
     assert err == ""
     assert run("summary", "run/best.h5", cwd=trained)[0] == out

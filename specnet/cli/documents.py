@@ -133,7 +133,10 @@ def summary(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the layers of a model with output shapes and parameter counts, or draw a diagram.
+    """Print the layers of a model with output shapes, parameters and multiply-adds, or draw a diagram.
+
+    Multiply-adds are the multiplications by a weight, each with its addition, in the forward pass of one input. Affine
+    layers and convolutions are counted, including products with padding; layers without such products count as 0.
 
     Example: specnet summary runs/digits/best.h5
     """
@@ -152,28 +155,32 @@ def summary(
         return
     layers = layer_rows(spec.walk())
     item_bytes = 4 if spec.dtype == "float32" else 8
-    totals = {"parameters": spec.parameter_count, "bytes": spec.parameter_count * item_bytes, "dtype": spec.dtype}
+    totals = {
+        "parameters": spec.parameter_count,
+        "bytes": spec.parameter_count * item_bytes,
+        "dtype": spec.dtype,
+        "multiply_adds": spec.multiply_adds,
+    }
     if json:
         model = {"name": spec.name, "identity": spec.identity, "input_shape": spec.input_shape}
         layer_entries = [
-            {"layer": row.name, "type": row.type, "output_shape": row.output_shape, "parameters": _parameters(row)}
-            for row in layers
+            {"layer": row.name, "type": row.type, "output_shape": row.output_shape, **_counts(row)} for row in layers
         ]
         print_json({**model, "layers": layer_entries, **totals})
         return
-    table = [["(input)", "", batch_of(spec.input_shape), ""]]
+    table = [["(input)", "", batch_of(spec.input_shape), "", ""]]
     for row in layers:
-        parameters = _parameters(row)
-        count = "" if parameters is None else f"{parameters:,}"
-        table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), count])
-    print_table(["Layer", "Type", "Output shape", "Parameters"], table, numbers=[3])
-    size = f"{totals['bytes']:,} bytes of {spec.dtype}"
+        counts = ["" if count is None else f"{count:,}" for count in _counts(row).values()]
+        table.append(["  " * row.depth + row.name, row.type, batch_of(row.output_shape), *counts])
+    print_table(["Layer", "Type", "Output shape", "Parameters", "Multiply-adds"], table, numbers=[3, 4])
+    size = f"{totals['bytes']:,} bytes of {spec.dtype}, {totals['multiply_adds']:,} multiply-adds per input"
     say("", f'"{spec.name}": {spec.parameter_count:,} parameters, {size}, identity {spec.identity[:12]}')
 
 
-def _parameters(row: LayerRow) -> int | None:
-    """Return the parameter count of a layer; None for a composite, whose layers are listed separately."""
-    return None if row.is_composite else row.parameters
+def _counts(row: LayerRow) -> dict[str, int | None]:
+    """Return parameters and multiply-adds of a layer; None for a composite, whose layers are listed separately."""
+    counts = {"parameters": row.parameters, "multiply_adds": row.multiply_adds}
+    return dict.fromkeys(counts) if row.is_composite else dict(counts)
 
 
 def spec_of(path: str) -> ModelSpec:

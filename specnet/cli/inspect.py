@@ -152,6 +152,9 @@ def report(
 ) -> None:
     """Write an HTML page on runs: network, curves, histograms, gradients, confusion matrix, document, provenance.
 
+    Of a classifier of images, it shows the filters of the first convolution and, with --data, feature maps and saliency
+    maps of the worst rows.
+
     Example: specnet report runs/digits --data digits.npz --out report.html
     """
     from specnet.files.atomic import write_file

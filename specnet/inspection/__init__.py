@@ -13,6 +13,7 @@ from specnet.inspection.inspect import CheckpointReport, ParameterReport, inspec
 from specnet.inspection.report import RunReport, read_run, report
 from specnet.inspection.statistics import ArrayStatistics, Histogram, array_statistics, histogram
 from specnet.inspection.trace import LayerTrace, Trace, save_trace, trace
+from specnet.inspection.vision import saliency
 
 __all__ = [
     "ArrayChange",
@@ -36,6 +37,7 @@ __all__ = [
     "mermaid",
     "read_run",
     "report",
+    "saliency",
     "save_diagram",
     "save_trace",
     "trace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,11 @@ from specnet.inspection.statistics import Histogram
 INK, MUTED, SURFACE = "#1f2937", "#5b6472", "#f1f3f6"
 SERIES = ("#185fbd", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0f766e", "#92700c", "#475569")
 _NAMES = {INK: "ink", MUTED: "muted", SURFACE: "surface", **{color: f"series-{i}" for i, color in enumerate(SERIES)}}
+HOT, COLD = (234, 88, 12), (47, 125, 224)
+"""Colours of positive and negative numbers, which stand out from a light and from a dark page."""
+HEAT_LEVELS = 17
+MOST_PIXELS = 96
+"""The longest side of an embedded image."""
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -156,17 +162,65 @@ def bars(values: Histogram, label: str) -> str:
     return f'<svg class="bars" role="img" aria-label="{text}" viewBox="0 0 {width} 24"><path d="{path}V24z"/></svg>'
 
 
-def picture(values: npt.NDArray[Any]) -> str:
-    """Draw a square matrix as an SVG greyscale image, dark for high values."""
-    low, high = float(values.min()), float(values.max())
-    grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    side = len(values)
+def picture(values: npt.NDArray[Any], label: str) -> str:
+    """Draw a small matrix as an SVG greyscale image, dark for high values, or light on a dark page."""
+    grey = scaled(values)
+    height, width = values.shape
     cells = "".join(
         f'<path d="M{x} {y}h1v1h-1z" opacity="{grey[y, x]:.2f}"/>' for y, x in np.argwhere(grey > 0.02).tolist()
     )
-    return (
-        f'<svg class="sample" aria-hidden="true" viewBox="0 0 {side} {side}" shape-rendering="crispEdges">{cells}</svg>'
-    )
+    head = f'<svg class="sample" role="img" aria-label="{_escape_attribute(label)}" viewBox="0 0 {width} {height}"'
+    return f'{head} shape-rendering="crispEdges">{cells}</svg>'
+
+
+def photo(shares: npt.NDArray[Any], label: str = "") -> str:
+    """Draw an image of numbers from 0, dark, to 1 as an embedded PNG: (height, width), or (height, width, 3) in RGB."""
+    levels = np.rint(255 * thinned(shares)).astype(np.uint8)
+    colors = levels if levels.ndim == 3 else np.repeat(levels[..., np.newaxis], 3, axis=2)
+    return _embedded(np.dstack([colors, np.full(levels.shape[:2], 255, np.uint8)]), label)
+
+
+def heat(values: npt.NDArray[Any], largest: float, label: str = "") -> str:
+    """Draw a matrix as an embedded PNG: transparent for 0, orange for positive and blue for negative values.
+
+    The colours are opaque at `largest`, so that they fade into a light and into a dark page. Without a label, the image
+    is part of a group that has one.
+    """
+    shown = _finite(thinned(values))
+    strength = np.clip(np.abs(shown) / largest, 0, 1) if largest > 0 else np.zeros(shown.shape)
+    pixels = np.empty((*shown.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(shown[..., np.newaxis] < 0, COLD, HOT)
+    pixels[..., 3] = np.rint(strength * HEAT_LEVELS) * (255 // HEAT_LEVELS)
+    return _embedded(pixels, label)
+
+
+def _embedded(pixels: npt.NDArray[np.uint8], label: str) -> str:
+    """Return pixels, (height, width, 4), as an HTML image."""
+    from matplotlib.image import imsave  # noqa: PLC0415 - an optional dependency
+
+    buffer = io.BytesIO()
+    imsave(buffer, pixels, format="png", metadata={"Software": "specnet"})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="pixels" alt="{_escape_attribute(label)}" src="data:image/png;base64,{data}">'
+
+
+def thinned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every n-th pixel of an image that is too large to be embedded whole."""
+    step = -(-max(values.shape[:2]) // MOST_PIXELS)
+    return values[::step, ::step]
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return values as float64, with 0 for those that are not finite."""
+    return np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+
+
+def scaled(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return values between 0, for the lowest, and 1, for the highest."""
+    finite = _finite(values)
+    finite /= max(float(np.abs(finite).max(initial=0)), np.finfo(np.float64).tiny)  # a difference might overflow
+    low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
+    return (finite - low) / (high - low) if high > low else np.zeros_like(finite)
 
 
 def _matplotlib_text(text: str) -> str:

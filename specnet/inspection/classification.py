@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from specnet.data.raw import Columns, NotThereError
 from specnet.errors import DataError
 from specnet.inspection.held_out import rows_to_evaluate
 from specnet.inspection.inspect import experiment_of
+from specnet.inspection.vision import View, Views, look
 from specnet.model import Model
 from specnet.prediction.predict import file_rows
 from specnet.training.epoch_metrics import evaluation_rows
@@ -33,6 +35,8 @@ class Sample:
     probability: float
     predicted_probability: float
     inputs: npt.NDArray[Any]
+    view: View | None = None
+    """How the model reads the row, if it is an image."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Classified:
     """The accuracy on `rows` rows, the confusion matrix, and the misclassified rows with the lowest true probability.
 
     note: which rows of the file these are, and whether the model was trained on them. counts: (classes, classes), the
-    number of rows by true class (first axis) and predicted class (second axis); None for more than 512 classes.
+    number of rows by true class (first axis) and predicted class (second axis); None for more than 512 classes. The
+    feature maps of the rows are the first of `map_count` outputs of `map_layer`, "" if there are none.
     """
 
     path: str
@@ -50,6 +55,8 @@ class Classified:
     counts: npt.NDArray[np.int64] | None
     worst: tuple[Sample, ...]
     note: str = ""
+    map_layer: str = ""
+    map_count: int = 0
 
 
 def classify(
@@ -98,6 +105,7 @@ def classify(
     true_probability = p[np.arange(len(p)), truth]
     misclassified = np.flatnonzero(predicted != truth)
     order = misclassified[np.argsort(true_probability[misclassified], kind="stable")][:WORST]
+    seen = look(model, x[order], predicted[order]) or Views(())
     worst = tuple(
         Sample(
             int(chosen[i]) + 1,
@@ -106,7 +114,9 @@ def classify(
             float(true_probability[i]),
             float(p[i, predicted[i]]),
             x[i].copy(),
+            view,
         )
-        for i in order
+        for i, view in zip_longest(order, seen.views)
     )
-    return Classified(os.fspath(path), tuple(labels), len(p), float(np.mean(predicted == truth)), counts, worst, note)
+    accuracy = float(np.mean(predicted == truth))
+    return Classified(os.fspath(path), tuple(labels), len(p), accuracy, counts, worst, note, seen.layer, seen.channels)

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.inspection.explanations import EXPLANATIONS
+from specnet.inspection.explanations.grids import SMALL, compact
+from specnet.inspection.explanations.windows import images
 from specnet.inspection.trace import LayerTrace, Trace
 
-SMALL = 36
-"""Formulas show the name of an array with more elements instead of its numbers."""
+IMAGES = 4
+"""The number of axes of images, (batch, height, width, channels): they are shown as grids, not on one line."""
 
 
 def explain(traced: Trace, *, markdown: bool = False) -> str:
     """Return a trace as text for learners: formula, numbers and result of each layer, forward and then backward.
 
-    A layer without formulas shows its arrays. The text ends with a newline.
+    Convolutions and pools show single elements as sums over windows. A layer without formulas shows its arrays. The
+    text ends with a newline.
     """
     parts = [_title("Forward", markdown)]
     parts += [_step(index, layer, _forward(layer), markdown) for index, layer in enumerate(traced.layers, 1)]
@@ -31,20 +35,6 @@ def explain(traced: Trace, *, markdown: bool = False) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def compact(array: npt.NDArray[Any]) -> str:
-    """Return an array on one line with at most six digits, [[1, 2.5], [3, 4]]; a large array as its shape."""
-    if array.size > SMALL:
-        return f"(an array of shape {array.shape})"
-    if array.ndim == 0:
-        return _number(array.item())
-    return "[" + ", ".join(compact(np.asarray(part)) for part in array) + "]"
-
-
-def _number(value: Any) -> str:
-    text = str(value) if isinstance(value, int) else f"{value:.6g}"
-    return "0" if text == "-0" else text
-
-
 def _title(text: str, markdown: bool) -> str:
     return f"### {text}" if markdown else text.upper()
 
@@ -54,17 +44,23 @@ def _step(index: int, layer: LayerTrace, lines: Iterator[str], markdown: bool) -
     body = "\n".join(lines)
     if markdown:
         return f"{index}. `{layer.name}` ({layer.type}), {shapes}\n\n```text\n{body}\n```"
-    indented = "\n".join(f"   {line}" for line in body.splitlines())
+    indented = "\n".join(f"   {line}".rstrip() for line in body.splitlines())
     return f"{index}. {layer.name} ({layer.type})  {shapes}\n{indented}"
 
 
 def _forward(layer: LayerTrace) -> Iterator[str]:
+    if layer.type in EXPLANATIONS:
+        yield from EXPLANATIONS[layer.type][0](layer)
+        return
     arrays = {"x": layer.x, **layer.parameters, **layer.buffers}
     yield from _formula_lines("y", layer.formulas.get("y"), arrays, layer.y)
 
 
 def _backward(layer: LayerTrace) -> Iterator[str]:
     if layer.dy is None:
+        return
+    if layer.type in EXPLANATIONS:
+        yield from EXPLANATIONS[layer.type][1](layer)
         return
     arrays = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
     formulas = layer.formulas
@@ -79,18 +75,33 @@ def _formula_lines(
 ) -> Iterator[str]:
     """Yield the lines `y = x @ weight`, the formula with numbers, and the result."""
     margin = " " * len(name)
-    if formula is not None:
-        yield f"{name} = {formula}"
-        names = "|".join(sorted(arrays, key=len, reverse=True))
-        numbers = re.sub(
-            rf"(?<![\w.])({names})\b",
-            lambda match: compact(arrays[match[1]]) if arrays[match[1]].size <= SMALL else match[1],
-            formula,
-        )
-        if numbers != formula:
-            yield f"{margin} = {numbers}"
-        yield f"{margin} = {compact(np.asarray(result))}"
-    else:
+    if formula is None:
         if name == "y":
-            yield f"x = {compact(arrays['x'])}"
-        yield f"{name} = {compact(np.asarray(result))}"
+            yield from _array_lines("x", arrays["x"])
+        yield from _array_lines(name, np.asarray(result))
+        return
+    yield f"{name} = {formula}"
+    names = "|".join(sorted(arrays, key=len, reverse=True))
+    numbers = re.sub(
+        rf"(?<![\w.])({names})\b",
+        lambda match: compact(arrays[match[1]]) if _fits_a_line(arrays[match[1]]) else match[1],
+        formula,
+    )
+    if numbers != formula:
+        yield f"{margin} = {numbers}"
+    if np.ndim(result) == IMAGES:
+        yield from images(name, result).lines()
+    else:
+        yield f"{margin} = {compact(np.asarray(result))}"
+
+
+def _fits_a_line(array: npt.NDArray[Any]) -> bool:
+    return array.size <= SMALL and array.ndim != IMAGES
+
+
+def _array_lines(name: str, array: npt.NDArray[Any]) -> Iterator[str]:
+    """Yield images as grids, and other arrays on one line."""
+    if array.ndim == IMAGES:
+        yield from images(name, array).lines()
+    else:
+        yield f"{name} = {compact(array)}"

@@ -16,16 +16,16 @@ from specnet.data.raw import Columns
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.files.paths import exists
 from specnet.inspection import charts
-from specnet.inspection.classification import Classified, Sample, classify
+from specnet.inspection.classification import Classified, classify
 from specnet.inspection.diagram import draw
+from specnet.inspection.images import Gallery, filter_gallery, map_gallery, sample_gallery
 from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
+from specnet.inspection.vision import first_filters
 from specnet.model import Model
 from specnet.spec.layer_table import layer_rows
 from specnet.training.runs.run_folder import best_checkpoint_of, checkpoint_of
 from specnet.training.spec.experiment_spec import ExperimentSpec
-
-PICTURE_SIDES = (8, 28)  # side lengths of inputs that are shown as square images
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,27 @@ class _Pictures:
             ]
             for name, pair in run.histograms.items()
         }
+
+        def images(gallery: Gallery) -> Gallery:
+            return gallery._replace(images=[safe(image) for image in gallery.images])
+
         classified = run.classified
         counts = None if classified is None else classified.counts
         labels = () if classified is None else classified.labels
         self.confusion = "" if counts is None else embed(charts.confusion(counts, labels))
-        worst = () if classified is None else classified.worst
-        self.samples = [safe(_picture(sample)) for sample in worst]
+        self.samples = (
+            []
+            if classified is None
+            else [
+                (
+                    images(sample_gallery(sample)),
+                    images(map_gallery(sample, classified.map_layer, classified.map_count)),
+                )
+                for sample in classified.worst
+            ]
+        )
+        filters = first_filters(run.model)
+        self.filters = None if filters is None else images(filter_gallery(filters))
         self.document = safe(_highlighted(spec.to_json()))
         experiment = run.experiment
         self.experiment = "" if experiment is None else safe(_highlighted(experiment.to_json(), without="model"))
@@ -165,15 +180,6 @@ def _flow(checkpoint: CheckpointReport) -> str:
     if all(p.update is not None for p in weights):
         series["next step / values"] = [p.update or 0.0 for p in weights]
     return charts.flow([p.name for p in weights], series)
-
-
-def _picture(sample: Sample) -> str:
-    """Draw an input of 8 x 8 or 28 x 28 numbers as an image; return an empty string for other sizes."""
-    values = sample.inputs
-    for side in PICTURE_SIDES:
-        if values.size == side * side:
-            return charts.picture(values.reshape(side, side))
-    return ""
 
 
 def _highlighted(document: str, without: str | None = None) -> str:

@@ -27,12 +27,14 @@ FEWEST_ROWS = 8
 class LayerTrace:
     """Copies of the arrays of one layer; without a backward pass, `dy` and `dx` are None and `gradients` is empty.
 
-    `x` and `y` are input and output. `dy` and `dx` are the gradients of the loss with respect to y and x; dx is None
-    for integer inputs. The keys of `parameters` and `gradients` are the parameter names within the layer.
+    `fields` are the keys of the layer's document. `x` and `y` are input and output. `dy` and `dx` are the gradients of
+    the loss with respect to y and x; dx is None for integer inputs. The keys of `parameters` and `gradients` are the
+    parameter names within the layer.
     """
 
     name: str
     type: str
+    fields: dict[str, Any]
     formulas: dict[str, str]
     x: AnyArray
     y: AnyArray
@@ -113,11 +115,11 @@ def _trace(
     if targets is not None and loss is not None:
         mean_loss, dy = loss(value, targets)
     backward = _backward(model, None if dy is None else as_floats(dy, model.dtype, model.layers[-1].name))
-    types = dict(_types(model))
     layers = tuple(
         LayerTrace(
-            layer.name,
-            types[layer.name],
+            spec.name,
+            spec.type,
+            spec.fields(),
             _formulas(layer, x_in),
             x_in,
             y_out,
@@ -125,7 +127,9 @@ def _trace(
             buffers[layer.name],
             **backward_arrays,
         )
-        for layer, x_in, y_out, backward_arrays in zip(model.layers, arrays, arrays[1:], backward, strict=False)
+        for spec, layer, x_in, y_out, backward_arrays in zip(
+            model.spec.layers, model.layers, arrays, arrays[1:], backward, strict=False
+        )
     )
     return Trace(model.plan.name, inputs, layers, mean_loss, tuple(_warnings(layers)))
 
@@ -149,10 +153,6 @@ def _formulas(layer: Layer, x: AnyArray) -> dict[str, str]:
     """Return the formulas that are valid for x; those that sum over the batch axis are valid for 2-D x only."""
     over_rows = ("axis=0", "x.T")
     return {k: f for k, f in layer.formulas.items() if x.ndim == 2 or not any(sign in f for sign in over_rows)}
-
-
-def _types(model: Model) -> Iterator[tuple[str, str]]:
-    return ((spec.name, spec.type) for spec in model.spec.layers)
 
 
 def _warnings(layers: tuple[LayerTrace, ...]) -> Iterator[str]:

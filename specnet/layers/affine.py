@@ -53,6 +53,11 @@ class Affine(Layer):
         return {"weight": (input_shape[-1], units), **bias}, (*input_shape[:-1], units)
 
     @classmethod
+    def multiply_adds(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> int:
+        units: int = fields["units"]
+        return size_of(input_shape) * units
+
+    @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Affine:
         return cls(**parameters)
 

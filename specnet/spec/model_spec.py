@@ -37,7 +37,7 @@ from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.plan import LayerPlan, ModelPlan, fold, identity_of
 from specnet.spec.checks import ShapeFollower, limit_of_elements, name_faults, number_faults, place_faults, too_large
 from specnet.spec.composite_spec import LAYERS_SCHEMA, CompositeSpec, LayerReader
-from specnet.spec.layer_table import html_table, layer_rows
+from specnet.spec.layer_table import html_table, layer_rows, multiply_adds_of
 from specnet.spec.siblings import name_siblings, resolve_defaults
 
 FAMILY = "specnet-model"
@@ -213,6 +213,11 @@ class ModelSpec(Document):
         return sum(map(size_of, self.plan().parameter_shapes().values()))
 
     @property
+    def multiply_adds(self) -> int:
+        """Number of multiplications by a weight, each with its addition, for one input: affine and convolutions."""
+        return multiply_adds_of(self.layers, self.plan().layers)
+
+    @property
     def identity(self) -> str:
         """Hexadecimal SHA-256 of what determines the computed function: the document without the `plan.NOTES` keys."""
         return identity_of(self.model_dump(mode="json"))
@@ -239,7 +244,7 @@ class ModelSpec(Document):
 
     def _repr_html_(self) -> str:
         """Return an HTML table of the layers for a notebook."""
-        about = f"{self.parameter_count:,} parameters, {self.dtype}"
+        about = f"{self.parameter_count:,} parameters, {self.dtype}, {self.multiply_adds:,} multiply-adds per input"
         return html_table(self.name, about, self.input_shape, layer_rows(self.walk()))
 
     def to_json(self) -> str:

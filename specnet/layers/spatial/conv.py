@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet import kernels
+from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import Layer
@@ -94,6 +95,16 @@ class Convolution(Layer):
         return {"weight": weight, **bias}, output_shape_of(output, filters, axes)
 
     @classmethod
+    def multiply_adds(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> int:
+        parameters, output_shape = cls.infer(fields, input_shape)
+        return size_of(cls._multiplied_positions(input_shape, output_shape)) * size_of(parameters["weight"])
+
+    @classmethod
+    def _multiplied_positions(cls, input_shape: ShapeTuple, output_shape: ShapeTuple) -> ShapeTuple:
+        """Return the size of the array of which each position is multiplied with the whole weight."""
+        return output_shape[:-1]
+
+    @classmethod
     def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> Pair:
         return find_windows(settings, size).output
 
@@ -101,6 +112,10 @@ class Convolution(Layer):
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:
         arguments: dict[str, Any] = {**parameters, **{key: fields[key] for key in cls._document_keys}}
         return cls(**arguments)
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {"dbias": "dy.sum(axis=(0, 1, 2))" if self.axes == 2 else "dy.sum(axis=(0, 1))"}
 
     @property
     def channels(self) -> int:
@@ -141,14 +156,6 @@ class Conv(Convolution):
     share of the filters; as many groups as channels are a depthwise convolution. Float arrays are kept by reference;
     the outputs have the weight's dtype. Raises ShapeError.
     """
-
-    @property
-    def formulas(self) -> dict[str, str]:
-        plus = "" if self._bias is None else " + bias"
-        return {
-            "y": f"conv(x, weight){plus}",
-            "dbias": "dy.sum(axis=(0, 1, 2))" if self.axes == 2 else "dy.sum(axis=(0, 1))",
-        }
 
     def fused_with(self, following: Layer) -> Layer | None:
         if type(self) in (Conv1d, Conv2d) and type(following) is Relu:  # a subclass may compute something else

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.arrays.parameters import Array
+from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layers.spatial.conv import Convolution
 from specnet.layers.spatial.convolution import convolve, convolve_back, convolve_weight
@@ -50,16 +50,12 @@ class ConvTranspose(Convolution):
         self.output_padding = per_axis(output_padding, self.axes, f"{self.name}: output_padding", 0)
 
     @classmethod
+    def _multiplied_positions(cls, input_shape: ShapeTuple, output_shape: ShapeTuple) -> ShapeTuple:
+        return input_shape[:-1]
+
+    @classmethod
     def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> Pair:
         return _enlarged(settings, per_axis(fields["output_padding"], cls.axes, "output_padding", 0), size)
-
-    @property
-    def formulas(self) -> dict[str, str]:
-        plus = "" if self._bias is None else " + bias"
-        return {
-            "y": f"conv_transpose(x, weight){plus}",
-            "dbias": "dy.sum(axis=(0, 1, 2))" if self.axes == 2 else "dy.sum(axis=(0, 1))",
-        }
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         self._x = self._as_images(x)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import Layer
@@ -52,6 +53,11 @@ class GlobalPool(Layer):
     def _spread_gradient(self, x: Array, dy: Array, dx: Array) -> None:
         """Compute dx from dy (batch, 1, channels)."""
 
+    @property
+    def _pooled_axes(self) -> ShapeTuple:
+        """The axes that the last x was pooled over."""
+        return tuple(range(1, len(self._x_shape) - 1))
+
     def _as_rows(self, x: npt.ArrayLike) -> Array:
         x = self.floats(x)
         if x.ndim < 3 or 0 in x.shape[1:]:
@@ -65,7 +71,11 @@ class GlobalAveragePool(GlobalPool):
 
     @property
     def formulas(self) -> dict[str, str]:
-        return {"y": "mean of x over the positions", "dx": "dy / positions"}
+        axes = self._pooled_axes
+        return {
+            "y": f"x.mean(axis={axes})",
+            "dx": f"broadcast_to(expand_dims(dy, {axes}) / {size_of(self._x_shape[1:-1])}, x.shape)",
+        }
 
     def _pool(self, x: Array, out: Array | None) -> Array:
         return np.divide(np.add.reduce(x, axis=1, out=out), x.shape[1], out)
@@ -79,7 +89,7 @@ class GlobalMaxPool(GlobalPool):
 
     @property
     def formulas(self) -> dict[str, str]:
-        return {"y": "max of x over the positions", "dx": "dy at the first maximum"}
+        return {"y": f"x.max(axis={self._pooled_axes})"}
 
     def _pool(self, x: Array, out: Array | None) -> Array:
         return np.maximum.reduce(x, axis=1, out=out)

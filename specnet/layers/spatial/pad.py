@@ -76,6 +76,13 @@ class ZeroPad(Resized):
         size = size_of_image(input_shape, cls.axes)
         return {}, output_shape_of(cls(fields["padding"]).output_size(size), input_shape[-1], cls.axes)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {
+            "y": f"pad(x, {_pad_width(self.padding, self.axes)})",
+            "dx": f"dy[{_inside_text(self.padding, self.axes)}]",
+        }
+
     def output_size(self, size: Pair) -> Pair:
         return size[0] + sum(self.padding[0]), size[1] + sum(self.padding[1])
 
@@ -98,6 +105,13 @@ class Crop(Resized):
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         size = size_of_image(input_shape, cls.axes)
         return {}, output_shape_of(cls(fields["cropping"]).output_size(size), input_shape[-1], cls.axes)
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        return {
+            "y": f"x[{_inside_text(self.cropping, self.axes)}]",
+            "dx": f"pad(dy, {_pad_width(self.cropping, self.axes)})",
+        }
 
     def output_size(self, size: Pair) -> Pair:
         for axis in range(2):
@@ -150,3 +164,13 @@ def inside(edges: tuple[Pair, Pair], x: Array) -> tuple[slice, ...]:
     """Return the index of images without their edges."""
     (top, bottom), (left, right) = edges
     return slice(None), slice(top, x.shape[1] - bottom), slice(left, x.shape[2] - right)
+
+
+def _pad_width(edges: tuple[Pair, Pair], axes: int) -> str:
+    """Return the edges as the second argument of numpy's pad."""
+    return str(((0, 0), *edges[2 - axes :], (0, 0)))
+
+
+def _inside_text(edges: tuple[Pair, Pair], axes: int) -> str:
+    """Return the index of an array without its edges: `:, 1:-1, 1:-1`."""
+    return ", ".join([":", *(f"{before or ''}:{-behind or ''}" for before, behind in edges[2 - axes :])])

@@ -104,10 +104,6 @@ class MaxPool(Pool):
     The gradient goes to the first of the largest numbers. A NaN in a window makes its maximum a NaN.
     """
 
-    @property
-    def formulas(self) -> dict[str, str]:
-        return {"y": "max over each window of x", "dx": "dy at the first maximum of its window"}
-
     def _pool(self, x: Array, windows: Windows, y: Array) -> None:
         if kernels.max_pool(x, y, self._kernel_settings(windows)):
             return
@@ -145,10 +141,6 @@ class AveragePool(Pool):
     @property
     def count_padding(self) -> bool:
         return self._count_padding
-
-    @property
-    def formulas(self) -> dict[str, str]:
-        return {"y": "mean over each window of x", "dx": "sum over the windows of each x: dy / count"}
 
     def _pool(self, x: Array, windows: Windows, y: Array) -> None:
         if kernels.average_pool(x, y, self._kernel_settings(windows)):

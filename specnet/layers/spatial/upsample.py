@@ -36,6 +36,17 @@ class Upsample(Resized):
         size = size_of_image(input_shape, cls.axes)
         return {}, output_shape_of(cls(fields["size"]).output_size(size), input_shape[-1], cls.axes)
 
+    @property
+    def formulas(self) -> dict[str, str]:
+        if self.interpolation != "nearest" or self._x_shape is None:
+            return {}
+        images, *sizes, channels = self._x_shape
+        factors = self.size[2 - self.axes :]
+        repeated = "".join(f".repeat({factor}, axis={axis})" for axis, factor in enumerate(factors, 1))
+        parts = [number for pair in zip(sizes, factors, strict=True) for number in pair]
+        summed = 2 if self.axes == 1 else (2, 4)
+        return {"y": f"x{repeated}", "dx": f"dy.reshape({(images, *parts, channels)}).sum(axis={summed})"}
+
     def output_size(self, size: Pair) -> Pair:
         return size[0] * self.size[0], size[1] * self.size[1]
 
