@@ -32,10 +32,12 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is onl
         folder = Path(self.root) / FOLDER
         compiled = folder / f"{LIBRARY}.{os.getpid()}"
         source, headers = str(folder / "_compiled.c"), f"-I{sysconfig.get_path('include')}"
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, *FLAGS, *LINKED, headers, "-o", str(compiled), source, *LIBRARIES]
+        compiler, more = (
+            shlex.split(os.environ.get(name, default)) for name, default in (("CC", "cc"), ("CFLAGS", ""))
+        )
+        command = [*compiler, *FLAGS, *more, *LINKED, headers, "-o", str(compiled), source, *LIBRARIES]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - the user's compiler
+            subprocess.run(command, check=True, capture_output=True, timeout=600)  # noqa: S603 - the user's compiler
             compiled.replace(folder / LIBRARY)
         except (OSError, subprocess.SubprocessError) as error:
             compiled.unlink(missing_ok=True)
