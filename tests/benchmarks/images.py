@@ -1,21 +1,22 @@
-"""Time and memory of a training step of networks with convolutions, compared with others and with the floor.
+"""Time and memory of networks with convolutions, training steps and predictions, compared with others and the floor.
 
     python tests/benchmarks/images.py [--rounds 5] [--one-core] [--only LeNet] [--json FILE]
 
 The floor is the matrix products alone, computed by numpy in blocks that stay in the cache: windows that are already
 unfolded, forward and for both gradients. All contenders start from the same weights and data, and their losses in the
-first steps must agree. A step is forward, softmax cross-entropy, backward, Adam; the separable block has a mean squared
-error of its outputs, and no Adam.
+first steps, or their predictions, must agree. A step is forward, softmax cross-entropy, backward, Adam; the separable
+block has a mean square of its outputs as loss, and no Adam. ONNX Runtime only predicts, from a file of specnet.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from contest import Measurement, busy_cores, main, peak_memory, timed
+from contest import Measurement, busy_cores, cores, main, peak_memory, timed
 
 RATE = 0.001
 
@@ -55,12 +56,18 @@ NETWORKS: dict[str, tuple[tuple[int, ...], list[dict[str, Any]], int, int]] = {
     "CIFAR-like 32x32x3, batch 64": ((32, 32, 3), CIFAR, 64, 3),
     "1-D 128x9, batch 64": ((128, 9), SEQUENCES, 64, 15),
     "separable block 32x32x32, batch 64": ((32, 32, 32), SEPARABLE, 64, 5),
+    "predict one image, LeNet": ((28, 28, 1), LENET, 1, 1000),
+    "predict one image, CIFAR-like": ((32, 32, 3), CIFAR, 1, 100),
 }
 
 
 def is_block(network: str) -> bool:
     """Return whether the network is a block in the middle of one: its loss is the mean square of its outputs."""
     return network.startswith("separable")
+
+
+def is_prediction(network: str) -> bool:
+    return network.startswith("predict")
 
 
 def inputs(network: str) -> tuple[np.ndarray, np.ndarray]:
@@ -77,13 +84,17 @@ def model_of(network: str) -> Any:
     return specnet.build(specnet.ModelSpec(input_shape=shape, layers=layers, seed=1))
 
 
-def contender(make: Callable[[str], Callable[[bool], float]]) -> Callable[[str], Measurement]:
-    """Return a contender that times the step built by `make`; the step's argument says whether its loss is needed."""
+Step = Callable[[bool], Any]
+"""Computes a step, and returns its loss if the argument is true; or predicts, and returns the outputs."""
+
+
+def contender(make: Callable[[str], Step]) -> Callable[[str], Measurement]:
+    """Return a contender that times the step built by `make`."""
 
     def measure(network: str) -> Measurement:
         count = NETWORKS[network][3]
         step = make(network)
-        losses = [step(True) for _ in range(3)]
+        losses = np.ravel([step(True) for _ in range(3)]).tolist()
         busy = busy_cores(lambda: step(False), count)
         time = timed(lambda: step(False), count)
         return {"time": time, "answer": losses, "cores": busy, "memory": peak_memory()}
@@ -113,6 +124,8 @@ def floor(network: str) -> Measurement:
         def multiply(a=a, w=w, dy=dy, y=y, dw=dw, dx=dx, times=rows / block, needs_dx=needs_dx) -> None:  # type: ignore[no-untyped-def]
             for _ in range(round(times)):
                 np.matmul(a, w, y)
+                if is_prediction(network):
+                    continue
                 np.matmul(a.T, dy, dw)
                 if needs_dx:
                     np.matmul(dy, w.T, dx)
@@ -121,12 +134,14 @@ def floor(network: str) -> Measurement:
     return {"time": timed(lambda: [call() for call in calls], count)}
 
 
-def specnet(network: str) -> Callable[[bool], float]:
+def specnet(network: str) -> Step:
     from specnet.training.losses import SoftmaxCrossEntropy
     from specnet.training.optimizers import Adam
 
     model = model_of(network)
     x, y = inputs(network)
+    if is_prediction(network):
+        return lambda _needs_loss: model.predict(x)
     loss, optimizer = SoftmaxCrossEntropy(), Adam(model, RATE)
 
     def step(_needs_loss: bool) -> float:
@@ -143,12 +158,11 @@ def specnet(network: str) -> Callable[[bool], float]:
     return block if is_block(network) else step
 
 
-def torch(network: str, *, channels_last: bool) -> Callable[[bool], float]:
+def torch_modules(network: str, model: Any) -> list[Any]:
     import torch
 
     nn = torch.nn
     shape, layers, _, _ = NETWORKS[network]
-    model, x, y = model_of(network), *inputs(network)
     modules: list[Any] = []
     channels, flat = shape[-1], None
     for layer, plan in zip(layers, model.plan.layers, strict=True):
@@ -177,10 +191,26 @@ def torch(network: str, *, channels_last: bool) -> Callable[[bool], float]:
             modules.append({"relu": nn.ReLU(), "max_pool2d": nn.MaxPool2d(2), "batch_norm": norm}[kind])
         if "bias" in arrays and kind != "batch_norm":
             modules[-1].bias.data.zero_()
-    net = nn.Sequential(*modules)
+    return modules
+
+
+def torch(network: str, *, channels_last: bool) -> Step:
+    import torch
+
+    nn = torch.nn
+    x, y = inputs(network)
+    net = nn.Sequential(*torch_modules(network, model_of(network)))
     images, classes = torch.tensor(np.moveaxis(x, -1, 1).copy()), torch.tensor(y)
     if channels_last and x.ndim == 4:
         net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    if is_prediction(network):
+        net.eval()
+
+        def predict(_needs_loss: bool) -> np.ndarray:
+            with torch.inference_mode():
+                return net(images).numpy()
+
+        return predict
     loss, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(net.parameters(), RATE, fused=True)
     images.requires_grad_(is_block(network))
 
@@ -200,46 +230,55 @@ def torch(network: str, *, channels_last: bool) -> Callable[[bool], float]:
     return block if is_block(network) else step
 
 
-def jax(network: str) -> Callable[[bool], float]:
+def jax_outputs(network: str, model: Any, parameters: Any, x: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    _, layers, _, _ = NETWORKS[network]
+    for layer, plan in zip(NETWORKS[network][1], model.plan.layers, strict=True):
+        kind, name = layer["type"], plan.name
+        if kind in ("conv1d", "conv2d"):
+            axes = ("NWC", "WIO", "NWC") if kind == "conv1d" else ("NHWC", "HWIO", "NHWC")
+            strides = (1,) * (x.ndim - 2)
+            x = jax.lax.conv_general_dilated(
+                x,
+                parameters[f"{name}.weight"],
+                strides,
+                layer["padding"].upper(),
+                dimension_numbers=axes,
+                feature_group_count=layer.get("groups", 1),
+            )
+        elif kind == "affine":
+            x = x @ parameters[f"{name}.weight"]
+        elif kind == "flatten":
+            x = x.reshape(len(x), -1)
+        elif kind == "global_average_pool":
+            x = x.mean(axis=1)
+        elif kind == "relu":
+            x = jnp.maximum(x, 0)
+        elif kind == "max_pool2d":
+            x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        else:
+            axes = tuple(range(x.ndim - 1))
+            mean, variance = (0, 1) if is_prediction(network) else (x.mean(axes), x.var(axes))
+            x = (x - mean) / jnp.sqrt(variance + 1e-5)
+            x = x * parameters[f"{name}.scale"] + parameters[f"{name}.shift"]
+        if f"{name}.bias" in parameters:
+            x = x + parameters[f"{name}.bias"]
+    return x
+
+
+def jax(network: str) -> Step:
+    import jax
+    import jax.numpy as jnp
+
     model, x, y = model_of(network), *inputs(network)
     x, y = jnp.asarray(x), jnp.asarray(y)
     parameters = {name: jnp.asarray(array) for name, array in model.parameters.items()}
 
-    def apply(parameters: Any, x: Any) -> Any:
-        for layer, plan in zip(layers, model.plan.layers, strict=True):
-            kind, name = layer["type"], plan.name
-            if kind in ("conv1d", "conv2d"):
-                axes = ("NWC", "WIO", "NWC") if kind == "conv1d" else ("NHWC", "HWIO", "NHWC")
-                strides = (1,) * (x.ndim - 2)
-                x = jax.lax.conv_general_dilated(
-                    x,
-                    parameters[f"{name}.weight"],
-                    strides,
-                    layer["padding"].upper(),
-                    dimension_numbers=axes,
-                    feature_group_count=layer.get("groups", 1),
-                )
-            elif kind == "affine":
-                x = x @ parameters[f"{name}.weight"]
-            elif kind == "flatten":
-                x = x.reshape(len(x), -1)
-            elif kind == "global_average_pool":
-                x = x.mean(axis=1)
-            elif kind == "relu":
-                x = jnp.maximum(x, 0)
-            elif kind == "max_pool2d":
-                x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-            else:
-                axes = tuple(range(x.ndim - 1))
-                x = (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5)
-                x = x * parameters[f"{name}.scale"] + parameters[f"{name}.shift"]
-            if f"{name}.bias" in parameters:
-                x = x + parameters[f"{name}.bias"]
-        return x
+    apply = partial(jax_outputs, network, model)
+    if is_prediction(network):
+        compute = jax.jit(apply)
+        return lambda _needs_loss: np.asarray(compute(parameters, x))
 
     def loss_of(parameters: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(apply(parameters, x)), y[:, None], 1).mean()
@@ -269,9 +308,7 @@ def jax(network: str) -> Callable[[bool], float]:
     return block if is_block(network) else step
 
 
-def keras(network: str) -> Callable[[bool], float] | None:
-    if is_block(network):
-        return None
+def keras(network: str) -> Step:
     import keras
 
     shape, layers, _, _ = NETWORKS[network]
@@ -306,8 +343,18 @@ def keras(network: str) -> Callable[[bool], float] | None:
     return lambda _needs_loss: float(net.train_on_batch(x, y))
 
 
-def measured_keras(network: str) -> Measurement | None:
-    return None if is_block(network) else contender(keras)(network)  # type: ignore[arg-type]
+def onnx_runtime(network: str) -> Step:
+    import onnxruntime
+
+    from specnet.interop.exporting import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        export(f"{folder}/model.onnx", model_of(network))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()  # without this, it also uses cores outside the process's affinity
+        session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+    x, name = inputs(network)[0], session.get_inputs()[0].name
+    return lambda _needs_loss: session.run(None, {name: x})[0]
 
 
 if __name__ == "__main__":
@@ -322,7 +369,8 @@ if __name__ == "__main__":
             "torch": contender(lambda network: torch(network, channels_last=False)),
             "torch, cl": contender(lambda network: torch(network, channels_last=True)),
             "jax": contender(jax),
-            "keras": measured_keras,
+            "keras": lambda network: None if is_block(network) or is_prediction(network) else contender(keras)(network),
+            "onnxruntime": lambda network: contender(onnx_runtime)(network) if is_prediction(network) else None,
         },
         rtol=0.02,
     )

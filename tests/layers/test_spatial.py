@@ -282,6 +282,12 @@ FAULTS = [
         },
         "leave out output_padding",
     ),
+    (
+        [4, 4, 1],
+        CONV | {"kernel_size": 1, "padding": 2**19, "stride": 2**19},
+        "with its padding, an input has",
+        "use less padding",
+    ),
     ([1, 1], {"type": "conv_transpose1d", "filters": 1, "kernel_size": 3, "padding": 2}, "cuts the whole output"),
 ]
 

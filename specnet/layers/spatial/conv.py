@@ -29,6 +29,7 @@ from specnet.layers.spatial.windows import (
     per_axis,
     size_of_image,
 )
+from specnet.plan import element_limit
 
 
 class Convolution(Layer):
@@ -89,7 +90,11 @@ class Convolution(Layer):
             if count % groups:
                 msg = f"the {name}, {count}, are no multiple of {groups} groups; change groups or their number"
                 raise ShapeError(msg)
-        output = cls._output_size(settings_of(fields, axes), fields, size)
+        windows, output = cls._output_size(settings_of(fields, axes), fields, size)
+        padded = size_of(windows.padded) * max(channels, filters)
+        if padded > element_limit():
+            msg = f"with its padding, an input has {padded} elements, more than {element_limit()}; use less padding"
+            raise ShapeError(msg)
         weight = (*fields["kernel_size"], channels // groups, filters)
         bias = {"bias": (filters,)} if fields["bias"] else {}
         return {"weight": weight, **bias}, output_shape_of(output, filters, axes)
@@ -105,8 +110,10 @@ class Convolution(Layer):
         return output_shape[:-1]
 
     @classmethod
-    def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> Pair:
-        return find_windows(settings, size).output
+    def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> tuple[Windows, Pair]:
+        """Return the windows, and the size of an output."""
+        windows = find_windows(settings, size)
+        return windows, windows.output
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Self:

@@ -54,8 +54,9 @@ class ConvTranspose(Convolution):
         return input_shape[:-1]
 
     @classmethod
-    def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> Pair:
-        return _enlarged(settings, per_axis(fields["output_padding"], cls.axes, "output_padding", 0), size)
+    def _output_size(cls, settings: WindowSettings, fields: Mapping[str, Any], size: Pair) -> tuple[Windows, Pair]:
+        output = _enlarged(settings, per_axis(fields["output_padding"], cls.axes, "output_padding", 0), size)
+        return find_windows(settings, output), output
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         self._x = self._as_images(x)
