@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from specnet.arrays.frames import canonical
-from specnet.data.conform import conform_inputs, conform_targets, conform_weights, refuse_lost_digits
+from specnet.data.conform import conform_targets, conform_weights, refuse_lost_digits, store_inputs
 from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
 from specnet.data.labels import TargetRules, labels_of
 from specnet.data.large_arrays import LargeArray, open_large
-from specnet.data.raw import Note, RawRows, ignore, kind_of
+from specnet.data.raw import Note, RawArray, RawRows, ignore, kind_of
 from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
 from specnet.document.messages import first_duplicate, mismatch, problem
@@ -62,6 +62,10 @@ def _parse_fill(value: Any) -> Any:
     return {key: float(number) for key, number in value.items()} if isinstance(value, Mapping) else float(value)
 
 
+Scale = Annotated[float, Field(ge=1e-30, le=1e30), expecting("a positive number, from 1e-30 to 1e30")]
+"""Limits that float32 can divide by."""
+
+
 class DataEntry(Document):
     """A set of rows: one file and the names of its arrays or columns, or separate files for inputs and targets."""
 
@@ -93,6 +97,9 @@ class DataEntry(Document):
     missing: Annotated[tuple[Text, ...] | None, BeforeValidator(as_tuple)] = None
     """Values of a .csv file, without quotes, that mean a missing value, besides the empty one. Default: NA, N/A, n/a,
     #N/A, <NA>, NaN, nan, NULL, null, ?."""
+    scale: Scale | None = None
+    """Number by which every input value is divided, for example 255 for pixels from 0 to 255; also for the validation
+    rows, and in files given to commands with the run's checkpoints."""
     in_memory: Flag | None = None
     """Whether to read all inputs into memory. Default: true, except for .npy and .h5 files of 1 GiB or more."""
 
@@ -117,24 +124,25 @@ class DataEntry(Document):
         return values
 
     def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
-        """Return the entry; columns, arrays, `fill` and `missing` that it leaves out are those of `other`, in training.
+        """Return the entry; `scale` is that of `other`, in training, if it leaves it out.
 
-        `names` are the input columns used in training. Raises DataError if this entry has different ones.
+        In a file of the same format, this also holds for columns, arrays, `fill` and `missing`. `names` are the input
+        columns used in training. Raises DataError if this entry has different ones.
         """
-        if not self.path or not other.path or kind_of(Path(self.path)) != kind_of(Path(other.path)):
-            return self
-        columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
-        if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
-            detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
-            msg = f"{self.path}: expected {detail}; leave inputs out"
-            raise DataError(msg)
-        defaults = {
-            "inputs": names or other.inputs,
-            "targets": other.targets,
-            "weights": other.weights,
-            "fill": other.fill,
-            "missing": other.missing,
-        }
+        defaults: dict[str, Any] = {"scale": other.scale}
+        if self.path and other.path and kind_of(Path(self.path)) == kind_of(Path(other.path)):
+            columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
+            if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
+                detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
+                msg = f"{self.path}: expected {detail}; leave inputs out"
+                raise DataError(msg)
+            defaults |= {
+                "inputs": names or other.inputs,
+                "targets": other.targets,
+                "weights": other.weights,
+                "fill": other.fill,
+                "missing": other.missing,
+            }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
     def read(self, folder: Path, note: Note = ignore, text_targets: bool = False) -> RawEntry:
@@ -153,14 +161,15 @@ class DataEntry(Document):
                 rows = read_rows(
                     path, *names, fill=self.fill, missing=self.missing, text_targets=text_targets, note=note
                 )
-                return RawEntry(rows, None, self.path, self.path)
+                return RawEntry(rows, None, self.path, self.path, self.scale)
             rest = read_rows(path, self.targets or "y", None, self.weights)
-            return RawEntry(rest._replace(inputs=rest.inputs[:0], targets=rest.inputs), large, self.path, self.path)
+            rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
+            return RawEntry(rows, large, self.path, self.path, self.scale)
         inputs, targets = str(self.inputs), str(self.targets)
         large = open_large(folder / inputs, None, in_memory=self.in_memory)
         x = np.empty(0) if large is not None else read_array(folder / inputs)
         weights = None if self.weights is None else read_array(folder / self.weights)
-        return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets)
+        return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets, self.scale)
 
 
 class RawEntry(NamedTuple):
@@ -170,6 +179,7 @@ class RawEntry(NamedTuple):
     large: LargeArray | None
     source: str
     target_source: str
+    scale: float | None = None
 
     def labels(self, spec: ModelSpec, loss: TargetRules) -> tuple[str, ...]:
         """Return the class names: those of the model document, or those in text targets. Raises DataError."""
@@ -179,17 +189,20 @@ class RawEntry(NamedTuple):
         """Convert the rows for a model and its loss. Raises DataError."""
         raw, large = self.rows, self.large
         assert raw.targets is not None
-        count = large.shape[0] if large is not None and large.shape else 0
-        x = conform_inputs(raw.inputs, spec, self.source, names=raw.names) if large is None else None
-        if x is not None:
-            refuse_lost_digits(raw.inputs, x, self.source, raw.names)
-        count = count if x is None else len(x)
-        y = conform_targets(raw.targets, spec, loss, count, self.target_source)
-        weights = conform_weights(raw.weights, spec, count, self.target_source)
-        if x is None:
-            assert large is not None
-            return StreamedDataset(large, y, weights, spec, self.source)
-        return Dataset(x, y, weights, raw.names)
+        if large is not None:
+            y, weights = self._targets(raw.targets, spec, loss, large.shape[0] if large.shape else 0)
+            return StreamedDataset(large, y, weights, spec, self.source, self.scale)
+        stored, conversion = store_inputs(raw.inputs, spec, self.source, self.scale, names=raw.names)
+        refuse_lost_digits(raw.inputs, stored.dtype, self.source, raw.names)
+        y, weights = self._targets(raw.targets, spec, loss, len(stored))
+        return Dataset(stored, y, weights, raw.names, conversion=conversion)
+
+    def _targets(
+        self, raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
+    ) -> tuple[RawArray, RawArray | None]:
+        """Return targets and weights, converted. Raises DataError."""
+        y = conform_targets(raw, spec, loss, rows, self.target_source)
+        return y, conform_weights(self.rows.weights, spec, rows, self.target_source)
 
 
 class Fraction(Document):
