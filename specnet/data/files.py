@@ -66,6 +66,9 @@ def read_rows(
             fill=fill,
             text_targets=text_targets,
         )
+    if kind == "images":
+        msg = f"{path}: is a folder, expected a file; only the data entry of an experiment can be a folder of images"
+        raise DataError(msg)
     if kind in ("npy", "idx"):
         if targets is not None or weights is not None:
             msg = f"{path}: a .{kind} file holds one array; put targets and weights in separate files"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from specnet.arrays.frames import canonical
 from specnet.document.messages import suggestion
 from specnet.errors import DataError
+from specnet.files.paths import is_folder
 from specnet.files.regular import most_unpacked, open_regular
 
 RawArray: TypeAlias = npt.NDArray[Any]
@@ -71,18 +72,31 @@ def ignore(_text: str) -> None:
     """Ignore a note."""
 
 
-def kind_of(path: Path) -> str:
-    """Return the format of a data file, by its name; of an IDX file also by its first bytes. Raises DataError."""
-    name = path.name.lower()
+def kind_by_name(path: str | Path) -> str | None:
+    """Return the format that a file's name states, None for names that state none."""
+    name = Path(path).name.lower()
     for suffix, kind in _SUFFIXES.items():
         if name.endswith(suffix):
             return kind
     stem = name.removesuffix(".gz")
-    if stem.endswith((".idx", "ubyte")) or "-idx" in stem or ".idx" in stem or _begins_as_idx(path):
-        return "idx"
-    known = ", ".join(_SUFFIXES)
-    msg = f"{path}: unknown kind of data file; expected {known} or IDX (.idx, -ubyte, with or without .gz)"
-    raise DataError(msg)
+    return "idx" if stem.endswith((".idx", "ubyte")) or "-idx" in stem or ".idx" in stem else None
+
+
+def kind_of(path: Path) -> str:
+    """Return the format of a data file by its name; if that states none, "images" for a folder, or "idx" by content.
+
+    Raises DataError.
+    """
+    kind = kind_by_name(path)
+    if kind is None and is_folder(path):
+        kind = "images"
+    elif kind is None and _begins_as_idx(path):
+        kind = "idx"
+    if kind is None:
+        known = ", ".join(_SUFFIXES)
+        msg = f"{path}: unknown kind of data file; expected {known}, IDX (.idx, -ubyte) or a folder of images"
+        raise DataError(msg)
+    return kind
 
 
 def _begins_as_idx(path: Path) -> bool:

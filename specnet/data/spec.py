@@ -10,12 +10,14 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from specnet.arrays.frames import canonical
+from specnet.arrays.parameters import ShapeTuple
 from specnet.data.conform import conform_targets, conform_weights, refuse_lost_digits, store_inputs
 from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
+from specnet.data.image_folder import read_images
 from specnet.data.labels import TargetRules, labels_of
 from specnet.data.large_arrays import LargeArray, open_large
-from specnet.data.raw import Note, RawArray, RawRows, ignore, kind_of
+from specnet.data.raw import Note, RawArray, RawRows, ignore, kind_by_name, kind_of
 from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
 from specnet.document.messages import first_duplicate, mismatch, problem
@@ -75,12 +77,14 @@ class DataEntry(Document):
                 {"path": "digits.npz", "inputs": "x", "targets": "y"},
                 {"inputs": "images.npy", "targets": "labels.npy"},
                 {"path": "iris.csv", "targets": "species"},
+                {"path": "photos", "scale": 255},
             ]
         }
     )
 
     path: Text = ""
-    """The file (.npz, .csv, .parquet, .h5), relative to the document. Omit it if inputs and targets are files."""
+    """The file (.npz, .csv, .parquet, .h5), or a folder that has a folder of images for each class; relative to the
+    document. Omit it if inputs and targets are files."""
     inputs: Columns | None = None
     """Name of the input array or columns, or, without path, a separate file (.npy, IDX). Default: "x"; in a table, all
     columns except targets and weights."""
@@ -130,7 +134,7 @@ class DataEntry(Document):
         columns used in training. Raises DataError if this entry has different ones.
         """
         defaults: dict[str, Any] = {"scale": other.scale}
-        if self.path and other.path and kind_of(Path(self.path)) == kind_of(Path(other.path)):
+        if self.path and other.path and kind_by_name(self.path) == kind_by_name(other.path):
             columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
             if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
                 detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
@@ -145,10 +149,12 @@ class DataEntry(Document):
             }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
-    def read(self, folder: Path, note: Note = ignore, text_targets: bool = False) -> RawEntry:
+    def read(
+        self, folder: Path, input_shape: ShapeTuple, note: Note = ignore, *, text_targets: bool = False
+    ) -> RawEntry:
         """Read the files, a target column as text with `text_targets`; large inputs are only opened.
 
-        Calls `note` with what is left out. Raises DataError.
+        Images must have the size of `input_shape`. Calls `note` with what is left out. Raises DataError.
         """
         if self.path:
             path = folder / self.path
@@ -156,20 +162,28 @@ class DataEntry(Document):
                 msg = f"{path}: holds one array; without path, name one file each under inputs and targets"
                 raise DataError(msg)
             large = open_large(path, self.inputs, in_memory=self.in_memory)
-            if large is None:
+            if large is not None:
+                rest = read_rows(path, self.targets or "y", None, self.weights)
+                rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
+            elif kind_of(path) == "images":
+                rows = self._read_images(path, input_shape)
+            else:
                 names = self.inputs, self.targets or "y", self.weights
                 rows = read_rows(
                     path, *names, fill=self.fill, missing=self.missing, text_targets=text_targets, note=note
                 )
-                return RawEntry(rows, None, self.path, self.path, self.scale)
-            rest = read_rows(path, self.targets or "y", None, self.weights)
-            rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
             return RawEntry(rows, large, self.path, self.path, self.scale)
         inputs, targets = str(self.inputs), str(self.targets)
         large = open_large(folder / inputs, None, in_memory=self.in_memory)
         x = np.empty(0) if large is not None else read_array(folder / inputs)
         weights = None if self.weights is None else read_array(folder / self.weights)
         return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets, self.scale)
+
+    def _read_images(self, folder: Path, input_shape: ShapeTuple) -> RawRows:
+        if self.inputs is not None or self.targets is not None or self.weights is not None:
+            msg = f"{folder}: is a folder of images, whose names are the classes; leave out inputs, targets and weights"
+            raise DataError(msg)
+        return read_images(folder, input_shape)
 
 
 class RawEntry(NamedTuple):

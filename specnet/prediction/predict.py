@@ -13,8 +13,9 @@ from specnet.arrays.frames import canonical, trained_names
 from specnet.data.conform import conform_targets, conform_weights, store_inputs
 from specnet.data.dataset import Conversion, Dataset
 from specnet.data.files import array_name, read_array, read_rows
+from specnet.data.image_folder import read_images
 from specnet.data.labels import index_note, reads_text
-from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
+from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_by_name, kind_of
 from specnet.data.spec import DataEntry
 from specnet.errors import DataError, SpecError
 from specnet.files.paths import user_path
@@ -54,7 +55,8 @@ def predict_file(
     """Predict for the rows of a data file; `inputs` and `targets` name its arrays or columns.
 
     By default, the inputs have the names of the run's training data. The columns of a table are looked up by name, so
-    their order does not matter. For a .npy or IDX file, `targets` names a second file. Raises DataError.
+    their order does not matter. For a .npy or IDX file, `targets` names a second file; for a folder of images, any
+    `targets` mean the names of its folders. Raises DataError.
     """
     rows = file_rows(model, path, inputs, targets)
     metrics = {}
@@ -159,6 +161,8 @@ def _read(
     text_targets: bool,
 ) -> RawRows:
     kind = kind_of(source)
+    if kind == "images":
+        return read_images(source, model.input_shape, labelled=targets is not None)
     if kind in ("npy", "idx"):
         target_array = None if targets is None else read_array(user_path(array_name(source, targets)))
         return RawRows(read_array(source), target_array)
@@ -195,7 +199,7 @@ def _read(
 def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
     """Return the name of the training inputs if `source` has the format of the training file, else None."""
     entry = experiment.data.train
-    return entry.inputs if entry.path and kind_of(Path(entry.path)) == kind_of(source) else None
+    return entry.inputs if entry.path and kind_by_name(entry.path) == kind_of(source) else None
 
 
 def run_experiment(model: Model) -> ExperimentSpec | None:
