@@ -47,16 +47,19 @@ class Conversion(NamedTuple):
     def __call__(self, stored: RawArray, out: RawArray | None = None) -> RawArray:
         """Return the inputs, in `out` if it is given."""
         inputs = np.empty(stored.shape, self.dtype) if out is None else out
-        np.copyto(inputs, stored)  # one pass for each is faster than a division that converts in small pieces
-        return inputs if self.scale is None else np.divide(inputs, self.dtype.type(self.scale), inputs)
+        if self.scale is None:
+            np.copyto(inputs, stored)
+        else:
+            np.divide(stored, self.dtype.type(self.scale), inputs)
+        return inputs
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, weights per row or None.
 
-    `stored` are the inputs, or what `conversion` makes inputs of: uint8 values need a quarter of the memory of float32,
-    and are converted a few rows at a time. `names` are the names of the input columns, if the rows come from a table.
+    `stored` are the inputs, or uint8 values that `conversion` converts a few rows at a time, as they need a quarter of
+    the memory of float32. `names` are the names of the input columns, if the rows come from a table.
     `block_rows` is the number of rows in the whole block if these are only the part of one process; otherwise 0.
     """
 

@@ -149,9 +149,7 @@ class DataEntry(Document):
             }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
-    def read(
-        self, folder: Path, input_shape: ShapeTuple, note: Note = ignore, *, text_targets: bool = False
-    ) -> RawEntry:
+    def read(self, folder: Path, input_shape: ShapeTuple, note: Note = ignore, text_targets: bool = False) -> RawEntry:
         """Read the files, a target column as text with `text_targets`; large inputs are only opened.
 
         Images must have the size of `input_shape`. Calls `note` with what is left out. Raises DataError.

@@ -56,7 +56,7 @@ def _training_rows(
     """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
     loss = spec.training.loss.build()
     model = spec.built_model
-    raw = spec.data.train.read(folder, model.input_shape, note, text_targets=reads_text(model, loss))
+    raw = spec.data.train.read(folder, model.input_shape, note, reads_text(model, loss))
     labels = raw.labels(model, loss)
     for text in near_equal(labels):
         note(f"{raw.target_source}: {text}")
@@ -75,7 +75,7 @@ def _rows_like(
     input_shape = spec.built_model.input_shape
     notes: list[str] = []
     try:
-        raw = full.read(folder, input_shape, notes.append, text_targets=text_targets)
+        raw = full.read(folder, input_shape, notes.append, text_targets)
     except NotThereError:
         if full.weights == entry.weights:
             raise
