@@ -16,6 +16,7 @@ from specnet.schema import json_schema
 from specnet.spec import ModelSpec
 from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.registry import layer_types
+from specnet.training.augmentation import AUGMENTATIONS
 from specnet.training.losses import LOSSES
 from specnet.training.metrics import METRICS
 from specnet.training.optimizers import OPTIMIZERS
@@ -65,7 +66,13 @@ def page() -> Iterator[str]:
         schema = experiment["$defs"].get(definition, {})
         yield " ".join(schema.get("description", "").split()) + "\n"
         yield table(schema)
-    choices = {"Losses": LOSSES, "Optimizers": OPTIMIZERS, "Schedules": SCHEDULES, "Metrics": METRICS}
+    choices = {
+        "Losses": LOSSES,
+        "Optimizers": OPTIMIZERS,
+        "Schedules": SCHEDULES,
+        "Metrics": METRICS,
+        "Augmentation": AUGMENTATIONS,
+    }
     for title, classes in choices.items():
         yield f"## {title}\n"
         yield "Write a name, or an object with `type` and the keys below.\n"

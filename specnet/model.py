@@ -107,7 +107,7 @@ class Model:
         """Return the output (batch, *output_shape) for x (batch, *input_shape), and cache what `backward` needs.
 
         The model refers to x until `backward`. Each call with `training` increments `draws.step`, so that dropout draws
-        new elements. Raises ShapeError.
+        new elements. A last axis of length 1 may be missing in x. Raises ShapeError.
         """
         x = self._input(x)
         self._batch = None
@@ -172,6 +172,7 @@ class Model:
             x = in_order(x, trained_names(self.run_state), first)
         is_integer = self.input_dtype.kind == "i"
         array = as_integers(x, first, expected) if is_integer else as_floats(x, self.dtype, first, expected)
+        array = array[..., np.newaxis] if array.ndim > 1 and (*array.shape[1:], 1) == self.input_shape else array
         if array.ndim == 0 or array.shape[1:] != self.input_shape:
             hint = "; a single input needs a batch axis: x[np.newaxis]" if array.shape == self.input_shape else ""
             msg = f"{first}: expected an array of shape {expected}, got {array.shape}{hint}"

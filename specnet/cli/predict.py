@@ -22,7 +22,9 @@ SHOWN_ROWS = 10
 
 def predict(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
-    data: Annotated[str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5 or IDX.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5, IDX; or images.")
+    ],
     inputs: Annotated[
         str | None, typer.Option("--inputs", help='Name of the input array (default "x"), or columns, a,b,c.')
     ] = None,

@@ -66,7 +66,7 @@ def trace(
     path = str(checkpoint_of(path))
     model = load(path) if is_hdf5(path) else build(spec_of(path))
     is_json = input_.lstrip().startswith("[")
-    x = _json_array("--input", input_) if is_json else file_rows(model, input_, column_names(inputs)).inputs[:rows]
+    x = _json_array("--input", input_) if is_json else file_rows(model, input_, column_names(inputs)).part(0, rows)
     loss_function = _loss_of(model, path, loss) if target is not None else None
     targets, upstream = (
         None if text is None else _json_array(name, text) for name, text in (("--target", target), ("--dy", dy))

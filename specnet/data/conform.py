@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from specnet.arrays.conversion import batch_of
+from specnet.data.dataset import Conversion
 from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
 from specnet.document.messages import describe
@@ -20,16 +20,16 @@ LEVELS = 256
 """Fewest float32 values that the range of an input must contain, if conversion to float32 rounds its values."""
 
 
-def refuse_lost_digits(raw: RawArray, values: RawArray, source: str, names: Sequence[str] = ()) -> None:
+def refuse_lost_digits(raw: RawArray, dtype: np.dtype[Any], source: str, names: Sequence[str] = ()) -> None:
     """Check that rows still differ after conversion: 1.7e9 + 1 is 1.7e9 in float32. Raises DataError."""
-    if values.dtype != np.float32 or raw.dtype == np.float32 or len(raw) < 2:
+    if dtype != np.float32 or np.can_cast(raw.dtype, dtype) or len(raw) < 2:
         return
     low, high = raw.min(axis=0).astype(np.float64), raw.max(axis=0).astype(np.float64)
     spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
     lost = ((high > low) & (high - low < LEVELS * spacing)).reshape(-1)
     for column in np.flatnonzero(lost).tolist():
         exact = raw.reshape(len(raw), -1)[:, column]
-        if (values.reshape(len(raw), -1)[:, column] != exact).any():
+        if (exact.astype(dtype) != exact).any():
             which = f'column "{names[column]}"' if names else f"column {column + 1}"
             span = f"{low.reshape(-1)[column]:.12g} to {high.reshape(-1)[column]:.12g}"
             msg = (
@@ -43,22 +43,67 @@ def conform_inputs(
     raw: RawArray,
     spec: ModelSpec,
     source: str,
+    scale: float | None = None,
     *,
     trained: bool = False,
     first_row: int = 0,
     names: Sequence[str] = (),
 ) -> RawArray:
-    """Convert inputs to the model's shape and dtype. Raises DataError, also for NaN and infinity.
+    """Convert inputs to the model's shape and dtype, divided by `scale`. Raises DataError, also for NaN and infinity.
 
-    The input shape of a `trained` model is fixed; the error then advises to choose other inputs. `first_row` is the
-    index of the first row in the file; `names` are the names of the columns.
+    A last axis of length 1 may be missing, as in images without channels. The input shape of a `trained` model is
+    fixed; the error then advises to choose other inputs. `first_row` is the index of the first row in the file; `names`
+    are the names of the columns.
     """
+    stored, conversion = store_inputs(raw, spec, source, scale, trained=trained, first_row=first_row, names=names)
+    return stored if conversion is None else conversion(stored)
+
+
+def store_inputs(
+    raw: RawArray,
+    spec: ModelSpec,
+    source: str,
+    scale: float | None = None,
+    *,
+    trained: bool = False,
+    first_row: int = 0,
+    names: Sequence[str] = (),
+) -> tuple[RawArray, Conversion | None]:
+    """Check inputs as `conform_inputs`, and return the fields `stored` and `conversion` of a Dataset.
+
+    Values of uint8 are not converted.
+    """
+    raw = _fit_shape(raw, spec, source, names, trained=trained)
+    source = f"{source}: inputs"
+    dtype: np.dtype[Any] = np.dtype(spec.dtype)
+    limit = spec.plan().layers[0].input_limit
+    if limit is not None:
+        if scale is not None:
+            msg = f"{source}: the model's first layer takes indices, which scale would change; leave scale out"
+            raise DataError(msg)
+        _check_indices(raw, limit, "an integer", source, first_row)
+        dtype = np.dtype(np.int64)
+    if raw.dtype == np.uint8:
+        return np.ascontiguousarray(raw), Conversion(dtype, scale)
+    if limit is not None:
+        return raw.astype(np.int64), None
+    values = finite(raw, dtype, source, first_row, names)
+    if scale is not None:
+        with np.errstate(over="ignore"):
+            values = finite(values / dtype.type(scale), dtype, source, first_row, names)
+    return values, None
+
+
+def _fit_shape(raw: RawArray, spec: ModelSpec, source: str, names: Sequence[str], *, trained: bool) -> RawArray:
+    """Return rows of numbers in the model's input shape; a last axis of length 1 is added if it is missing."""
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: inputs: expected numbers, got {_what_else(raw, names)}"
         raise DataError(msg)
     if raw.ndim == 0 or len(raw) == 0:
         msg = f"{source}: inputs: there are no rows"
         raise DataError(msg)
+    if raw.ndim > 1 and (*raw.shape[1:], 1) == spec.input_shape:
+        raw = raw[..., np.newaxis]
     if raw.shape[1:] != spec.input_shape:
         hint = f"; set input_shape to {list(raw.shape[1:])}" if raw.ndim > 1 else ""
         if raw.ndim > 2 and np.prod(raw.shape[1:]) == np.prod(spec.input_shape):
@@ -67,10 +112,7 @@ def conform_inputs(
             hint = "; choose other inputs by name (--inputs)"
         msg = f"{source}: inputs: the model expects shape {batch_of(spec.input_shape)}, got {raw.shape}{hint}"
         raise DataError(msg)
-    limit = spec.plan().layers[0].input_limit
-    if limit is not None:
-        return _check_indices(raw, limit, "an integer", f"{source}: inputs", first_row)
-    return finite(raw, np.dtype(spec.dtype), f"{source}: inputs", first_row, names)
+    return raw
 
 
 def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0, names: Sequence[str] = ()) -> RawArray:
@@ -163,13 +205,12 @@ def _check_classes(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
         msg = f"{source}: expected one class index per row, got shape {raw.shape}"
         raise DataError(msg)
     hint = "" if spec.labels else "; to name classes otherwise, set labels in the model document"
-    return _check_indices(raw, spec.output_shape[-1], "a class", source, hint=hint)
+    _check_indices(raw, spec.output_shape[-1], "a class", source, hint=hint)
+    return raw.astype(np.int64)
 
 
-def _check_indices(
-    raw: RawArray, count: int, what: str, source: str, first_row: int = 0, hint: str = ""
-) -> npt.NDArray[np.int64]:
-    """Check that all values are integers from 0 to count - 1, and return them as int64."""
+def _check_indices(raw: RawArray, count: int, what: str, source: str, first_row: int = 0, hint: str = "") -> None:
+    """Check that all values are integers from 0 to count - 1. Raises DataError."""
     with np.errstate(invalid="ignore"):
         invalid = (raw < 0) | (raw >= count) | (np.floor(raw) != raw) | np.isnan(raw)
     if invalid.any():
@@ -177,7 +218,6 @@ def _check_indices(
         value = raw[tuple(position)]
         msg = f"{source}: {_locate(position, first_row)}: expected {what} from 0 to {count - 1}, got {value}{hint}"
         raise DataError(msg)
-    return raw.astype(np.int64)
 
 
 def _what_else(raw: RawArray, names: Sequence[str]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet import kernels
+from specnet.arrays.conversion import size_of
 from specnet.arrays.randomness import permutation
 from specnet.data.raw import RawArray
 from specnet.mpi.batch_shares import BatchShare
@@ -37,31 +38,63 @@ class Features(NamedTuple):
     high: npt.NDArray[np.float64]
 
 
+class Conversion(NamedTuple):
+    """How stored values become inputs: in the model's dtype, divided by `scale`."""
+
+    dtype: np.dtype[Any]
+    scale: float | None = None
+
+    def __call__(self, stored: RawArray, out: RawArray | None = None) -> RawArray:
+        """Return the inputs, in `out` if it is given."""
+        inputs = np.empty(stored.shape, self.dtype) if out is None else out
+        if self.scale is None:
+            np.copyto(inputs, stored)
+        else:
+            np.divide(stored, self.dtype.type(self.scale), inputs)
+        return inputs
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, weights per row or None.
 
-    `names` are the names of the input columns, if the rows come from a table. `block_rows` is the number of rows in
-    the whole block if these are only the part of one process; otherwise 0.
+    `stored` are the inputs, or uint8 values that `conversion` converts a few rows at a time, as they need a quarter of
+    the memory of float32. `names` are the names of the input columns, if the rows come from a table.
+    `block_rows` is the number of rows in the whole block if these are only the part of one process; otherwise 0.
     """
 
-    inputs: RawArray
+    stored: RawArray
     targets: RawArray
     weights: RawArray | None = None
     names: tuple[str, ...] = ()
     block_rows: int = 0
+    conversion: Conversion | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.stored)
+
+    @property
+    def inputs(self) -> RawArray:
+        """The inputs of all rows; a new array if they are stored otherwise."""
+        return self.stored if self.conversion is None else self.conversion(self.stored)
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        """The dtype of `inputs`."""
+        return self.stored.dtype if self.conversion is None else self.conversion.dtype
+
+    @property
+    def _row_bytes(self) -> int:
+        return max(size_of(self.stored.shape[1:]) * self.input_dtype.itemsize, 1)
 
     def rows(self, indices: RawArray | slice) -> Dataset:
         """Return some rows: copies for indices, views for a slice."""
         weights = None if self.weights is None else self.weights[indices]
-        return Dataset(self.inputs[indices], self.targets[indices], weights, self.names)
+        return Dataset(self.stored[indices], self.targets[indices], weights, self.names, conversion=self.conversion)
 
     def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
         """Yield rows [first, stop) in order, at most `rows` at a time; fewer if a row is large."""
-        rows = min(rows, max(PART_BYTES // max(self.inputs[:1].nbytes, 1), 1))
+        rows = min(rows, max(PART_BYTES // self._row_bytes, 1))
         stop = len(self) if stop is None else stop
         for start in range(first, stop, rows):
             yield self.rows(slice(start, min(start + rows, stop)))
@@ -77,26 +110,28 @@ class Dataset:
             yield from self._shared_blocks(size, order, first, share)
             return
         count = len(self)
-        row_bytes = max(self.inputs[:1].nbytes, 1)
-        step = size * max(BLOCK_BYTES // (size * row_bytes), 1)
+        step = size * max(BLOCK_BYTES // (size * self._row_bytes), 1)
         if order is None:
             for start in range(first, count, step):
                 yield self.rows(slice(start, start + step))
             return
         indices = permutation(order.seed, "shuffle", order.epoch, count)
-        buffer = np.empty((min(step, count), *self.inputs.shape[1:]), self.inputs.dtype)
+        gathered = np.empty((min(step, count), *self.stored.shape[1:]), self.stored.dtype)
+        converted = gathered if self.conversion is None else np.empty(gathered.shape, self.input_dtype)
         for start in range(first, count, step):
             rows = indices[start : start + step]
-            inputs = buffer[: len(rows)]
-            if not kernels.gather(self.inputs, rows, inputs):
-                self.inputs.take(rows, 0, inputs, "clip")
+            inputs = gathered[: len(rows)]
+            if not kernels.gather(self.stored, rows, inputs):
+                self.stored.take(rows, 0, inputs, "clip")
+            if self.conversion is not None:
+                inputs = self.conversion(inputs, converted[: len(rows)])
             weights = None if self.weights is None else self.weights[rows]
             yield Dataset(inputs, self.targets[rows], weights)
 
     def _shared_blocks(self, size: int, order: Order | None, first: int, share: BatchShare) -> Iterator[Dataset]:
         """Yield this process's part of the blocks, without reading any other row."""
         count = len(self)
-        step = size * max(BLOCK_BYTES // (size * max(self.inputs[:1].nbytes, 1)), 1) * share.world.size
+        step = size * max(BLOCK_BYTES // (size * self._row_bytes), 1) * share.world.size
         indices = None if order is None else permutation(order.seed, "shuffle", order.epoch, count)
         for start in range(first, count, step):
             rows = min(step, count - start)
@@ -106,16 +141,21 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all values. A run can only resume with the data that it began with."""
-        return rows_digest(np.ascontiguousarray(self.inputs).data, self.targets, self.weights)
+        hasher = hashlib.sha256()
+        for part in self.in_order(max(len(self), 1)):
+            hasher.update(np.ascontiguousarray(part.inputs).data)
+        return finish_digest(hasher, self.targets, self.weights)
 
     def features(self) -> Features:
         """Return the range of each input."""
-        return Features(self.inputs.min(axis=0).astype(np.float64), self.inputs.max(axis=0).astype(np.float64))
+        low, high = self.stored.min(axis=0), self.stored.max(axis=0)
+        if self.conversion is not None:
+            low, high = self.conversion(low), self.conversion(high)
+        return Features(low.astype(np.float64), high.astype(np.float64))
 
 
-def rows_digest(inputs: bytes | memoryview, targets: RawArray, weights: RawArray | None) -> str:
-    """Return the SHA-256, in hex, of inputs (or of their digest), targets and weights, in this order."""
-    hasher = hashlib.sha256(inputs)
+def finish_digest(hasher: Any, targets: RawArray, weights: RawArray | None) -> str:
+    """Return the SHA-256, in hex, of what `hasher` has seen of the inputs, then targets and weights."""
     hasher.update(np.ascontiguousarray(targets).data)
     if weights is not None:
         hasher.update(weights.data)

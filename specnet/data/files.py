@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from specnet.data.raw import (
+    IDX_TYPES,
     STEPWISE,
     TABLES,
     Columns,
@@ -25,12 +25,14 @@ from specnet.data.raw import (
     pick,
     refuse_bomb,
     text_array,
+    unpacked,
 )
 from specnet.errors import DataError
 from specnet.files.hdf5_storage import storage_fault
 from specnet.files.regular import check_regular, open_regular
 
-_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+PART_BYTES = 2**20
+"""Bytes that are unpacked at once."""
 
 
 def read_rows(
@@ -64,6 +66,9 @@ def read_rows(
             fill=fill,
             text_targets=text_targets,
         )
+    if kind == "images":
+        msg = f"{path}: is a folder, expected a file; only the data entry of an experiment can be a folder of images"
+        raise DataError(msg)
     if kind in ("npy", "idx"):
         if targets is not None or weights is not None:
             msg = f"{path}: a .{kind} file holds one array; put targets and weights in separate files"
@@ -154,19 +159,28 @@ def _read_hdf5(path: Path, names: Sequence[str]) -> list[RawArray]:
 
 def _read_idx(path: Path) -> RawArray:
     """Read an IDX file, the format of MNIST: two zero bytes, type, rank, sizes (big-endian), data."""
-    with open_regular(path) as opened, gzip.open(opened) if path.name.endswith(".gz") else opened as file:
+    with open_regular(path) as opened, unpacked(opened) as file:
         header = file.read(4)
-        if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in _IDX_TYPES:
+        if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in IDX_TYPES:
             msg = f"{path}: is not an IDX file: its first bytes are {header.hex(' ') or 'missing'}"
             raise DataError(msg)
-        dtype, rank = np.dtype(_IDX_TYPES[header[2]]), header[3]
+        dtype, rank = np.dtype(IDX_TYPES[header[2]]), header[3]
         sizes = file.read(4 * rank)
         shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
         size = dtype.itemsize * math.prod(shape)
         refuse_bomb(path, size)
-        data = file.read(size + 1) if len(sizes) == 4 * rank else b""
-    if len(sizes) != 4 * rank or len(data) != size:
-        msg = f"{path}: does not match its header: expected {size} bytes for shape {shape}, got {len(data)}"
+        array = np.empty(shape, dtype)
+        found = _read_into(file, array) + len(file.read(1)) if len(sizes) == 4 * rank else 0
+    if len(sizes) != 4 * rank or found != size:
+        msg = f"{path}: does not match its header: expected {size} bytes for shape {shape}, got {found}"
         raise DataError(msg)
-    array = np.frombuffer(data, dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_into(file: BinaryIO, array: RawArray) -> int:
+    """Fill an array from a file in parts, so that memory holds it once; return the number of bytes read."""
+    view, done = array.reshape(-1).view(np.uint8).data, 0
+    while part := file.read(min(len(view) - done, PART_BYTES)):
+        view[done : done + len(part)] = part
+        done += len(part)
+    return done

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ import numpy.typing as npt
 from specnet.arrays.frames import canonical
 from specnet.document.messages import suggestion
 from specnet.errors import DataError
-from specnet.files.regular import most_unpacked
+from specnet.files.paths import is_folder
+from specnet.files.regular import most_unpacked, open_regular
 
 RawArray: TypeAlias = npt.NDArray[Any]
 
@@ -43,6 +45,10 @@ _SUFFIXES = {
 }
 
 
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+"""The types of numbers in an IDX file, by the third byte of the file."""
+
+
 _UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, SyntaxError, tokenize.TokenError,
     zipfile.BadZipFile, zlib.error,
@@ -66,18 +72,47 @@ def ignore(_text: str) -> None:
     """Ignore a note."""
 
 
-def kind_of(path: Path) -> str:
-    """Return the format of a data file, from its name. Raises DataError."""
-    name = path.name.lower()
+def kind_by_name(path: str | Path) -> str | None:
+    """Return the format that a file's name states, None for names that state none."""
+    name = Path(path).name.lower()
     for suffix, kind in _SUFFIXES.items():
         if name.endswith(suffix):
             return kind
     stem = name.removesuffix(".gz")
-    if stem.endswith((".idx", "ubyte")) or "-idx" in stem or ".idx" in stem:
-        return "idx"
-    known = ", ".join(_SUFFIXES)
-    msg = f"{path}: unknown kind of data file; expected {known} or IDX (.idx, -ubyte, with or without .gz)"
-    raise DataError(msg)
+    return "idx" if stem.endswith((".idx", "ubyte")) or "-idx" in stem or ".idx" in stem else None
+
+
+def kind_of(path: Path) -> str:
+    """Return the format of a data file by its name; if that states none, "images" for a folder, or "idx" by content.
+
+    Raises DataError.
+    """
+    kind = kind_by_name(path)
+    if kind is None and is_folder(path):
+        kind = "images"
+    elif kind is None and _begins_as_idx(path):
+        kind = "idx"
+    if kind is None:
+        known = ", ".join(_SUFFIXES)
+        msg = f"{path}: unknown kind of data file; expected {known}, IDX (.idx, -ubyte) or a folder of images"
+        raise DataError(msg)
+    return kind
+
+
+def _begins_as_idx(path: Path) -> bool:
+    try:
+        with open_regular(path) as opened, unpacked(opened) as file:
+            magic = file.read(4)
+    except _UNREADABLE:
+        return False
+    return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_TYPES and magic[3] > 0
+
+
+def unpacked(file: BinaryIO) -> BinaryIO:
+    """Return a file that yields what gzip has packed into `file`, or `file` itself if it is not packed."""
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb")) if packed else file
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:

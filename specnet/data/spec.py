@@ -10,12 +10,14 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from specnet.arrays.frames import canonical
-from specnet.data.conform import conform_inputs, conform_targets, conform_weights, refuse_lost_digits
+from specnet.arrays.parameters import ShapeTuple
+from specnet.data.conform import conform_targets, conform_weights, refuse_lost_digits, store_inputs
 from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
+from specnet.data.image_folder import read_images
 from specnet.data.labels import TargetRules, labels_of
 from specnet.data.large_arrays import LargeArray, open_large
-from specnet.data.raw import Note, RawRows, ignore, kind_of
+from specnet.data.raw import Note, RawArray, RawRows, ignore, kind_by_name, kind_of
 from specnet.data.streaming import AnyDataset, StreamedDataset
 from specnet.document.base import Document
 from specnet.document.messages import first_duplicate, mismatch, problem
@@ -62,6 +64,10 @@ def _parse_fill(value: Any) -> Any:
     return {key: float(number) for key, number in value.items()} if isinstance(value, Mapping) else float(value)
 
 
+Scale = Annotated[float, Field(ge=1e-30, le=1e30), expecting("a positive number, from 1e-30 to 1e30")]
+"""Limits that float32 can divide by."""
+
+
 class DataEntry(Document):
     """A set of rows: one file and the names of its arrays or columns, or separate files for inputs and targets."""
 
@@ -71,12 +77,14 @@ class DataEntry(Document):
                 {"path": "digits.npz", "inputs": "x", "targets": "y"},
                 {"inputs": "images.npy", "targets": "labels.npy"},
                 {"path": "iris.csv", "targets": "species"},
+                {"path": "photos", "scale": 255},
             ]
         }
     )
 
     path: Text = ""
-    """The file (.npz, .csv, .parquet, .h5), relative to the document. Omit it if inputs and targets are files."""
+    """The file (.npz, .csv, .parquet, .h5), or a folder that has a folder of images for each class; relative to the
+    document. Omit it if inputs and targets are files."""
     inputs: Columns | None = None
     """Name of the input array or columns, or, without path, a separate file (.npy, IDX). Default: "x"; in a table, all
     columns except targets and weights."""
@@ -93,6 +101,9 @@ class DataEntry(Document):
     missing: Annotated[tuple[Text, ...] | None, BeforeValidator(as_tuple)] = None
     """Values of a .csv file, without quotes, that mean a missing value, besides the empty one. Default: NA, N/A, n/a,
     #N/A, <NA>, NaN, nan, NULL, null, ?."""
+    scale: Scale | None = None
+    """Number by which every input value is divided, for example 255 for pixels from 0 to 255; also for the validation
+    rows, and in files given to commands with the run's checkpoints."""
     in_memory: Flag | None = None
     """Whether to read all inputs into memory. Default: true, except for .npy and .h5 files of 1 GiB or more."""
 
@@ -117,30 +128,31 @@ class DataEntry(Document):
         return values
 
     def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
-        """Return the entry; columns, arrays, `fill` and `missing` that it leaves out are those of `other`, in training.
+        """Return the entry; `scale` is that of `other`, in training, if it leaves it out.
 
-        `names` are the input columns used in training. Raises DataError if this entry has different ones.
+        In a file of the same format, this also holds for columns, arrays, `fill` and `missing`. `names` are the input
+        columns used in training. Raises DataError if this entry has different ones.
         """
-        if not self.path or not other.path or kind_of(Path(self.path)) != kind_of(Path(other.path)):
-            return self
-        columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
-        if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
-            detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
-            msg = f"{self.path}: expected {detail}; leave inputs out"
-            raise DataError(msg)
-        defaults = {
-            "inputs": names or other.inputs,
-            "targets": other.targets,
-            "weights": other.weights,
-            "fill": other.fill,
-            "missing": other.missing,
-        }
+        defaults: dict[str, Any] = {"scale": other.scale}
+        if self.path and other.path and kind_by_name(self.path) == kind_by_name(other.path):
+            columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
+            if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
+                detail = f"the training columns {', '.join(names)}, got {', '.join(columns)}"
+                msg = f"{self.path}: expected {detail}; leave inputs out"
+                raise DataError(msg)
+            defaults |= {
+                "inputs": names or other.inputs,
+                "targets": other.targets,
+                "weights": other.weights,
+                "fill": other.fill,
+                "missing": other.missing,
+            }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
-    def read(self, folder: Path, note: Note = ignore, text_targets: bool = False) -> RawEntry:
+    def read(self, folder: Path, input_shape: ShapeTuple, note: Note = ignore, text_targets: bool = False) -> RawEntry:
         """Read the files, a target column as text with `text_targets`; large inputs are only opened.
 
-        Calls `note` with what is left out. Raises DataError.
+        Images must have the size of `input_shape`. Calls `note` with what is left out. Raises DataError.
         """
         if self.path:
             path = folder / self.path
@@ -148,19 +160,28 @@ class DataEntry(Document):
                 msg = f"{path}: holds one array; without path, name one file each under inputs and targets"
                 raise DataError(msg)
             large = open_large(path, self.inputs, in_memory=self.in_memory)
-            if large is None:
+            if large is not None:
+                rest = read_rows(path, self.targets or "y", None, self.weights)
+                rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
+            elif kind_of(path) == "images":
+                rows = self._read_images(path, input_shape)
+            else:
                 names = self.inputs, self.targets or "y", self.weights
                 rows = read_rows(
                     path, *names, fill=self.fill, missing=self.missing, text_targets=text_targets, note=note
                 )
-                return RawEntry(rows, None, self.path, self.path)
-            rest = read_rows(path, self.targets or "y", None, self.weights)
-            return RawEntry(rest._replace(inputs=rest.inputs[:0], targets=rest.inputs), large, self.path, self.path)
+            return RawEntry(rows, large, self.path, self.path, self.scale)
         inputs, targets = str(self.inputs), str(self.targets)
         large = open_large(folder / inputs, None, in_memory=self.in_memory)
         x = np.empty(0) if large is not None else read_array(folder / inputs)
         weights = None if self.weights is None else read_array(folder / self.weights)
-        return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets)
+        return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets, self.scale)
+
+    def _read_images(self, folder: Path, input_shape: ShapeTuple) -> RawRows:
+        if self.inputs is not None or self.targets is not None or self.weights is not None:
+            msg = f"{folder}: is a folder of images, whose names are the classes; leave out inputs, targets and weights"
+            raise DataError(msg)
+        return read_images(folder, input_shape)
 
 
 class RawEntry(NamedTuple):
@@ -170,6 +191,7 @@ class RawEntry(NamedTuple):
     large: LargeArray | None
     source: str
     target_source: str
+    scale: float | None = None
 
     def labels(self, spec: ModelSpec, loss: TargetRules) -> tuple[str, ...]:
         """Return the class names: those of the model document, or those in text targets. Raises DataError."""
@@ -179,17 +201,20 @@ class RawEntry(NamedTuple):
         """Convert the rows for a model and its loss. Raises DataError."""
         raw, large = self.rows, self.large
         assert raw.targets is not None
-        count = large.shape[0] if large is not None and large.shape else 0
-        x = conform_inputs(raw.inputs, spec, self.source, names=raw.names) if large is None else None
-        if x is not None:
-            refuse_lost_digits(raw.inputs, x, self.source, raw.names)
-        count = count if x is None else len(x)
-        y = conform_targets(raw.targets, spec, loss, count, self.target_source)
-        weights = conform_weights(raw.weights, spec, count, self.target_source)
-        if x is None:
-            assert large is not None
-            return StreamedDataset(large, y, weights, spec, self.source)
-        return Dataset(x, y, weights, raw.names)
+        if large is not None:
+            y, weights = self._targets(raw.targets, spec, loss, large.shape[0] if large.shape else 0)
+            return StreamedDataset(large, y, weights, spec, self.source, self.scale)
+        stored, conversion = store_inputs(raw.inputs, spec, self.source, self.scale, names=raw.names)
+        refuse_lost_digits(raw.inputs, stored.dtype, self.source, raw.names)
+        y, weights = self._targets(raw.targets, spec, loss, len(stored))
+        return Dataset(stored, y, weights, raw.names, conversion=conversion)
+
+    def _targets(
+        self, raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
+    ) -> tuple[RawArray, RawArray | None]:
+        """Return targets and weights, converted. Raises DataError."""
+        y = conform_targets(raw, spec, loss, rows, self.target_source)
+        return y, conform_weights(self.rows.weights, spec, rows, self.target_source)
 
 
 class Fraction(Document):

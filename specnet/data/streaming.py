@@ -15,7 +15,7 @@ import numpy as np
 
 from specnet.arrays.randomness import permutation
 from specnet.data.conform import conform_inputs
-from specnet.data.dataset import Dataset, Features, Order, rows_digest
+from specnet.data.dataset import Dataset, Features, Order, finish_digest
 from specnet.data.large_arrays import LargeArray, RowRange
 from specnet.data.prefetch import prefetch
 from specnet.data.raw import RawArray
@@ -43,13 +43,20 @@ class StreamedDataset:
     names: tuple[str, ...] = ()
 
     def __init__(
-        self, inputs: LargeArray, targets: RawArray, weights: RawArray | None, spec: ModelSpec, source: str
+        self,
+        inputs: LargeArray,
+        targets: RawArray,
+        weights: RawArray | None,
+        spec: ModelSpec,
+        source: str,
+        scale: float | None = None,
     ) -> None:
         self._file = inputs
         self.targets = targets
         self.weights = weights
         self._spec = spec
         self._source = source
+        self._scale = scale
         self._row_bytes = max(inputs.dtype.itemsize, np.dtype(spec.dtype).itemsize) * math.prod(inputs.shape[1:])
         self._features, self._inputs_digest, no_inputs = self._scan()
         self._no_rows = (no_inputs, targets[:0], None if weights is None else weights[:0])
@@ -73,7 +80,7 @@ class StreamedDataset:
 
     def _read(self, *spans: RowRange) -> Iterator[RawArray]:
         for (start, _), values in zip(spans, self._file.read(*spans), strict=True):
-            yield conform_inputs(values, self._spec, self._source, first_row=start)
+            yield conform_inputs(values, self._spec, self._source, self._scale, first_row=start)
 
     def _read_parts(self, *spans: RowRange) -> Iterator[Dataset]:
         for (start, stop), inputs in zip(spans, self._read(*spans), strict=True):
@@ -158,7 +165,7 @@ class StreamedDataset:
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all values. A run can only resume with the data that it began with."""
-        return rows_digest(self._inputs_digest.encode(), self.targets, self.weights)
+        return finish_digest(hashlib.sha256(self._inputs_digest.encode()), self.targets, self.weights)
 
     def features(self) -> Features:
         """Return the range of each input."""

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from specnet.arrays.frames import canonical, trained_names
-from specnet.data.conform import conform_inputs, conform_targets, conform_weights
-from specnet.data.dataset import Dataset
+from specnet.data.conform import conform_targets, conform_weights, store_inputs
+from specnet.data.dataset import Conversion, Dataset
 from specnet.data.files import array_name, read_array, read_rows
+from specnet.data.image_folder import read_images
 from specnet.data.labels import index_note, reads_text
-from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_of
+from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_by_name, kind_of
 from specnet.data.spec import DataEntry
 from specnet.errors import DataError, SpecError
 from specnet.files.paths import user_path
 from specnet.model import Model
+from specnet.prediction.out_of_range import OutOfRange
 from specnet.training.epoch_metrics import evaluate, evaluation_rows
 from specnet.training.losses.base import Loss
 from specnet.training.spec.checks import metric_specs
 from specnet.training.spec.experiment_spec import ExperimentSpec
-
-FAR = 3  # range widths outside the training range from which on an input is out of range
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,32 @@ def predict_file(
     """Predict for the rows of a data file; `inputs` and `targets` name its arrays or columns.
 
     By default, the inputs have the names of the run's training data. The columns of a table are looked up by name, so
-    their order does not matter. For a .npy or IDX file, `targets` names a second file. Raises DataError.
+    their order does not matter. For a .npy or IDX file, `targets` names a second file; for a folder of images, any
+    `targets` mean the names of its folders. Raises DataError.
     """
     rows = file_rows(model, path, inputs, targets)
     metrics = {}
     if rows.targets is not None and rows.loss is not None and rows.experiment is not None:
-        dataset = Dataset(rows.inputs, rows.targets)
+        dataset = Dataset(rows.stored, rows.targets, conversion=rows.conversion)
         metrics = evaluate(model, rows.loss, dataset, metric_specs(rows.experiment.training)).values()
-    outputs, classes = answers(model, rows.loss, rows.inputs, logits=logits)
+    outputs, classes, out_of_range = _answer_all(model, rows, logits=logits)
     raw_note = "the checkpoint holds no training run, so these are the model's own outputs, not probabilities"
     raw_notes = [raw_note] if rows.loss is None and model.spec.labels and not logits else []
-    notes = (*rows.notes, *raw_notes, *_out_of_range_notes(model, rows.inputs, rows.names))
+    notes = (*rows.notes, *raw_notes, *out_of_range.notes(model, len(rows.stored), rows.names))
     return Prediction(outputs, _names(model), classes, metrics, notes)
+
+
+def _answer_all(model: Model, rows: FileRows, *, logits: bool) -> tuple[RawArray, RawArray | None, OutOfRange]:
+    """Return outputs, classes and out-of-range rows of a file; its rows are converted and predicted in parts."""
+    step = evaluation_rows(model)
+    outputs, classes, out_of_range = [], [], OutOfRange()
+    for start in range(0, len(rows.stored), step):
+        x = rows.part(start, start + step)
+        part, part_classes = answers(model, rows.loss, x, logits=logits)
+        outputs.append(part)
+        classes += [] if part_classes is None else [part_classes]
+        out_of_range = out_of_range.add(model, x, start)
+    return np.concatenate(outputs), np.concatenate(classes) if classes else None, out_of_range
 
 
 def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tuple[RawArray, RawArray | None]:
@@ -78,19 +91,31 @@ def answers(model: Model, loss: Loss | None, x: RawArray, *, logits: bool) -> tu
     return outputs, _classes(model, loss, outputs, logits)
 
 
-class FileRows(NamedTuple):
-    """Rows of a file, converted for a model; experiment and loss are None if no training run saved the model.
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of a file for a model; experiment and loss are None if no training run saved the model.
 
-    `notes` tell what the reader left out.
+    `stored` and `conversion` are those of a Dataset. `notes` tell what the reader left out.
     """
 
-    inputs: RawArray
+    stored: RawArray
+    conversion: Conversion | None
     targets: RawArray | None
     names: tuple[str, ...]
     experiment: ExperimentSpec | None
     loss: Loss | None
     notes: tuple[str, ...]
     weights: RawArray | None
+
+    @cached_property
+    def inputs(self) -> RawArray:
+        """The inputs of all rows."""
+        return self.part(0, len(self.stored))
+
+    def part(self, start: int, stop: int) -> RawArray:
+        """Return the inputs of rows [start, stop)."""
+        stored = self.stored[start:stop]
+        return stored if self.conversion is None else self.conversion(stored)
 
 
 def file_rows(
@@ -105,24 +130,23 @@ def file_rows(
     loss = None if experiment is None else experiment.training.loss.build()
     text_targets = loss is not None and reads_text(model.spec, loss)
     notes: list[str] = []
+    source = os.fspath(path)
     raw = _read(model, experiment, user_path(path), inputs, targets, weights, notes, text_targets=text_targets)
-    x = conform_inputs(raw.inputs, model.spec, os.fspath(path), trained=True, names=raw.names)
+    x, conversion = store_inputs(raw.inputs, model.spec, source, input_scale(experiment), trained=True, names=raw.names)
     y = None
     if raw.targets is not None:
         if loss is None:
-            msg = f"{os.fspath(path)}: targets need the loss of a run, and the checkpoint holds no training run"
+            msg = f"{source}: targets need the loss of a run, and the checkpoint holds no training run"
             raise DataError(msg)
-        y = conform_targets(raw.targets, model.spec, loss, len(x), os.fspath(path))
+        y = conform_targets(raw.targets, model.spec, loss, len(x), source)
         notes += filter(None, [index_note(raw.targets, model.spec, loss)])
-    return FileRows(
-        x,
-        y,
-        raw.names,
-        experiment,
-        loss,
-        tuple(notes),
-        conform_weights(raw.weights, model.spec, len(x), os.fspath(path)),
-    )
+    w = conform_weights(raw.weights, model.spec, len(x), source)
+    return FileRows(x, conversion, y, raw.names, experiment, loss, tuple(notes), w)
+
+
+def input_scale(experiment: ExperimentSpec | None) -> float | None:
+    """Return the number by which the run divided its inputs, so that files are divided too."""
+    return None if experiment is None else experiment.data.train.scale
 
 
 def _read(
@@ -137,6 +161,8 @@ def _read(
     text_targets: bool,
 ) -> RawRows:
     kind = kind_of(source)
+    if kind == "images":
+        return read_images(source, model.input_shape, labelled=targets is not None)
     if kind in ("npy", "idx"):
         target_array = None if targets is None else read_array(user_path(array_name(source, targets)))
         return RawRows(read_array(source), target_array)
@@ -173,41 +199,7 @@ def _read(
 def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:
     """Return the name of the training inputs if `source` has the format of the training file, else None."""
     entry = experiment.data.train
-    return entry.inputs if entry.path and kind_of(Path(entry.path)) == kind_of(source) else None
-
-
-def _out_of_range_notes(model: Model, x: RawArray, names: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if inputs lie more than FAR range widths outside the training range."""
-    far = far_values(model, x)
-    if far is not None and far.any():
-        yield far_note(model, x, names, far)
-
-
-def far_values(model: Model, x: RawArray) -> RawArray | None:
-    """Return a boolean mask (rows, inputs) of the out-of-range inputs, None if the training range is unknown."""
-    state = model.run_state or {}
-    low, high = state.get("features/low"), state.get("features/high")
-    if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray) or {low.shape, high.shape} != {x.shape[1:]}:
-        return None
-    width = FAR * np.where(high > low, high - low, np.maximum(np.abs(low), 1))
-    return ((x < low - width) | (x > high + width)).reshape(len(x), -1)
-
-
-def far_note(
-    model: Model, x: RawArray, names: tuple[str, ...], far: RawArray, first_row: int = 0, count: int = 0, total: int = 0
-) -> str:
-    """Return the warning: the number of out-of-range rows, and the first; x starts at `first_row` of `total` rows."""
-    state = model.run_state or {}
-    rows = np.flatnonzero(far.any(axis=1))
-    column = int(far[rows[0]].argmax())
-    input_name = names[column] if column < len(names) else f"input {column + 1}"
-    low, high = (state[f"features/{key}"].reshape(-1)[column] for key in ("low", "high"))
-    value = x.reshape(len(x), -1)[rows[0], column]
-    return (
-        f"{count or len(rows)} of {total or len(x)} rows have inputs far outside the range of the training rows: "
-        f"row {first_row + rows[0] + 1}, {input_name} is {value:g}, was {low:g} to {high:g} in training; "
-        "predictions for these rows are unreliable"
-    )
+    return entry.inputs if entry.path and kind_by_name(entry.path) == kind_of(source) else None
 
 
 def run_experiment(model: Model) -> ExperimentSpec | None:

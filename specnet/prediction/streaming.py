@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +26,8 @@ from specnet.files.paths import user_path
 from specnet.files.sparse import SparseFile
 from specnet.model import Model
 from specnet.mpi.world import SINGLE, World
-from specnet.prediction.predict import answers, far_note, far_values, run_experiment, trained_inputs
+from specnet.prediction.out_of_range import OutOfRange
+from specnet.prediction.predict import answers, input_scale, run_experiment, trained_inputs
 from specnet.training.epoch_metrics import evaluation_rows
 from specnet.training.losses.base import Loss
 
@@ -38,15 +39,6 @@ class StreamedPrediction(NamedTuple):
 
     rows: int
     notes: tuple[str, ...]
-
-
-class _OutOfRange(NamedTuple):
-    """Out-of-range rows: their number, and of the first one its index, its inputs and the mask of its inputs."""
-
-    rows: int = 0
-    first: int = 0
-    x: RawArray | None = None
-    far: RawArray | None = None
 
 
 def can_stream(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alone: bool = True) -> bool:
@@ -85,7 +77,8 @@ def predict_stream(
     name, suffix = inputs or default, Path(out).suffix.lower()
 
     def open_rows() -> _RowPredictor:
-        return _RowPredictor(model, loss, open_array(user_path(data), name), os.fspath(data), suffix, logits=logits)
+        source, scale = open_array(user_path(data), name), input_scale(experiment)
+        return _RowPredictor(model, loss, source, os.fspath(data), suffix, scale, logits=logits)
 
     predictor = world.collectively(open_rows)
     with contextlib.ExitStack() as stack:
@@ -100,7 +93,7 @@ def predict_stream(
         temporary, descriptor = world.collectively(lambda: _with_data_errors(out, create))
         temporary = world.broadcast(temporary)
 
-        def fill() -> _OutOfRange:
+        def fill() -> OutOfRange:
             if world.rank == 0:
                 return predictor.fill(descriptor, world)
             with Path(temporary).open("r+b", buffering=0) as file:
@@ -110,7 +103,9 @@ def predict_stream(
 
         parts = world.gather(world.collectively(lambda: _with_data_errors(out, fill)))
         world.collectively(lambda: _with_data_errors(out, stack.close))
-    return StreamedPrediction(predictor.rows, tuple(_notes(model, parts, predictor.rows)))
+    first = next((part for part in parts if part.rows), OutOfRange())
+    out_of_range = first._replace(rows=sum(part.rows for part in parts))
+    return StreamedPrediction(predictor.rows, tuple(out_of_range.notes(model, predictor.rows)))
 
 
 def _with_data_errors(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
@@ -122,23 +117,25 @@ def _with_data_errors(out: str | os.PathLike[str], work: Callable[[], T]) -> T:
         raise DataError(msg) from error
 
 
-def _notes(model: Model, parts: list[_OutOfRange], rows: int) -> Iterator[str]:
-    first = next((part for part in parts if part.rows), None)
-    if first is not None and first.x is not None and first.far is not None:
-        count = sum(part.rows for part in parts)
-        yield far_note(model, first.x, (), first.far, first.first, count, rows)
-
-
 class _RowPredictor:
     """Predicts rows and writes each to its place in the output file."""
 
     def __init__(
-        self, model: Model, loss: Loss | None, source: LargeArray, name: str, suffix: str, *, logits: bool
+        self,
+        model: Model,
+        loss: Loss | None,
+        source: LargeArray,
+        name: str,
+        suffix: str,
+        scale: float | None,
+        *,
+        logits: bool,
     ) -> None:
         self.model = model
         self.loss = loss
         self.source = source
         self.name = name
+        self.scale = scale
         self.logits = logits
         self.rows = source.shape[0] if source.shape else 0
         if not self.rows:
@@ -153,7 +150,7 @@ class _RowPredictor:
 
     def _predict(self, start: int, stop: int) -> tuple[RawArray, RawArray, RawArray | None]:
         (rows,) = self.source.read((start, stop))
-        x = conform_inputs(rows, self.model.spec, self.name, trained=True, first_row=start)
+        x = conform_inputs(rows, self.model.spec, self.name, self.scale, trained=True, first_row=start)
         return x, *answers(self.model, self.loss, x, logits=self.logits)
 
     def _layout(self, suffix: str) -> tuple[dict[int, bytes], dict[str, int]]:
@@ -175,37 +172,27 @@ class _RowPredictor:
         for offset, data in self._head.items():
             write_at(descriptor, offset, data)
 
-    def fill(self, descriptor: int, world: World) -> _OutOfRange:
+    def fill(self, descriptor: int, world: World) -> OutOfRange:
         """Predict and write the chunks of this process, and return its out-of-range rows."""
         chunk_rows = evaluation_rows(self.model)
         chunks = -(-self.rows // chunk_rows)
         first, stop = (min(chunk * chunk_rows, self.rows) for chunk in world.share(chunks))
         row_bytes = max(math.prod(self.source.shape[1:]) * 8, 1)
         step = max(CHUNK_BYTES // (row_bytes * chunk_rows), 1) * chunk_rows
-        out_of_range = _OutOfRange()
+        out_of_range = OutOfRange()
         for start in range(first, stop, step):
             x, outputs, classes = self._predict(start, min(start + step, stop))
             self._write_rows(descriptor, "outputs", start, np.ascontiguousarray(outputs))
             if classes is not None and "class" in self._offsets:
                 encoded = np.strings.encode(classes, "utf-8") if classes.dtype.kind == "U" else classes
                 self._write_rows(descriptor, "class", start, np.ascontiguousarray(encoded, self._classes))
-            out_of_range = self._add_out_of_range(out_of_range, start, x)
+            out_of_range = out_of_range.add(self.model, x, start)
             del x
         return out_of_range
 
     def _write_rows(self, descriptor: int, name: str, start: int, rows: RawArray) -> None:
         row_bytes = rows.nbytes // len(rows)
         write_at(descriptor, self._offsets[name] + start * row_bytes, rows.data.cast("B"))
-
-    def _add_out_of_range(self, previous: _OutOfRange, start: int, x: RawArray) -> _OutOfRange:
-        far = far_values(self.model, x)
-        if far is None or not far.any():
-            return previous
-        if previous.rows:
-            return previous._replace(rows=previous.rows + int(far.any(axis=1).sum()))
-        row = int(far.any(axis=1).argmax())
-        first = slice(row, row + 1)
-        return _OutOfRange(int(far.any(axis=1).sum()), start + row, x[first].copy(), far[first].copy())
 
 
 def _hdf5_head(arrays: Mapping[str, tuple[ShapeTuple, np.dtype[Any]]]) -> tuple[dict[int, bytes], dict[str, int]]:

@@ -55,13 +55,14 @@ def _training_rows(
 ) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
     """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
     loss = spec.training.loss.build()
-    raw = spec.data.train.read(folder, note, reads_text(spec.built_model, loss))
-    labels = raw.labels(spec.built_model, loss)
+    model = spec.built_model
+    raw = spec.data.train.read(folder, model.input_shape, note, reads_text(model, loss))
+    labels = raw.labels(model, loss)
     for text in near_equal(labels):
         note(f"{raw.target_source}: {text}")
     _note_indices(raw, spec, note)
-    if labels != spec.built_model.labels:
-        spec = spec.model_copy(update={"model": spec.built_model.model_copy(update={"labels": labels})})
+    if labels != model.labels:
+        spec = spec.model_copy(update={"model": model.model_copy(update={"labels": labels})})
     return spec, raw.fit(spec.built_model, loss), raw.rows.names
 
 
@@ -71,14 +72,18 @@ def _rows_like(
     """Read rows with the same columns as the training rows."""
     loss = spec.training.loss.build()
     full, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
+    input_shape = spec.built_model.input_shape
     notes: list[str] = []
     try:
-        raw = full.read(folder, notes.append, text_targets)
+        raw = full.read(folder, input_shape, notes.append, text_targets)
     except NotThereError:
         if full.weights == entry.weights:
             raise
-        raw = full.model_copy(update={"weights": None}).read(folder, text_targets=text_targets)
-        notes.append(f'{raw.target_source}: there are no weights "{full.weights}"; every validation row counts alike')
+        full = full.model_copy(update={"weights": None})
+        raw = full.read(folder, input_shape, text_targets=text_targets)
+        notes.append(
+            f'{raw.target_source}: there are no weights "{spec.data.train.weights}"; every validation row counts alike'
+        )
     for text in notes:
         note(text)
     _note_indices(raw, spec, note)

@@ -63,8 +63,8 @@ class Run:
         check_finite: bool = False,
         world: World = SINGLE,
     ) -> None:
-        if isinstance(data, Dataset) and data.inputs.dtype != model.input_dtype:  # steps do not check rows
-            msg = f"Run: expected inputs of the model's dtype {model.input_dtype}, got {data.inputs.dtype}"
+        if isinstance(data, Dataset) and data.input_dtype != model.input_dtype:  # steps do not check rows
+            msg = f"Run: expected inputs of the model's dtype {model.input_dtype}, got {data.input_dtype}"
             raise SpecnetError(msg)
         self.model = model
         self.loss = loss

@@ -12,6 +12,7 @@ from specnet.arrays.parameters import Array
 from specnet.model import Model
 from specnet.mpi.batch_shares import BatchShare
 from specnet.mpi.world import SINGLE
+from specnet.training.augmentation import Augmenter
 from specnet.training.finite_check import NOWHERE, NotFiniteError, checked_step, where_not_finite
 from specnet.training.losses.base import Loss
 from specnet.training.optimizers.base import Optimizer
@@ -55,6 +56,7 @@ class Step:
         """With a share: whether this process asks all to stop, and whether any did; summed with the gradients."""
         self.save_requested = self.save_agreed = False
         """The same for a checkpoint."""
+        self._augment = Augmenter(training.augment, model.input_shape, model.draws) if training.augment else None
         self._class_weighted = getattr(loss, "class_weights", None) is not None
 
     def __call__(
@@ -68,6 +70,8 @@ class Step:
         self._step_number, self._step_rows = number, rows
         self.model.draws.step = number
         self.model.draws.first_row = 0
+        if self._augment is not None:
+            x = self._augment(x, [(0, len(x))] if self._share is None else self._share.parts(rows))
         if self._schedule is not None:
             self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._run_length)
         if self._share is not None:

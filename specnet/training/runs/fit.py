@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from specnet.arrays.conversion import as_array
 from specnet.arrays.frames import column_names, in_order, trained_names
-from specnet.data.conform import conform_inputs, conform_targets, conform_weights
+from specnet.data.conform import conform_targets, conform_weights, store_inputs
 from specnet.data.dataset import Dataset
 from specnet.data.spec import Fraction
 from specnet.document.base import without_places
@@ -113,10 +113,11 @@ def _rows(
         return _data_error(lambda: as_array(values, f"{source}: {what}"))
 
     selected = _data_error(lambda: in_order(x, names, source))
-    inputs = conform_inputs(array(selected, "inputs"), model.spec, source, names=names)
+    inputs, conversion = store_inputs(array(selected, "inputs"), model.spec, source, names=names)
     targets = conform_targets(array(y, "targets"), model.spec, loss, len(inputs), source)
     row_weights = None if weights is None else array(weights, "weights")
-    return Dataset(inputs, targets, conform_weights(row_weights, model.spec, len(inputs), source), names)
+    converted_weights = conform_weights(row_weights, model.spec, len(inputs), source)
+    return Dataset(inputs, targets, converted_weights, names, conversion=conversion)
 
 
 def _data_error(convert: Callable[[], T]) -> T:

@@ -98,9 +98,10 @@ def _is_finite(y: RawArray) -> bool:
 
 def _choose_dtype(draft: Scaffold, source: Path, x: RawArray, names: Sequence[str]) -> None:
     """Choose float64 if inputs differ in digits that float32 cannot represent."""
-    values = finite(x, np.dtype(np.float32), f"{source}: inputs", names=names if x.ndim == 2 else ())
+    float32 = np.dtype(np.float32)
+    finite(x, float32, f"{source}: inputs", names=names if x.ndim == 2 else ())
     try:
-        refuse_lost_digits(x, values, str(source))
+        refuse_lost_digits(x, float32, str(source))
     except DataError:
         draft.model["dtype"] = "float64"
         draft.notes.append("dtype float64, because some inputs differ in digits that float32 cannot represent")

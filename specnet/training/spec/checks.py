@@ -30,7 +30,7 @@ def frozen_names(model: ModelSpec, patterns: Sequence[str]) -> set[str]:
 
 
 def training_faults(model: ModelSpec, training: TrainingSpec, *, validates: bool) -> Iterator[Finding]:
-    """Yield what does not fit together: loss and model, metrics and loss, monitored and computed metrics, freeze.
+    """Yield what does not fit together: model, loss, metrics, monitored metrics, frozen parameters and augmentation.
 
     `validates` says whether there are validation rows. Paths start at the training settings.
     """
@@ -39,6 +39,7 @@ def training_faults(model: ModelSpec, training: TrainingSpec, *, validates: bool
     yield from _metric_faults(model, training, loss)
     yield from _monitor_faults(training, validates=validates)
     yield from _freeze_faults(model, training)
+    yield from _augment_faults(model, training)
 
 
 def _loss_faults(model: ModelSpec, training: TrainingSpec, loss: Loss) -> Iterator[Finding]:
@@ -106,6 +107,21 @@ def _freeze_faults(model: ModelSpec, training: TrainingSpec) -> Iterator[Finding
             yield Finding(("freeze", index), message, "wrong_value")
     if names and len(frozen_names(model, training.freeze)) == len(names):
         yield Finding(("freeze",), "all parameters are frozen, nothing is left to train", "wrong_value")
+
+
+def _augment_faults(model: ModelSpec, training: TrainingSpec) -> Iterator[Finding]:
+    shape, first = model.input_shape, model.plan().layers[0]
+    for index, spec in enumerate(training.augment):
+        if first.input_limit is not None or len(shape) not in (2, 3):
+            what = "indices" if first.input_limit is not None else f"input_shape {list(shape)}"
+            message = (
+                f"expected inputs of images [height, width, channels] or [length, channels], got {what}; remove it"
+            )
+            yield Finding(("augment", index), message, "wrong_value")
+            continue
+        key, message = spec.fault(shape)
+        if message:
+            yield Finding(("augment", index, key) if key else ("augment", index), message, "wrong_value")
 
 
 def _output_layer(layers: Sequence[LayerSpec]) -> LayerSpec:

@@ -11,6 +11,7 @@ from pydantic_core import core_schema
 from specnet.document.base import Document, JsonSchema
 from specnet.document.messages import first_duplicate, mismatch, problem, suggestion
 from specnet.fields import Flag, NonNegativeReal, PositiveInteger, PositiveReal, Seed, Text, as_tuple, at_most
+from specnet.training.augmentation import AugmentChoice
 from specnet.training.losses.spec import LossChoice
 from specnet.training.metrics import MONITORS, MetricChoice, short_name
 from specnet.training.optimizers.spec import AdamSpec, OptimizerChoice
@@ -118,7 +119,12 @@ class TrainingSpec(Document):
     shuffle: Flag = True
     """Whether to shuffle the rows anew in each epoch."""
     seed: Seed = 0
-    """Seed of the validation split, the shuffling and dropout; the model's seed determines the initial weights."""
+    """Seed of the validation split, the shuffling, augmentation and dropout; the model's seed determines the initial
+    weights."""
+    augment: Annotated[tuple[AugmentChoice, ...], at_most(10)] = Field(
+        default=(), examples=[["random_crop", "flip"], [{"type": "shift", "pixels": 2}]]
+    )
+    """Random changes of the training rows, in this order and anew in each step. Validation rows are not changed."""
     freeze: Annotated[
         tuple[str, ...],
         BeforeValidator(_pattern_tuple),
