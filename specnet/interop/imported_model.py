@@ -23,6 +23,11 @@ NameMap: TypeAlias = Mapping[str, str]
 
 
 LARGEST_INPUT = 2**24
+"""The most numbers of an input; one of 2048 x 2048 pixels with four channels."""
+
+
+LARGEST_OUTPUT = 2**28
+"""The most numbers that one input makes of a layer's output: a gibibyte in float32."""
 
 
 MODEL_KEY = "specnet.model"
@@ -169,9 +174,14 @@ def shape_after(file: str, entry: Mapping[str, Any], shape: ShapeTuple) -> Shape
     kind, nameless = find_layer(entry["type"]), {key: value for key, value in entry.items() if key != "name"}
     try:
         assert kind is not None
-        return kind.nested(nameless).plan(shape).output_shape
+        output = kind.nested(nameless).plan(shape).output_shape
     except (ValidationError, SpecnetError):  # validating a whole document words the error
-        return spec_of_layers(file, shape, [nameless]).plan().layers[-1].output_shape
+        output = spec_of_layers(file, shape, [nameless]).plan().layers[-1].output_shape
+    if math.prod(output) > LARGEST_OUTPUT:
+        raise unsupported(
+            file, f"an output would have {math.prod(output):,} numbers, expected at most {LARGEST_OUTPUT:,}"
+        )
+    return output
 
 
 class LayerNames:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from specnet.checkpoint import format as layout
 from specnet.errors import SpecnetError
@@ -23,6 +24,7 @@ from specnet.interop.imported_model import (
     one_line,
     unsupported,
 )
+from specnet.interop.torch_layout import TorchLayout, torch_layouts
 from specnet.model import Model
 from specnet.spec.model_spec import ModelSpec
 
@@ -34,9 +36,6 @@ LARGEST_HEADER = 100_000_000
 
 TORCH_NAMES = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}
 """The torch names of parameters and buffers whose names differ from specnet's."""
-
-TORCH_AXES = {"affine": {"weight": (1, 0)}}
-"""Layer type -> parameter -> its axes in torch's order; all other parameters have the same axes in both."""
 
 
 def _torch_name(layers: Mapping[str, int], full: str) -> str:
@@ -66,17 +65,11 @@ def to_safetensors(model: Model) -> bytes:
 
 def _to_torch_arrays(model: Model) -> Arrays:
     numbers = {spec.name: index for index, spec in enumerate(model.spec.layers)}
-    axes = _torch_axes(model.spec)
+    layouts = torch_layouts(model.spec)
     return {
-        _torch_name(numbers, full): np.asarray(array.transpose(axes[full]) if full in axes else array, order="C")
+        _torch_name(numbers, full): np.asarray(layouts[full].to_torch(array) if full in layouts else array, order="C")
         for full, array in arrays_of(model).items()
     }
-
-
-def _torch_axes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return the axes of the parameters, by full name, whose axes torch orders differently."""
-    layers = ((name, TORCH_AXES.get(layer.type, {})) for name, layer, _ in spec.walk())
-    return {f"{name}.{parameter}": axes for name, table in layers for parameter, axes in table.items()}
 
 
 def from_safetensors(
@@ -96,16 +89,29 @@ def from_safetensors(
     expected = array_names(spec)
     notes: list[str] = []
     modules = _match_modules(name, spec, expected, sorted(arrays, key=_natural_order), names or {}, notes)
-    axes = _torch_axes(spec)
+    layouts = torch_layouts(spec)
     matched = {}
     for full in expected:
         layer, _, short = full.rpartition(".")
         key = f"{modules[layer]}.{TORCH_NAMES.get(short, short)}".lstrip(".")
         if key in arrays:
-            matched[full] = arrays.pop(key)
-            if full in axes and matched[full].ndim == len(axes[full]):  # other ranks are reported with the other shapes
-                matched[full] = matched[full].transpose(np.argsort(axes[full]))
+            matched[full] = _from_torch(name, full, arrays.pop(key), layouts.get(full))
+    if MODEL_KEY not in metadata:
+        notes += [_reordered(full, layout) for full, layout in layouts.items() if layout.flattened]
     return Imported(fill_model(name, spec, {**matched, **arrays}, notes), tuple(notes))
+
+
+def _from_torch(name: str, full: str, array: npt.NDArray[Any], layout: TorchLayout | None) -> npt.NDArray[Any]:
+    if layout is None:
+        return array
+    if array.shape != layout.torch_shape:
+        raise unsupported(name, f"{full}: expected the shape {layout.torch_shape} in torch's layout, got {array.shape}")
+    return layout.from_torch(array)
+
+
+def _reordered(full: str, layout: TorchLayout) -> str:
+    first = (layout.flattened[-1], *layout.flattened[:-1])
+    return f"{full}: its features, a flattened {first} in torch, are in the order of {layout.flattened} here"
 
 
 def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:

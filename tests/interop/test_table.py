@@ -17,9 +17,14 @@ from specnet.interop.exporting import export
 from specnet.interop.importing import import_model
 from specnet.spec.registry import layer_types
 from tests.interop.nets import random_model
+from tests.support import SPATIAL_LAYERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "interop.md"
 BEGIN, END = "<!-- the table, as tests/interop/test_table.py finds it -->\n", "<!-- end of the table -->\n"
+SPATIAL = {entry["type"]: (entry, shape) for entry, shape in reversed(SPATIAL_LAYERS.values())} | {
+    "upsample1d": ({"type": "upsample1d"}, (4, 3)),
+}
+"""An entry of each layer over positions, with the shape of an input: the first in SPATIAL_LAYERS."""
 COLUMNS = ("ONNX out", "ONNX in", "Keras out", "Keras in", "safetensors, npz", "Caffe in", "scikit-learn in")
 BUILT_IN = [kind for kind, cls in layer_types().items() if cls.__module__.startswith("specnet.spec.layers.")]
 ENTRIES = {
@@ -34,6 +39,9 @@ ENTRIES = {
 
 
 def model_with(kind, dtype="float32"):
+    if kind in SPATIAL:
+        entry, shape = SPATIAL[kind]
+        return random_model([entry], 1, dtype, shape)
     entry = ENTRIES.get(kind, {"type": kind})
     if kind in ("embedding", "standardize"):
         return random_model([entry, {"type": "flatten"}], 1, dtype, (6,))

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import specnet
+from specnet.interop.exporting import export
 from specnet.interop.importing import import_model
-from tests.interop.nets import random_model
+from tests.interop.nets import random_model, same_floats
+from tests.support import SPATIAL_LAYERS
 from tests.test_cli import run
 
 LAYERS = [
@@ -182,3 +184,116 @@ def test_keras_weights_must_match_the_document(tmp_path):
         specnet.CheckpointError, match="--model: residual_1: a Keras Sequential has no layer of type 'residual'"
     ):
         import_model(write(), residual)
+
+
+def test_state_dicts_of_convolutional_networks_are_imported(tmp_path):
+    """Check kernels with groups, and the order of the features behind a flatten, with the predictions of torch."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    nn = torch.nn
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2), nn.ReLU(), nn.BatchNorm2d(6)),
+        *(nn.ConvTranspose2d(6, 4, 3, 2, groups=2), nn.PReLU(4), nn.Flatten(), nn.BatchNorm1d(4 * 7 * 5)),
+        *(nn.PReLU(4 * 7 * 5), nn.Dropout(), nn.Linear(4 * 7 * 5, 5), nn.Linear(5, 2)),
+    )
+    network(torch.randn(16, 4, 6, 5))  # changes the running statistics
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    network.eval()
+    layers = [
+        {"type": "conv2d", "filters": 6, "kernel_size": [3, 2], "stride": 2, "padding": [1, 0], "groups": 2},
+        *({"type": "relu"}, {"type": "batch_norm"}),
+        {"type": "conv_transpose2d", "filters": 4, "kernel_size": 3, "stride": 2, "groups": 2},
+        *({"type": "prelu"}, {"type": "flatten"}, {"type": "batch_norm"}, {"type": "prelu"}, {"type": "dropout"}),
+        *({"type": "affine", "units": 5}, {"type": "affine", "units": 2}),
+    ]
+    spec = specnet.ModelSpec(input_shape=(6, 5, 4), layers=layers)
+    safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
+    imported = import_model(tmp_path / "t.safetensors", spec)
+    x = torch.randn(7, 4, 6, 5)
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert np.abs(imported.model.predict(np.moveaxis(x.numpy(), 1, -1)) - expected).max() < 2e-6
+    note = "affine_1.weight: its features, a flattened (4, 7, 5) in torch, are in the order of (7, 5, 4) here"
+    assert note in imported.notes
+    assert len(imported.notes) == 6  # the weight, the slopes, and the four arrays of the norm
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    export(tmp_path / "back.safetensors", imported.model)
+    network.load_state_dict(safetensors.load_file(tmp_path / "back.safetensors"))
+    with torch.no_grad():
+        assert np.abs(network(x).numpy() - expected).max() < 2e-6
+
+
+def test_a_flatten_behind_a_residual_of_convolutions_is_reordered(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    nn = torch.nn
+
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    network = nn.Sequential(Residual(nn.Conv2d(2, 2, 3, padding=1)), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    conv = {"type": "conv2d", "filters": 2, "kernel_size": 3, "padding": "same"}
+    layers = [{"type": "residual", "layers": [conv]}, {"type": "relu"}, {"type": "flatten"}]
+    spec = specnet.ModelSpec(input_shape=(4, 3, 2), layers=[*layers, {"type": "affine", "units": 3}])
+    safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
+    model = import_model(tmp_path / "t.safetensors", spec, {"0.0": "residual_1.conv2d_1"}).model
+    x = torch.randn(5, 2, 4, 3)
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert np.abs(model.predict(np.moveaxis(x.numpy(), 1, -1)) - expected).max() < 1e-6
+
+
+def test_conv1d_and_its_transpose_are_imported_from_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    nn = torch.nn
+    network = nn.Sequential(nn.Conv1d(2, 4, 3, dilation=2), nn.ConvTranspose1d(4, 3, 4, 3, padding=1, output_padding=2))
+    layers = [
+        {"type": "conv1d", "filters": 4, "kernel_size": 3, "dilation": 2},
+        {"type": "conv_transpose1d", "filters": 3, "kernel_size": 4, "stride": 3, "padding": 1, "output_padding": 2},
+    ]
+    spec = specnet.ModelSpec(input_shape=(9, 2), layers=layers)
+    safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
+    imported = import_model(tmp_path / "t.safetensors", spec)
+    assert imported.notes == ()
+    x = torch.randn(5, 2, 9)
+    with torch.no_grad():
+        expected = np.moveaxis(network(x).numpy(), 1, -1)
+    assert np.abs(imported.model.predict(np.moveaxis(x.numpy(), 1, -1)) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_spatial_layers_round_trip_bit_for_bit(tmp_path, suffix):
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors", reason="safetensors is not installed")
+    for dtype in ("float32", "float64"):
+        for entry, shape in SPATIAL_LAYERS.values():
+            tail = [{"type": "flatten"}, {"type": "affine", "units": 2}] if len(shape) > 1 else []
+            tail = tail if not entry["type"].startswith("global") else []
+            model = random_model([entry, *tail], 1, dtype, shape)
+            assert export(tmp_path / f"m.{suffix}", model).difference == 0
+            imported = import_model(tmp_path / f"m.{suffix}")
+            assert imported.model.spec == model.spec
+            assert imported.notes == ()
+            assert same_floats(imported.model, model)
+
+
+def test_a_weight_of_another_shape_is_reported_in_torchs_layout(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    conv = {"type": "conv2d", "filters": 3, "kernel_size": 2, "bias": False}
+    spec = specnet.ModelSpec(
+        input_shape=(3, 3, 2), layers=[conv, {"type": "flatten"}, {"type": "affine", "units": 6, "bias": False}]
+    )
+    right = {"0.weight": np.ones((3, 2, 2, 2), "f4"), "2.weight": np.ones((6, 12), "f4")}
+    for key, shape, expected in (
+        ("0.weight", (2, 2, 2, 3), r"conv2d_1.weight: expected the shape \(3, 2, 2, 2\) in torch's layout"),
+        ("0.weight", (24,), r"got \(24,\)"),
+        ("2.weight", (12, 6), r"affine_1.weight: expected the shape \(6, 12\) in torch's layout, got \(12, 6\)"),
+    ):
+        safetensors.save_file({**right, key: np.ones(shape, "f4")}, tmp_path / "t.safetensors")
+        with pytest.raises(specnet.CheckpointError, match=expected):
+            import_model(tmp_path / "t.safetensors", spec)

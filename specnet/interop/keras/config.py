@@ -9,7 +9,11 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
 from specnet.interop.imported_model import Arrays, LayerNames, checked_inputs, shape_after, spec_of_layers, unsupported
 from specnet.interop.keras.layers import READERS, Entry, Found, Unsupported, Variable, is_kerass
+from specnet.interop.keras.spatial import SPATIAL_READERS
 from specnet.spec.model_spec import ModelSpec
+
+_ALL_READERS = {**READERS, **SPATIAL_READERS}
+
 
 _REMEDY = "a file stores only their names, and specnet runs no code from a file; export the model to ONNX instead"
 
@@ -87,33 +91,34 @@ class KerasNetwork:
                 new: list[Entry] = [{"type": "sequential", "name": name, "layers": nested}] if nested else []
                 keras_layers.append(KerasLayer(class_name, keras_name, (), inner_layers))
             else:
-                new, variables = self._read_layer(class_name, Found(name, config, shape), layer, prefix)
+                new, variables = self._read_layer(class_name, Found(name, config, shape), layer, prefix, names)
                 if not is_trained and any(variable.trained for variable in variables):
                     variables = [variable._replace(trained=False) for variable in variables]
                     self.notes.append(f"{prefix}{name}: is not trained in Keras (trainable: false); freeze it here too")
                 keras_layers.append(KerasLayer(class_name, keras_name, tuple(variables)))
-                for index, entry in enumerate(new):
-                    entry["name"] = names(f"{name}_{entry['type']}") if index else name
             entries += new
             shape = inner_shape if class_name == "Sequential" else self._shape_after(new, shape)
         self.notes += [f"{prefix}{old} was renamed to {new}" for old, new in names.changed.items()]
         return entries, tuple(keras_layers), shape
 
     def _read_layer(
-        self, class_name: str, reader: Found, layer: Mapping[str, Any], prefix: str
+        self, class_name: str, reader: Found, layer: Mapping[str, Any], prefix: str, names: LayerNames
     ) -> tuple[list[Entry], list[Variable]]:
         try:
-            if class_name not in READERS or not is_kerass(layer):
+            if class_name not in _ALL_READERS or not is_kerass(layer):
                 raise Unsupported("the layer's type")  # noqa: TRY301 - collected like the others
-            entries = READERS[class_name](reader)
+            entries = _ALL_READERS[class_name](reader)
         except (Unsupported, TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
             reason = str(error) if isinstance(error, Unsupported) else "its settings"
             self._problems.append(f"{prefix}{reader.name} ({class_name:.40}): {reason}")
             return [], []
         self.notes += reader.notes
-        full = f"{prefix}{reader.name}"
-        self.fills |= {f"{full}.{target}": value for target, value in reader.fills.items()}
-        variables = [v._replace(target=v.target and f"{full}.{v.target}") for v in reader.variables]
+        for index, entry in enumerate(entries):
+            entry["name"] = reader.name if index == reader.main else names(f"{reader.name}_{entry['type']}")
+        self.fills |= {f"{prefix}{reader.name}.{target}": value for target, value in reader.fills.items()}
+        variables = [
+            Variable(v.target and f"{prefix}{entries[v.layer]['name']}.{v.target}", v.trained) for v in reader.variables
+        ]
         return entries, variables
 
     def _collect_common_settings(self, name: str, layer: Any, config: Mapping[str, Any]) -> None:

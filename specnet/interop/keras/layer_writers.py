@@ -14,22 +14,33 @@ from specnet.interop.keras.layers import INITIALIZERS, Entry
 
 
 class Written(NamedTuple):
-    """A layer in Keras: its class, its config without name and dtype, and its variables in Keras's order."""
+    """A layer in Keras: its class, its config without name and dtype, and its variables in Keras's order.
+
+    `before` is a ZeroPadding of its input, `after` a Cropping of its output.
+    """
 
     class_name: str
     config: Entry
     variables: tuple[str, ...] = ()
+    before: Written | None = None
+    after: Written | None = None
 
 
 def _write_affine(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
     bias = fields["bias"]
-    config = {"units": fields["units"], "use_bias": bias, "activation": "linear"}
+    config = {"units": fields["units"], "use_bias": bias, "activation": "linear", **initializer_settings(fields)}
+    return Written("Dense", config, ("weight", "bias") if bias else ("weight",))
+
+
+def initializer_settings(fields: Mapping[str, Any], kernel: str = "kernel") -> Entry:
+    """Return the settings of a layer's initializers, if Keras has them; `kernel` begins the name of the weight's."""
+    config: Entry = {}
     class_names = {initializer: class_name for class_name, initializer in INITIALIZERS.items()}
-    for field, setting in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
+    for field, setting in (("weight_init", f"{kernel}_initializer"), ("bias_init", "bias_initializer")):
         if isinstance(fields[field], str):
             initializer = {"module": "keras.initializers", "class_name": class_names[fields[field]], "config": {}}
             config[setting] = {**initializer, "registered_name": None}
-    return Written("Dense", config, ("weight", "bias") if bias else ("weight",))
+    return config
 
 
 def _write_gelu(fields: Mapping[str, Any], _shape: ShapeTuple) -> Written:
@@ -92,11 +103,22 @@ WRITERS: dict[str, Callable[[Mapping[str, Any], ShapeTuple], Written]] = {
 }
 
 
-def to_keras_array(target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], rank: int) -> npt.NDArray[Any]:
-    """Return Keras's array for a layer's variable; `arrays` by full name, `rank` of the inputs with the batch axis."""
+def short_name(target: str) -> str:
+    """Return the name of the array of a variable in specnet."""
+    return {"depthwise": "weight", "turned": "weight"}.get(target, target)
+
+
+def to_keras_array(
+    target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], shape: ShapeTuple
+) -> npt.NDArray[Any]:
+    """Return Keras's array for a layer's variable; `arrays` by full name, `shape` is that of an input."""
     if target == "":  # the row count of a Normalization
         return np.zeros((), np.int32)
     if target == "variance":
         return np.asarray(arrays[f"{layer}.std"] * arrays[f"{layer}.std"])
-    array = arrays[f"{layer}.{target}"]
-    return array.reshape((1,) * (rank - 2) + (-1,)) if target == "slope" else array
+    array = arrays[f"{layer}.{short_name(target)}"]
+    if target == "depthwise":
+        return array.reshape(*array.shape[:-2], shape[-1], array.shape[-1] // shape[-1])
+    if target == "turned":
+        return array.swapaxes(-1, -2)
+    return array.reshape((1,) * (len(shape) - 1) + (-1,)) if target == "slope" else array

@@ -29,14 +29,22 @@ class Unsupported(Exception):  # noqa: N818 - a reason, collected with others be
 
 
 class Variable(NamedTuple):
-    """A variable of a Keras layer: the specnet array for it, "" if it is dropped, and whether Keras trains it."""
+    """A variable of a Keras layer: the specnet array for it, "" if it is dropped, and whether Keras trains it.
+
+    The targets "depthwise" and "turned" are weights in another layout. `layer` is the index of the variable's layer, if
+    Keras's layer becomes several.
+    """
 
     target: str
     trained: bool = True
+    layer: int = 0
 
 
 class Found:
-    """A layer of a Keras config: the input of its reader, and the variables, fills and notes that the reader adds."""
+    """A layer of a Keras config: the input of its reader, and the variables, fills and notes that the reader adds.
+
+    If it becomes several layers, the one at index `main` has its name.
+    """
 
     def __init__(self, name: str, config: Mapping[str, Any], shape: ShapeTuple) -> None:
         self.name = name
@@ -46,6 +54,7 @@ class Found:
         self.fills: dict[str, float] = {}
         """The fill values of arrays that Keras omits, for a normalization without scale or center."""
         self.notes: list[str] = []
+        self.main = 0
 
     def need(self, key: str, *allowed: Any) -> None:
         """Raise Unsupported if a setting has another value than `allowed`; a missing setting is accepted."""
@@ -124,13 +133,13 @@ INITIALIZERS = {
 }
 
 
-def _activation(layer: Found) -> list[Entry]:
+def activation_after(layer: Found) -> list[Entry]:
     """Read the setting `activation` of a layer as an additional layer; return nothing for a linear activation."""
     value = layer.config.get("activation", "linear")
     if isinstance(value, Mapping):  # a layer, or the name of a function
         inner, kind = value.get("config"), str(value.get("class_name"))
         if isinstance(inner, Mapping) and kind in READERS and is_kerass(value):
-            units = layer.config.get("units")
+            units = layer.config.get("units", layer.config.get("filters"))
             output_shape = (*layer.shape[:-1], units) if isinstance(units, int) else layer.shape
             activation = Found(layer.name, inner, output_shape)
             entries = READERS[kind](activation)
@@ -145,18 +154,24 @@ def _activation(layer: Found) -> list[Entry]:
     return [dict(_ACTIVATIONS[value])]
 
 
+def initializers_of(layer: Found, kernel: str = "kernel") -> Entry:
+    """Return the initializers of a layer's weight and bias, if specnet has them; `kernel` begins the name of one."""
+    found: Entry = {}
+    for field, setting in (("weight_init", f"{kernel}_initializer"), ("bias_init", "bias_initializer")):
+        value = layer.config.get(setting)
+        kind = value.get("class_name") if isinstance(value, Mapping) else value
+        if isinstance(kind, str) and kind in INITIALIZERS:
+            found[field] = INITIALIZERS[kind]
+    return found
+
+
 def _dense(layer: Found) -> list[Entry]:
     layer.need("quantization_config", None)
     layer.need("lora_rank", None)
     bias = bool(layer.config.get("use_bias", True))
     layer.variables = [Variable("weight"), *([Variable("bias")] if bias else [])]
-    entry: Entry = {"type": "affine", "units": layer.config.get("units"), "bias": bias}
-    for field, setting in (("weight_init", "kernel_initializer"), ("bias_init", "bias_initializer")):
-        value = layer.config.get(setting)
-        kind = value.get("class_name") if isinstance(value, Mapping) else value
-        if kind in INITIALIZERS:
-            entry[field] = INITIALIZERS[kind]
-    return [entry, *_activation(layer)]
+    entry: Entry = {"type": "affine", "units": layer.config.get("units"), "bias": bias, **initializers_of(layer)}
+    return [entry, *activation_after(layer)]
 
 
 def _relu(layer: Found) -> list[Entry]:
@@ -250,7 +265,7 @@ def _embedding(layer: Found) -> list[Entry]:
 
 
 READERS: dict[str, Callable[[Found], list[Entry]]] = {
-    "Activation": _activation,
+    "Activation": activation_after,
     "BatchNormalization": _batch_norm,
     "Dense": _dense,
     "Dropout": _dropout,
@@ -270,8 +285,16 @@ READERS: dict[str, Callable[[Found], list[Entry]]] = {
 }
 
 
+LEAST_RANK = {"variance": 1, "slope": 1, "depthwise": 3, "turned": 3}
+"""The least rank of an array for these targets."""
+
+
 def from_keras_array(target: str, array: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
-    """Return a Keras variable's name and array in specnet: std for a variance, and a slope of shape (features,)."""
+    """Return a Keras variable's name and array in specnet: std for a variance, a slope of shape (features,)."""
     if target == "variance":
         return "std", np.maximum(np.sqrt(array), array.dtype.type(EPSILON))
+    if target == "depthwise":
+        return "weight", array.reshape(*array.shape[:-2], 1, array.shape[-2] * array.shape[-1])
+    if target == "turned":
+        return "weight", array.swapaxes(-1, -2)
     return target, array.reshape(array.shape[-1:]) if target == "slope" else array

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
+from specnet.interop.keras.layers import from_keras_array
 from specnet.model import Model
 from specnet.training.optimizers.base import Optimizer
 from specnet.training.optimizers.rules import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
@@ -183,11 +184,14 @@ def _convert_state(
     state = {key: value if key == "steps" else np.zeros_like(value) for key, value in optimizer.state.items()}
     state["steps"] = int(arrays[0])
     slot_arrays = iter(arrays[len(arrays) - len(slots) * len(trained) :])
-    for full in trained:
+    for variable in trained:
+        owner, _, target = variable.rpartition(".")
         for slot, factor in slots.items():
-            value, key = next(slot_arrays), f"{slot}/{full}"
+            name, value = from_keras_array(target, next(slot_arrays))
+            full = f"{owner}.{name}"
+            key = f"{slot}/{full}"
             if [size for size in value.shape if size > 1] != [size for size in state[key].shape if size > 1]:
                 message = f"expected {full} of shape {state[key].shape}, its state has the shape {value.shape}"
                 raise SpecnetError(message)
-            state[key] = (value * factor).reshape(state[key].shape)  # drops the axes of size 1 of a PReLU
+            state[key] = (value * factor).reshape(state[key].shape)
     return state

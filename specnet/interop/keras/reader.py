@@ -23,7 +23,7 @@ from specnet.interop.foreign_file import Archive, json_object, open_archive
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
 from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, fill_model, unsupported
 from specnet.interop.keras.config import KerasLayer, KerasNetwork
-from specnet.interop.keras.layers import from_keras_array, keys_by_class
+from specnet.interop.keras.layers import LEAST_RANK, from_keras_array, keys_by_class
 from specnet.interop.keras.optimizer import Stored, restored
 from specnet.interop.keras.writer import config_of
 
@@ -151,7 +151,7 @@ def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays
     for variable, array in zip(variables, found, strict=True):
         if variable.target:
             owner, _, short = variable.target.rpartition(".")
-            if array.dtype.kind not in "iuf" or (short in ("variance", "slope") and not array.shape):
+            if array.dtype.kind not in "iuf" or array.ndim < LEAST_RANK.get(short, 0):
                 raise unsupported(name, f"{layer.name}: {short} cannot be {array.dtype} of shape {array.shape}")
             specnet_name, value = from_keras_array(short, array)
             arrays[f"{owner}.{specnet_name}"] = value

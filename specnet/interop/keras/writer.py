@@ -14,8 +14,9 @@ import numpy.typing as npt
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
 from specnet.interop.imported_model import MODEL_KEY, Arrays, arrays_of
-from specnet.interop.keras.layer_writers import WRITERS, Written, to_keras_array
+from specnet.interop.keras.layer_writers import WRITERS, Written, short_name, to_keras_array
 from specnet.interop.keras.layers import Entry, keys_by_class
+from specnet.interop.keras.spatial_writers import SPATIAL_WRITERS
 from specnet.model import Model
 from specnet.plan import LayerPlan
 from specnet.spec.composite_spec import CompositeSpec
@@ -26,6 +27,9 @@ VERSION = "3.12.0"
 
 
 _DATE = "1980-01-01@00:00:00"
+
+
+_ALL_WRITERS = {**WRITERS, **SPATIAL_WRITERS}
 
 
 _NAMES = {
@@ -40,33 +44,60 @@ _NAMES = {
 
 
 class KerasForm(NamedTuple):
-    """A layer and its Keras form; `rank` is that of its inputs with the batch axis, `shape` is without it."""
+    """A layer and its Keras form; `shape` is that of an input, without the batch axis."""
 
     full: str
     name: str
     written: Written
-    rank: int
     inner: tuple[KerasForm, ...]
     shape: ShapeTuple
 
 
 def _forms(specs: Sequence[Any], plans: Sequence[LayerPlan], prefix: str) -> Iterator[KerasForm]:
     """Yield the Keras form of each layer. Raises SpecnetError, by name, for a layer Keras cannot express."""
+    taken = {spec.name for spec in specs}
     for spec, plan in zip(specs, plans, strict=True):
-        full, rank = f"{prefix}{spec.name}", len(plan.input_shape) + 1
+        full = f"{prefix}{spec.name}"
         if spec.type == "sequential":
             inner = tuple(_forms(spec.layers, plan.layers, f"{full}."))
-            yield KerasForm(full, spec.name, Written("Sequential", {}), rank, inner, plan.input_shape)
-        elif isinstance(spec, CompositeSpec) or spec.type not in WRITERS:
+            yield KerasForm(full, spec.name, Written("Sequential", {}), inner, plan.input_shape)
+        elif isinstance(spec, CompositeSpec) or spec.type not in _ALL_WRITERS:
             msg = f"{full}: a Keras Sequential has no layer of type {spec.type!r}; export to onnx instead"
             raise SpecnetError(msg)
         else:
             try:
-                written = WRITERS[spec.type](spec.fields(), plan.input_shape)
+                written = _ALL_WRITERS[spec.type](spec.fields(), plan.input_shape)
             except SpecnetError as error:
                 msg = f"{full}: {error}"
                 raise SpecnetError(msg) from None
-            yield KerasForm(full, spec.name, written, rank, (), plan.input_shape)
+            form = KerasForm(full, spec.name, written, (), plan.input_shape)
+            yield from _with_neighbours(form, plan.output_shape, taken)
+
+
+def _with_neighbours(form: KerasForm, output_shape: ShapeTuple, taken: set[str]) -> Iterator[KerasForm]:
+    """Yield the layer before a layer, the layer and the one behind it; their names are not among those taken."""
+
+    def neighbour(written: Written, suffix: str, shape: ShapeTuple) -> KerasForm:
+        name = f"{form.name}_{suffix}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return KerasForm(name, name, written, (), shape)
+
+    before, after = form.written.before, form.written.after
+    if before is not None:
+        yield neighbour(before, "zeros", form.shape)
+        form = form._replace(shape=_with_edges(form.shape, before))
+    yield form
+    if after is not None:
+        yield neighbour(after, "cut", _with_edges(output_shape, after))
+
+
+def _with_edges(shape: ShapeTuple, written: Written) -> ShapeTuple:
+    """Return a shape with the positions that a ZeroPadding adds, or those that a Cropping cuts."""
+    (edges,) = written.config.values()
+    pairs = edges if len(shape) > 2 else [edges]
+    return (*(size + sum(pair) for size, pair in zip(shape, pairs, strict=False)), shape[-1])
 
 
 def forms_of(spec: ModelSpec) -> list[KerasForm]:
@@ -104,7 +135,7 @@ def _entry(class_name: str, config: Entry) -> dict[str, Any]:
 
 
 def _variable_arrays(arrays: Arrays, layer: KerasForm) -> list[npt.NDArray[Any]]:
-    return [to_keras_array(target, layer.full, arrays, layer.rank) for target in layer.written.variables]
+    return [to_keras_array(target, layer.full, arrays, layer.shape) for target in layer.written.variables]
 
 
 def to_keras(model: Model) -> bytes:
@@ -174,14 +205,14 @@ def _named_arrays(
         for name, array in _named_arrays(model, arrays, inner, trained=trained):
             yield f"{layer.name}/{name}", array
     for target, array in zip(layer.written.variables, _variable_arrays(arrays, layer), strict=True):
-        if (f"{layer.full}.{target}" in model.parameters) == trained:
+        if (f"{layer.full}.{short_name(target)}" in model.parameters) == trained:
             yield f"{layer.name}/{_variable_name(layer, target)}", array
 
 
 def _variable_name(layer: KerasForm, target: str) -> str:
     if layer.written.class_name in ("Embedding", "RMSNormalization", "Normalization") and target:
         return {"weight": "embeddings"}.get(target, target)
-    return _NAMES.get(target, target)
+    return _NAMES.get(short_name(target), target)
 
 
 def _remove_keys(value: Any, *keys: str) -> Any:

@@ -18,12 +18,13 @@ MOST_LISTED = 2**20
 
 def _add_affine(reader: LayerBuilder, weight: tuple[str, npt.NDArray[Any]], bias: npt.NDArray[Any] | None) -> None:
     name, array = weight
-    if name in reader.given.seen:
-        reader.notes.append(f"{name} is used more than once; each use is now trained separately")
-    reader.given.seen.add(name)
+    reader.note_use(name)
     if array.ndim != 2:
         raise UnsupportedNodeError(f"expected a weight of rank 2, got the shape {array.shape}")
-    arrays: Arrays = {"weight": array}
+    if reader.first:
+        raise UnsupportedNodeError("multiplies along the last axis, but the channels are on the second")
+    arrays: Arrays = {"weight": reader.in_order(array)}
+    reader.flattened = ()
     if bias is not None:
         arrays["bias"] = vector_of(bias, array.shape[1], len(reader.shape) + 1)
     reader.add({"type": "affine", "units": array.shape[1], "bias": bias is not None}, arrays, name)
@@ -50,15 +51,14 @@ def _matmul(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 
 def _add(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    """Read a constant that is added right after a matrix product, but for dropout in between, as its bias."""
-    affine = reader.affine_without_bias()
-    if affine is None:
+    """Read a constant that is added right after a product with weights, but for dropout in between, as its bias."""
+    layer = reader.layer_without_bias()
+    if layer is None:
         return _standardize(reader, steps)
-    rank = len(reader.shape) + 1
-    full = f"{reader.prefix}{affine['name']}"
-    reader.arrays[f"{full}.bias"] = vector_of(_aligned(reader, steps[0]), reader.features, rank)
-    affine["bias"] = True
-    if reader.entries[-1] is not affine:
+    full = f"{reader.prefix}{layer['name']}"
+    reader.arrays[f"{full}.bias"] = reader.vector(_aligned(reader, steps[0]))
+    layer["bias"] = True
+    if reader.entries[-1] is not layer:
         reader.notes.append(f"{full}: its bias is now added before the dropout that follows, not after it")
     return 1
 
@@ -93,7 +93,7 @@ def _number_or_list(reader: LayerBuilder, step: NodeRead) -> Any:
     reader.given.listed += array.size
     if reader.given.listed > MOST_LISTED:
         raise UnsupportedNodeError(f"the document would list more than {MOST_LISTED:,} numbers")
-    return vector_of(array, reader.features, rank).tolist()
+    return reader.vector(array).tolist()
 
 
 def _negate(value: Any) -> Any:
@@ -110,7 +110,7 @@ def _prelu(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
         reader.notes.append(
             f"{steps[0].name}: has one slope for all features; each feature now trains a separate slope"
         )
-    reader.add({"type": "prelu"}, {"slope": vector_of(slope, reader.features, len(reader.shape) + 1)}, name)
+    reader.add({"type": "prelu"}, {"slope": reader.vector(slope)}, name)
     return 1
 
 

@@ -77,12 +77,12 @@ class Constants(dict[str, npt.NDArray[Any]]):
                 return first.transpose(attributes.get("perm"))
             if node.op_type == "Cast":
                 dtype = np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(cast_type(attributes, self.onnx)))
-                self._use(first.size * dtype.itemsize)
+                self.use(first.size * dtype.itemsize)
                 return first.astype(dtype)
             second = self._second_operand(attributes, values)
             if math.prod(np.broadcast_shapes(first.shape, second.shape)) > max(first.size, second.size):
                 raise UnsupportedNodeError("the result is larger than its constants")
-            self._use(max(first.nbytes, second.nbytes))
+            self.use(max(first.nbytes, second.nbytes))
             return first + second
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise UnsupportedNodeError(str(error)[:200]) from None
@@ -96,7 +96,8 @@ class Constants(dict[str, npt.NDArray[Any]]):
             raise UnsupportedNodeError(f"adds constants of the shapes {first.shape} and {second.shape}")
         return aligned
 
-    def _use(self, size: int) -> None:
+    def use(self, size: int) -> None:
+        """Take this many bytes of those that are left. Raises UnsupportedNodeError."""
         self._left -= size
         if self._left < 0:
             raise UnsupportedNodeError("the constants computed from others are far larger than the file")

@@ -18,19 +18,38 @@ OLDEST = (13, 7)
 """Operator set and file version of ONNX 1.8, which old runtimes read. A layer can require newer ones."""
 
 
+LARGEST = (2**20, 2**31)
+"""The most nodes of a graph, and the most bytes of its arrays; protobuf limits a file to 2 GiB."""
+
+
 class Graph:
     """The nodes and arrays added to a graph so far; `operators` is the version of the operator set that they need.
 
     `writers` maps a layer type to the function that adds the nodes of a layer and returns the name of its output.
+    ONNX's spatial operators have the channels on the second axis, specnet on the last. A value is turned only where a
+    layer needs it, so a run of spatial layers and activations has one Transpose before it and one behind it.
+    `most` limits the numbers of nodes and of bytes in arrays.
     """
 
-    def __init__(self, model: Model, onnx: Any, writers: Mapping[str, LayerWriter]) -> None:
+    def __init__(
+        self, model: Model, onnx: Any, writers: Mapping[str, LayerWriter], most: tuple[int, int] = LARGEST
+    ) -> None:
         self.writers = writers
+        self._left = list(most)
         self.model = model
         self.onnx = onnx
         self.operators = OLDEST[0]
         self.nodes: list[Any] = []
         self.arrays: list[Any] = []
+        self._first: set[str] = set()
+        """The values with their channels on the second axis."""
+        self._turned: dict[str, str] = {}
+        """The name of each value that a Transpose takes or returns -> the name of the other one."""
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the model computes in float64, in which ONNX Runtime lacks many operators."""
+        return bool(self.model.dtype == np.float64)
 
     def made(self) -> Any:
         """Return the graph as an ONNX GraphProto."""
@@ -47,6 +66,7 @@ class Graph:
 
     def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """Add a node; return the name of its output."""
+        self._use(nodes=1)
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(
             self.onnx.helper.make_node(kind, inputs, [name], name=f"node_{len(self.nodes)}", **attributes)
@@ -55,6 +75,7 @@ class Graph:
 
     def array(self, name: str, value: npt.NDArray[Any]) -> str:
         """Add a constant; return its name."""
+        self._use(size=value.nbytes)
         self.arrays.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
@@ -62,9 +83,38 @@ class Graph:
         """Add a scalar constant of the model's dtype; return its name."""
         return self.array(f"number_{len(self.arrays)}", np.array(value, self.model.dtype))
 
+    def _use(self, nodes: int = 0, size: int = 0) -> None:
+        self._left = [self._left[0] - nodes, self._left[1] - size]
+        if min(self._left) < 0:
+            msg = f"{self.model.plan.name or 'model'}: its ONNX graph has too many nodes or too large arrays"
+            raise SpecnetError(msg)
+
     def need(self, operators: int) -> None:
         """Require at least this version of the operator set."""
         self.operators = max(self.operators, operators)
+
+    def is_channels_first(self, x: str) -> bool:
+        """Return whether a value has its channels on the second axis."""
+        return x in self._first
+
+    def mark_channels_first(self, x: str) -> str:
+        """Record that a value has its channels on the second axis; return its name."""
+        self._first.add(x)
+        return x
+
+    def channels_first(self, x: str, rank: int) -> str:
+        """Return a value of this rank with its channels on the second axis."""
+        return x if x in self._first else self.mark_channels_first(self._turn(x, [0, rank - 1, *range(1, rank - 1)]))
+
+    def channels_last(self, x: str, rank: int) -> str:
+        """Return a value of this rank with its channels on the last axis."""
+        return self._turn(x, [0, *range(2, rank), 1]) if x in self._first else x
+
+    def _turn(self, x: str, axes: list[int]) -> str:
+        if x not in self._turned:
+            turned = self.node("Transpose", [x], perm=axes)
+            self._turned |= {x: turned, turned: x}
+        return self._turned[x]
 
     def chain(self, specs: Any, plans: Any, x: str, prefix: str) -> str:
         """Add layers in sequence; return the name of the last output. Raises SpecnetError for an unsupported type."""
@@ -88,18 +138,28 @@ class Graph:
         if spec.type == "sequential":
             return branch_output(spec.layers)
         if spec.type == "residual":
-            return self.node("Add", [branch_output(spec.layers), branch_output(spec.shortcut)])
+            return self._joined("Add", plan, [branch_output(spec.layers), branch_output(spec.shortcut)])
         if spec.type == "concat":
-            return self.node("Concat", [branch_output(branch) for branch in spec.branches], axis=-1)
+            return self._joined("Concat", plan, [branch_output(branch) for branch in spec.branches])
         msg = f"{name}: ONNX has no operator for a layer of type {spec.type!r}"
         raise SpecnetError(msg)
 
+    def _joined(self, kind: str, plan: LayerPlan, outputs: list[str]) -> str:
+        """Add the node that joins branches; if one output is channels first, so are the others and the result."""
+        first = any(output in self._first for output in outputs)
+        if first:
+            outputs = [self.channels_first(output, len(plan.output_shape) + 1) for output in outputs]
+        attributes: dict[str, Any] = {"axis": 1 if first else -1} if kind == "Concat" else {}
+        joined = self.node(kind, outputs, **attributes)
+        return self.mark_channels_first(joined) if first else joined
+
 
 class GraphLayer:
-    """A layer as its writer sees it: its fields, its plan, the rank of its inputs, and its arrays by short name."""
+    """A layer as its writer sees it: type, fields, plan, the rank of its inputs, and its arrays by short name."""
 
     def __init__(self, model: Model, name: str, spec: LayerSpec, plan: LayerPlan) -> None:
         self.name = name
+        self.type = spec.type
         self.fields: Mapping[str, Any] = spec.fields()
         self.plan = plan
         self.rank = len(plan.input_shape) + 1

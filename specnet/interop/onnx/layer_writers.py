@@ -1,4 +1,4 @@
-"""Writers that add the ONNX nodes of each layer type."""
+"""Writers that add the ONNX nodes of each layer type; those of spatial layers are in `spatial`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from specnet.errors import SpecnetError
 from specnet.interop.onnx.graph import Graph, GraphLayer, LayerWriter
+from specnet.interop.onnx.spatial.writers import SPATIAL_WRITERS
 from specnet.layers.elu import SELU_ALPHA, SELU_SCALE
 
 
@@ -25,22 +26,23 @@ def _batch_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
     graph.need(14)  # older versions lack training_mode; onnx's evaluator then uses training mode
     arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in names]
     momentum = 1 - layer.fields["momentum"]
-    if layer.rank > 2:  # ONNX normalizes the second axis, so the others are merged
+    merges_rows = layer.rank > 2 and not graph.is_channels_first(x)
+    if merges_rows:  # ONNX normalizes the second axis, so the others are merged
         rows = graph.array(f"{layer.name}.rows", np.array([-1, layer.plan.input_shape[-1]]))
         x = graph.node("Reshape", [x, rows])
     epsilon = layer.fields["epsilon"]
-    if _is_double(graph):  # an attribute is a float32, too coarse for epsilon: add it to the variance
+    if graph.is_double:  # an attribute is a float32, too coarse for epsilon: add it to the variance
         arrays[3] = graph.node("Add", [arrays[3], graph.number(epsilon)])
         epsilon = 0.0
     x = graph.node("BatchNormalization", [x, *arrays], epsilon=epsilon, momentum=momentum)
-    if layer.rank > 2:
+    if merges_rows:
         shape = graph.array(f"{layer.name}.shape", np.array([-1, *layer.plan.input_shape]))
         x = graph.node("Reshape", [x, shape])
     return x
 
 
 def _layer_norm(graph: Graph, layer: GraphLayer, x: str) -> str:
-    if not _is_double(graph):
+    if not graph.is_double:
         graph.need(17)
         arrays = [graph.array(f"{layer.name}.{name}", layer[name]) for name in ("scale", "shift")]
         return graph.node("LayerNormalization", [x, *arrays], axis=-1, epsilon=layer.fields["epsilon"])
@@ -73,10 +75,6 @@ def _standardize(graph: Graph, layer: GraphLayer, x: str) -> str:
 # ONNX Runtime has most activations only in float32; in float64 they are composed of elementary operators.
 
 
-def _is_double(graph: Graph) -> bool:
-    return bool(graph.model.dtype == np.float64)
-
-
 def _positive(graph: Graph, x: str) -> str:
     return graph.node("Max", [x, graph.number(0)])
 
@@ -86,15 +84,16 @@ def _negative(graph: Graph, x: str) -> str:
 
 
 def _prelu(graph: Graph, layer: GraphLayer, x: str) -> str:
-    slope = graph.array(f"{layer.name}.slope", layer["slope"])
-    if not _is_double(graph):
+    behind = (1,) * (layer.rank - 2 if graph.is_channels_first(x) else 0)
+    slope = graph.array(f"{layer.name}.slope", layer["slope"].reshape(-1, *behind))
+    if not graph.is_double:
         return graph.node("PRelu", [x, slope])
     return graph.node("Add", [_positive(graph, x), graph.node("Mul", [_negative(graph, x), slope])])
 
 
 def _leaky_relu(graph: Graph, layer: GraphLayer, x: str) -> str:
     slope = layer.fields["negative_slope"]
-    if not _is_double(graph):
+    if not graph.is_double:
         return graph.node("LeakyRelu", [x], alpha=slope)
     return graph.node("Add", [_positive(graph, x), graph.node("Mul", [_negative(graph, x), graph.number(slope)])])
 
@@ -108,18 +107,18 @@ def _scaled_elu(graph: Graph, x: str, scale: float, alpha: float) -> str:
 
 
 def _elu(graph: Graph, layer: GraphLayer, x: str) -> str:
-    if not _is_double(graph):
+    if not graph.is_double:
         return graph.node("Elu", [x], alpha=layer.fields["alpha"])
     return _scaled_elu(graph, x, 1.0, layer.fields["alpha"])
 
 
 def _selu(graph: Graph, _layer: GraphLayer, x: str) -> str:
-    return graph.node("Selu", [x]) if not _is_double(graph) else _scaled_elu(graph, x, SELU_SCALE, SELU_ALPHA)
+    return graph.node("Selu", [x]) if not graph.is_double else _scaled_elu(graph, x, SELU_SCALE, SELU_ALPHA)
 
 
 def _gelu(graph: Graph, layer: GraphLayer, x: str) -> str:
     approximate = layer.fields["approximate"]
-    if not _is_double(graph):
+    if not graph.is_double:
         graph.need(20)
         return graph.node("Gelu", [x], approximate=approximate)
     if approximate == "none":
@@ -141,7 +140,7 @@ def _softplus(graph: Graph, layer: GraphLayer, x: str) -> str:
 
 
 def _softplus_of(graph: Graph, x: str) -> str:
-    if not _is_double(graph):
+    if not graph.is_double:
         return graph.node("Softplus", [x])
     small = graph.node("Exp", [graph.node("Neg", [graph.node("Abs", [x])])])
     return graph.node("Add", [_positive(graph, x), graph.node("Log", [graph.node("Add", [small, graph.number(1)])])])
@@ -169,27 +168,68 @@ def _single_node_writer(kind: str, **attributes: Any) -> LayerWriter:
     return lambda graph, _layer, x: graph.node(kind, [x], **attributes)
 
 
-LAYER_WRITERS: dict[str, LayerWriter] = {
+def _skip(_graph: Graph, _layer: GraphLayer, x: str) -> str:
+    return x
+
+
+def _channels_last(write: LayerWriter) -> LayerWriter:
+    """Return a writer for inputs with the channels on any axis, from one for inputs that have them on the last."""
+    return lambda graph, layer, x: write(graph, layer, graph.channels_last(x, layer.rank))
+
+
+def _channels_first(write: LayerWriter) -> LayerWriter:
+    """Return a writer for inputs with the channels on any axis, from one that needs and leaves them on the second."""
+
+    def write_turned(graph: Graph, layer: GraphLayer, x: str) -> str:
+        y = write(graph, layer, graph.channels_first(x, layer.rank))
+        return graph.mark_channels_first(y) if len(layer.plan.output_shape) > 1 else y
+
+    return write_turned
+
+
+def _either(write: LayerWriter) -> LayerWriter:
+    """Return a writer that also records where the channels are, from one that leaves them where they are."""
+
+    def write_marked(graph: Graph, layer: GraphLayer, x: str) -> str:
+        y = write(graph, layer, x)
+        return graph.mark_channels_first(y) if graph.is_channels_first(x) else y
+
+    return write_marked
+
+
+_CHANNELS_LAST: dict[str, LayerWriter] = {
     "affine": _affine,
-    "batch_norm": _batch_norm,
-    "dropout": lambda _graph, _layer, x: x,
-    "elu": _elu,
     "embedding": _embedding,
     "flatten": _reshape,
-    "gelu": _gelu,
     "layer_norm": _layer_norm,
-    "leaky_relu": _leaky_relu,
     "log_softmax": _single_node_writer("LogSoftmax", axis=-1),
+    "reshape": _reshape,
+    "rms_norm": _rms_norm,
+    "softmax": _single_node_writer("Softmax", axis=-1),
+    "standardize": _standardize,
+}
+
+
+_EITHER: dict[str, LayerWriter] = {
+    "batch_norm": _batch_norm,
+    "channel_dropout": _skip,
+    "dropout": _skip,
+    "elu": _elu,
+    "gelu": _gelu,
+    "leaky_relu": _leaky_relu,
     "mish": _mish,
     "prelu": _prelu,
     "relu": _single_node_writer("Relu"),
-    "reshape": _reshape,
-    "rms_norm": _rms_norm,
     "selu": _selu,
     "sigmoid": _single_node_writer("Sigmoid"),
     "silu": _silu,
-    "softmax": _single_node_writer("Softmax", axis=-1),
     "softplus": _softplus,
-    "standardize": _standardize,
     "tanh": _single_node_writer("Tanh"),
+}
+
+
+LAYER_WRITERS: dict[str, LayerWriter] = {
+    **{kind: _channels_last(write) for kind, write in _CHANNELS_LAST.items()},
+    **{kind: _either(write) for kind, write in _EITHER.items()},
+    **{kind: _channels_first(write) for kind, write in SPATIAL_WRITERS.items()},
 }

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
 from specnet.interop.imported_model import Arrays, LayerNames, undo_float32_rounding, unsupported
 from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx import affine, norm
 from specnet.interop.onnx.builder import Entry, LayerBuilder, UnsupportedNodeError
 from specnet.interop.onnx.operator_sets import OLD_BROADCAST
+from specnet.interop.onnx.spatial import conv, layout, pool, resize
 from specnet.interop.onnx.steps import Given, NodeRead
 
 _ANY_POSITION = ("Add", "Div", "Gather", "Gemm", "MatMul", "Sub")
@@ -23,15 +20,16 @@ _ANY_POSITION = ("Add", "Div", "Gather", "Gemm", "MatMul", "Sub")
 
 def layers_of(file: str, steps: Sequence[NodeRead], given: Given) -> tuple[list[Entry], Arrays, list[str]]:
     """Return layer entries, arrays and notes. Raises CheckpointUnsupportedError with the name of the node."""
-    reader = _read_steps(file, steps, given, given.shape, "", LayerNames())
+    reader = _read_steps(LayerBuilder(file, given, given.shape, "", LayerNames()), steps)
+    if reader.flattened:
+        raise unsupported(file, "its output is a flattened (channels, ...), which specnet has in another order")
+    if reader.first and len(reader.shape) > 1:
+        reader.notes.append(f"an output has the shape {reader.graph_shape} in the file, {reader.shape} here")
     return reader.entries, reader.arrays, reader.notes
 
 
-def _read_steps(
-    file: str, steps: Sequence[NodeRead], given: Given, shape: ShapeTuple, prefix: str, names: LayerNames
-) -> LayerBuilder:
-    reader = LayerBuilder(file, given, shape, prefix, names)
-    index = 0
+def _read_steps(reader: LayerBuilder, steps: Sequence[NodeRead]) -> LayerBuilder:
+    file, index = reader.file, 0
     while index < len(steps):
         step = steps[index]
         try:
@@ -60,8 +58,11 @@ def _read_branches(reader: LayerBuilder, step: NodeRead) -> None:
     prefix = f"{reader.prefix}{name}."
     if reader.integers:
         raise UnsupportedNodeError("combines integer values")
-    branches = [_read_steps(reader.file, branch, reader.given, reader.shape, prefix, inner) for branch in step.ways]
+    branches = [_read_steps(reader.branch(prefix, inner), branch) for branch in step.ways]
     lists, shapes = [branch.entries for branch in branches], [branch.shape for branch in branches]
+    if len({(branch.first, branch.flattened) for branch in branches}) > 1:
+        raise UnsupportedNodeError("combines values with their channels on different axes")
+    reader.first, reader.flattened = branches[0].first, branches[0].flattened
     if kind == "residual":
         if not lists[0]:  # x + f(x): `layers` is the branch that is not empty
             lists.reverse()
@@ -72,45 +73,16 @@ def _read_branches(reader: LayerBuilder, step: NodeRead) -> None:
         entry: Entry = {"type": kind, "layers": lists[0], "shortcut": lists[1]}
         reader.shape = shapes[0]
     else:
-        if step.attributes.get("axis", 1) not in (-1, len(reader.shape)) or len({shape[:-1] for shape in shapes}) > 1:
-            raise UnsupportedNodeError("concatenates along another axis than the last")
+        rank = len(shapes[0]) + 1
+        axis = step.attributes.get("axis", 1) % rank
+        if axis != (1 if reader.first else rank - 1) or len({shape[:-1] for shape in shapes}) > 1 or reader.flattened:
+            raise UnsupportedNodeError("concatenates along another axis than that of the channels")
         entry = {"type": kind, "branches": lists}
         reader.shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
     reader.entries.append({"name": name, **entry})
     for branch in branches:
         reader.arrays |= branch.arrays
         reader.notes += branch.notes
-
-
-def _flatten(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    if steps[0].attributes.get("axis", 1) not in (1, -len(reader.shape)):
-        raise UnsupportedNodeError("merges the batch axis with others")
-    if len(reader.shape) > 1:
-        reader.add({"type": "flatten"})
-    return 1
-
-
-def _reshape(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    step, following = steps[0], steps[1:3]
-    shape = step.constants[0][1]
-    if shape.dtype != np.int64 or (step.attributes.get("allowzero") and 0 in shape):
-        raise UnsupportedNodeError("expected a shape of positive integers")
-    first, *sizes = (int(size) for size in shape.reshape(-1))
-    merges_rows = (first, sizes) == (-1, [reader.features]) and len(reader.shape) > 1
-    if merges_rows and [other.operator for other in following] == ["BatchNormalization", "Reshape"]:
-        if list(following[1].constants[0][1][1:]) != list(reader.shape):
-            raise UnsupportedNodeError("the reshape after the batch norm does not restore the shape")
-        norm.take_batch_norm(reader, following[0])
-        return 3
-    sizes = [reader.shape[i] if size == 0 and i < len(reader.shape) else size for i, size in enumerate(sizes)]
-    total = math.prod(reader.shape)
-    if sizes.count(-1) == 1 and first != -1:
-        sizes[sizes.index(-1)] = total // -math.prod(sizes) if math.prod(sizes) else 0
-    if math.prod(sizes) != total or first not in (-1, 0, reader.given.batch or -1):
-        raise UnsupportedNodeError("changes the batch axis")
-    if tuple(sizes) != reader.shape:
-        reader.add({"type": "flatten"} if len(sizes) == 1 else {"type": "reshape", "shape": sizes})
-    return 1
 
 
 def _dropout(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
@@ -126,13 +98,14 @@ def _dropout(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 
 def _last_axis_reader(kind: str) -> Callable[[LayerBuilder, Sequence[NodeRead]], int]:
-    """Return the reader of a layer on the last axis; before operator set 13, only inputs of rank 2 are accepted."""
+    """Return the reader of a layer on the channels; before operator set 13, only inputs of rank 2 are accepted."""
 
     def read(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
         default = -1 if reader.version >= 13 else 1
         axis = steps[0].attributes.get("axis", default)
-        if axis not in (-1, len(reader.shape)) or (reader.version < 13 and len(reader.shape) > 1):
-            raise UnsupportedNodeError("works on another axis than the last")
+        channels = (1, -len(reader.shape)) if reader.first else (-1, len(reader.shape))
+        if axis not in channels or (reader.version < 13 and len(reader.shape) > 1):
+            raise UnsupportedNodeError("works on another axis than that of the channels")
         reader.add({"type": kind})
         return 1
 
@@ -194,17 +167,19 @@ OPERATORS: dict[str, Callable[[LayerBuilder, Sequence[NodeRead]], int]] = {
     **dict.fromkeys(elementwise.OPERATORS, _refuse_operator),
     **affine.OPERATORS,
     **norm.OPERATORS,
+    **conv.OPERATORS,
+    **layout.OPERATORS,
+    **pool.OPERATORS,
+    **resize.OPERATORS,
     "Cast": _cast,
     "Concat": _concat,
     "Dropout": _dropout,
     "Elu": _activation_reader("elu", alpha=("alpha", 1.0)),
-    "Flatten": _flatten,
     "Gelu": _activation_reader("gelu", approximate=("approximate", "none")),
     "LeakyRelu": _activation_reader("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSoftmax": _last_axis_reader("log_softmax"),
     "Mish": _activation_reader("mish"),
     "Relu": _activation_reader("relu"),
-    "Reshape": _reshape,
     "Selu": _selu,
     "Sigmoid": _activation_reader("sigmoid"),
     "Softmax": _last_axis_reader("softmax"),

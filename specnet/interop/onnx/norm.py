@@ -13,9 +13,9 @@ from specnet.interop.onnx.steps import NodeRead
 
 
 def _batch_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
-    """Read a batch norm. ONNX normalizes the second axis; it must also be the last one."""
+    """Read a batch norm. ONNX normalizes the second axis, which must be that of the channels."""
     step = steps[0]
-    if len(reader.shape) > 1:
+    if len(reader.shape) > 1 and not reader.first:
         raise UnsupportedNodeError(f"normalizes the second axis of {reader.shape}; specnet normalizes the last")
     return take_batch_norm(reader, step)
 
@@ -26,7 +26,7 @@ def take_batch_norm(reader: LayerBuilder, step: NodeRead) -> int:
     if step.attributes.get("training_mode") or step.outputs > 1 or is_old:
         raise UnsupportedNodeError("was exported for training; export the model for inference")
     names = ("scale", "shift", "running_mean", "running_var")
-    arrays = {short: array for short, (_, array) in zip(names, step.constants, strict=True)}
+    arrays = {short: reader.in_order(array) for short, (_, array) in zip(names, step.constants, strict=True)}
     momentum = round(1 - step.attributes.get("momentum", 0.9), 7)  # removes the rounding to float32
     epsilon = undo_float32_rounding(step.attributes.get("epsilon", 1e-5)) or NO_EPSILON
     entry = {"type": "batch_norm", "epsilon": epsilon, "momentum": momentum}
@@ -34,13 +34,17 @@ def take_batch_norm(reader: LayerBuilder, step: NodeRead) -> int:
     return 1
 
 
+def _need_last_axis(reader: LayerBuilder, step: NodeRead) -> None:
+    if reader.first or step.attributes.get("axis", -1) not in (-1, len(reader.shape)):
+        raise UnsupportedNodeError("normalizes another axis than that of the channels, or more than that")
+
+
 def _layer_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
-    if step.attributes.get("axis", -1) not in (-1, len(reader.shape)):
-        raise UnsupportedNodeError("normalizes more than the last axis")
+    _need_last_axis(reader, step)
     (name, scale), *shift = step.constants
     zeros = np.zeros_like(scale)
-    arrays = {"scale": scale, "shift": shift[0][1] if shift else zeros}
+    arrays = {"scale": reader.in_order(scale), "shift": reader.in_order(shift[0][1]) if shift else zeros}
     reader.add(
         {"type": "layer_norm", "epsilon": undo_float32_rounding(step.attributes.get("epsilon", 1e-5))}, arrays, name
     )
@@ -49,12 +53,11 @@ def _layer_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 def _rms_norm(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
-    if step.attributes.get("axis", -1) not in (-1, len(reader.shape)):
-        raise UnsupportedNodeError("normalizes more than the last axis")
+    _need_last_axis(reader, step)
     name, scale = step.constants[0]
     reader.add(
         {"type": "rms_norm", "epsilon": undo_float32_rounding(step.attributes.get("epsilon", 1e-5))},
-        {"scale": scale},
+        {"scale": reader.in_order(scale)},
         name,
     )
     return 1

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
+from specnet.interop.channels_first import CONVOLUTIONS, TRANSPOSED, from_channels_first
 from specnet.interop.foreign_file import open_foreign
 from specnet.interop.imported_model import (
     MODEL_KEY,
+    Arrays,
     Imported,
     array_names,
     checked_inputs,
@@ -28,11 +30,13 @@ from specnet.interop.imported_model import (
 )
 from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx.layers import layers_of
+from specnet.interop.onnx.spatial.layout import takes_channels_first
 from specnet.interop.onnx.steps import Given, GraphNode, NodeRead
 from specnet.interop.onnx.structure import LARGEST_GRAPH, Structure
 from specnet.interop.onnx.wire import LARGEST_FILE, check_fields
 from specnet.interop.onnx.writer import graph_of, onnx_package
 from specnet.model import Model
+from specnet.spec.model_spec import ModelSpec
 
 
 def from_onnx(path: str | os.PathLike[str]) -> Imported:
@@ -56,25 +60,39 @@ def from_onnx(path: str | os.PathLike[str]) -> Imported:
     if len(properties) != len(loaded.metadata_props):
         raise unsupported(name, "its metadata_props have a key twice")
     graph = OnnxGraph(Structure(name, loaded, onnx, size))
-    model = _from_document(name, loaded.graph, graph.constants, properties.get(MODEL_KEY))
+    model = _from_document(name, loaded.graph, graph.constants, properties.get(MODEL_KEY), size)
     if model is not None:
         return Imported(model)
     note = "its specnet document describes another graph than the file contains; the graph was used"
     return graph.imported([note] if MODEL_KEY in properties else [])
 
 
-def _from_document(name: str, graph: Any, constants: Mapping[str, npt.NDArray[Any]], text: str | None) -> Model | None:
+def _from_document(
+    name: str, graph: Any, constants: Mapping[str, npt.NDArray[Any]], text: str | None, size: int
+) -> Model | None:
     """Return the model of the file's document, None if there is none or its graph differs from the file's."""
     if text is None:
         return None
     try:
         spec = document_of(name, text)
-        arrays = {full: constants[full] for full in array_names(spec) if full in constants}
+        arrays = _arrays_from(spec, constants)
         model = fill_model(name, spec, arrays)
-        generated = graph_of(model).SerializeToString(deterministic=True)
-    except SpecnetError:
+        generated = graph_of(model, (len(graph.node), size)).SerializeToString(deterministic=True)
+    except (SpecnetError, ValueError):  # a weight of another rank, or of a number that its groups do not divide
         return None
     return model if generated == graph.SerializeToString(deterministic=True) else None
+
+
+def _arrays_from(spec: ModelSpec, constants: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Return the arrays of a document's model that are among the constants, in specnet's layout."""
+    arrays = {full: constants[full] for full in array_names(spec) if full in constants}
+    for layer, entry, _ in spec.walk():
+        weight, slope = f"{layer}.weight", f"{layer}.slope"
+        if entry.type in (*CONVOLUTIONS, *TRANSPOSED) and weight in arrays:
+            arrays[weight] = from_channels_first(entry.type, arrays[weight], entry.fields()["groups"])
+        elif slope in arrays:  # behind a convolution it has an axis for each of the kernel's
+            arrays[slope] = arrays[slope].reshape(-1)
+    return arrays
 
 
 class OnnxGraph:
@@ -126,7 +144,19 @@ class OnnxGraph:
         steps = self.steps(self._input.name, self._structure.output)
         integers = self._input.type.tensor_type.elem_type in (self._types.INT64, self._types.INT32)
         batch = self._input.type.tensor_type.shape.dim[0].dim_value
-        given = Given(checked_inputs(self.name, shape), batch, self._structure.version, integers=integers)
+        channels_first = not integers and len(shape) in (2, 3) and takes_channels_first(steps)
+        if channels_first:
+            last = (*shape[1:], shape[0])
+            notes.append(f"an input has the shape {shape} in the file, {last} here: the channels are on the last axis")
+            shape = last
+        given = Given(
+            checked_inputs(self.name, shape),
+            batch,
+            self._structure.version,
+            integers=integers,
+            channels_first=channels_first,
+            copies=self._structure.constants.use,
+        )
         layers, arrays, layer_notes = layers_of(self.name, steps, given)
         if not layers:
             raise unsupported(self.name, "contains no operator that becomes a layer")
@@ -177,6 +207,7 @@ class OnnxGraph:
         if activation is not None:
             return activation
         if len(variables) == 1:
+            step.operands = [self.constants.get(name) for name in node.input]
             step.constants = [(name, self.constants[name]) for name in node.input if name and name in self.constants]
             step.position = node.input.index(variables[0])
             return step, parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -26,11 +27,23 @@ class GraphNode(NamedTuple):
 class Given:
     """Properties of a graph and its input; `shape` is without the batch axis, `batch` is 0 if the size is not fixed.
 
-    `version` is that of the operator set.
+    `version` is that of the operator set. If `channels_first`, the graph has the last axis of the shape in front of the
+    others. `copies` is called with the bytes that a reader copies; it raises UnsupportedNodeError for too many.
     """
 
-    def __init__(self, shape: ShapeTuple, batch: int, version: int, *, integers: bool) -> None:
+    def __init__(
+        self,
+        shape: ShapeTuple,
+        batch: int,
+        version: int,
+        *,
+        integers: bool,
+        channels_first: bool,
+        copies: Callable[[int], None],
+    ) -> None:
         self.shape = shape
+        self.channels_first = channels_first
+        self.copies = copies
         self.batch = batch
         self.version = version
         self.integers = integers
@@ -43,8 +56,9 @@ class Given:
 class NodeRead:
     """One node between two values: its operator, attributes, constant inputs, and the branches (`ways`) it combines.
 
-    The operator "layer" stands for a recognized activation; its attributes are the layer entry. `position` is the index
-    of the input that is not constant, `rank` the largest rank of the constants of an activation.
+    The operator "layer" stands for a recognized activation; its attributes are the layer entry. `operands` has the
+    constant at each input, or None; `constants` has them alone, with their names. `position` is the index of the input
+    that is not constant, `rank` the largest rank of the constants of an activation.
     """
 
     def __init__(self, operator: str, name: str, attributes: dict[str, Any]) -> None:
@@ -53,6 +67,7 @@ class NodeRead:
         self.attributes = attributes
         self.outputs = 1
         self.constants: list[tuple[str, npt.NDArray[Any]]] = []
+        self.operands: list[npt.NDArray[Any] | None] = []
         self.position = 0
         self.rank = 0
         self.ways: list[list[NodeRead]] = []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
-from specnet.interop.onnx.graph import Graph
+from specnet.interop.onnx.graph import LARGEST, Graph
 from specnet.interop.onnx.layer_writers import LAYER_WRITERS
 from specnet.model import Model
 
@@ -47,15 +47,15 @@ def onnx_package() -> Any:
     return onnx
 
 
-def graph_of(model: Model) -> Any:
-    """Return the graph that `to_onnx` writes."""
-    return _build_graph(model, onnx_package()).made()
+def graph_of(model: Model, most: tuple[int, int]) -> Any:
+    """Return the graph that `to_onnx` writes. Raises SpecnetError for more nodes, or bytes in arrays, than `most`."""
+    return _build_graph(model, onnx_package(), most).made()
 
 
-def _build_graph(model: Model, onnx: Any) -> Graph:
-    graph = Graph(model, onnx, LAYER_WRITERS)
+def _build_graph(model: Model, onnx: Any, most: tuple[int, int] = LARGEST) -> Graph:
+    graph = Graph(model, onnx, LAYER_WRITERS, most)
     last = graph.chain(model.spec.layers, model.plan.layers, "input", "")
-    graph.node("Identity", [last], output="output")
+    graph.node("Identity", [graph.channels_last(last, len(model.output_shape) + 1)], output="output")
     return graph
 
 
