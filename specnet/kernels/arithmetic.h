@@ -14,30 +14,47 @@
 #ifdef X86
 #define VECTOR 64
 #define TILE_ROWS 8
+#define TILE_VECTORS 2
 #define TARGET __attribute__((target("avx512f")))
 #define TILED(function) NAMED(function##_avx512)
 #include "tiles.h"
 #undef VECTOR
 #undef TILE_ROWS
+#undef TILE_VECTORS
+#undef TARGET
+#undef TILED
+#define VECTOR 32
+#define TILE_ROWS 14
+#define TILE_VECTORS 1
+#define TARGET __attribute__((target("avx512f,avx512vl")))
+#define TILED(function) NAMED(function##_narrow)
+#include "tiles.h"
+#undef VECTOR
+#undef TILE_ROWS
+#undef TILE_VECTORS
 #undef TARGET
 #undef TILED
 #define VECTOR 32
 #define TILE_ROWS 6
+#define TILE_VECTORS 2
 #define TARGET __attribute__((target("avx2,fma")))
 #define TILED(function) NAMED(function##_avx2)
 #include "tiles.h"
 #undef VECTOR
 #undef TILE_ROWS
+#undef TILE_VECTORS
 #undef TARGET
 #undef TILED
 #endif
 #define VECTOR 16
 #define TILE_ROWS ANY_ROWS
+#define TILE_VECTORS 2
 #define TARGET
 #define TILED(function) NAMED(function##_any)
 #include "tiles.h"
 #undef VECTOR
 #undef TILE_ROWS
+#undef TILE_VECTORS
 #undef TARGET
 #undef TILED
 #include "convolution.h"

@@ -7,8 +7,9 @@
 /* The tiles of the widest vectors that this processor has and that so many columns do not leave half empty. */
 static Tiles NAMED(tiles_for)(size_t columns) {
 #ifdef X86
-    if (__builtin_cpu_supports("avx512f") && columns > 32 / sizeof(REAL))
-        return (Tiles){NAMED(tile_avx512), 64 / sizeof(REAL), 8};
+    if (__builtin_cpu_supports("avx512vl"))
+        return columns > 32 / sizeof(REAL) ? (Tiles){NAMED(tile_avx512), 64 / sizeof(REAL), 8}
+                                           : (Tiles){NAMED(tile_narrow), 32 / sizeof(REAL), 14};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return (Tiles){NAMED(tile_avx2), 32 / sizeof(REAL), 6};
 #endif

@@ -63,9 +63,12 @@ static size_t clamped(ptrdiff_t value, size_t most) { return value < 0 ? 0 : (si
 /* The source of one row or column (axis 0 or 1), relative to the row 0; 0 if it lies between two of them. */
 static int source_of(const Conv *c, int axis, size_t position, size_t tap, ptrdiff_t *source) {
     const ptrdiff_t spread = (ptrdiff_t)position * c->stride[axis] + (ptrdiff_t)tap * c->dilation[axis] - c->padding[axis];
-    if (spread % c->spread[axis]) return 0;
+    if (c->spread[axis] == 1) { /* a division costs as much as many products */
+        *source = spread;
+        return 1;
+    }
     *source = spread / c->spread[axis];
-    return 1;
+    return *source * c->spread[axis] == spread;
 }
 
 /* The rows [from, to) of the input that rows [start, stop) of the output need. */

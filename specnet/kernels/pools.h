@@ -11,6 +11,7 @@
 #define POSITIONS                                                                                                      \
     for (size_t i = rows.from; i < rows.to; i++)                                                                       \
         for (size_t j = columns.from; j < columns.to; j++)
+#define LARGER(A, B) (((A) > (B)) | ((A) != (A)) ? (A) : (B)) /* a NaN is larger than any number */
 #define CHANNELS INDEPENDENT for (size_t c = 0; c < count; c++)
 
 #define FEW (count < 12) /* channels that do not fill a vector are computed one after the other */
@@ -22,7 +23,7 @@ static inline size_t NAMED(first_maximum)(const REAL *image, const Pool *p, Span
     for (size_t i = rows.from; i < rows.to; i++) {
         size_t at = (i * p->width + columns.from) * p->channels + channel;
         for (size_t j = columns.from; j < columns.to; j++, at += p->channels) {
-            const int larger = (image[at] > most) | ((image[at] != image[at]) & (most == most));
+            const int larger = (image[at] > most) | (image[at] != image[at] && most == most);
             best = larger ? at : best;
             most = larger ? image[at] : most;
         }
@@ -30,27 +31,34 @@ static inline size_t NAMED(first_maximum)(const REAL *image, const Pool *p, Span
     return best;
 }
 
-/* The units are the rows of all images of y. */
+/* The units are the rows of all images of y: the maxima of the columns below each other come first, in one long row. */
 WORK(max_pool) {
     INPUT(x, 0); ARRAY(y, 1);
     const Pool p = pool_of(job);
+    const size_t line = p.width * p.channels;
+    REAL *const maxima = allocated(line * sizeof(REAL));
     for (size_t unit = first; unit < stop; unit++) {
-        const REAL *image = x + unit / p.out_height * p.image;
-        WINDOWS(unit) {
-            WINDOW
-            REAL *out = y + (unit * p.out_width + q) * p.channels + start;
-            if (FEW) {
-                for (size_t c = 0; c < count; c++)
-                    out[c] = image[NAMED(first_maximum)(image, &p, rows, columns, start + c)];
-                continue;
-            }
-            memcpy(out, image + (rows.from * p.width + columns.from) * p.channels + start, count * sizeof(REAL));
-            POSITIONS {
-                const REAL *in = image + (i * p.width + j) * p.channels + start;
-                CHANNELS out[c] = (in[c] > out[c]) | (in[c] != in[c]) ? in[c] : out[c];
+        const Span rows = window_at(&p, 0, unit % p.out_height);
+        const REAL *in = x + unit / p.out_height * p.image + rows.from * line;
+        memcpy(maxima, in, line * sizeof(REAL));
+        for (size_t i = rows.from + 1; i < rows.to; i++) {
+            in += line;
+            INDEPENDENT
+            for (size_t c = 0; c < line; c++) maxima[c] = LARGER(in[c], maxima[c]);
+        }
+        for (size_t q = 0; q < p.out_width; q++) {
+            const Span columns = window_at(&p, 1, q);
+            const REAL *from = maxima + columns.from * p.channels;
+            REAL *out = y + (unit * p.out_width + q) * p.channels;
+            for (size_t c = 0; c < p.channels; c++) out[c] = from[c];
+            for (size_t j = columns.from + 1; j < columns.to; j++) {
+                from += p.channels;
+                INDEPENDENT
+                for (size_t c = 0; c < p.channels; c++) out[c] = LARGER(from[c], out[c]);
             }
         }
     }
+    free(maxima);
 }
 
 /* Each window's gradient goes to the first of its largest numbers. The units are images. */
@@ -132,4 +140,5 @@ WORK(average_pool_backward) {
 #undef WINDOW
 #undef POSITIONS
 #undef CHANNELS
+#undef LARGER
 #undef FEW

@@ -5,10 +5,10 @@
    for up to TILE_ROWS rows and one or two vectors of columns. Each element of `out` is one chain of multiply-adds in the
    order of the segments, so it has the same bits for every vector length. In a `depthwise` tile, a is a vector too.
 
-   Included once for each type and vector length: VECTOR is the length in bytes, TILE_ROWS as many rows as there are
-   registers for, TARGET the processor, TILED(f) appends the names of type and processor. */
+   Included once for each type and kind of tile: VECTOR is the length of a vector in bytes, TILE_VECTORS and TILE_ROWS as
+   many of them as there are registers for, TARGET the processor, TILED(f) appends the names of type and kind. */
 
-#define EACH(I, COUNT) _Pragma("GCC unroll 8") for (int I = 0; I < COUNT; I++)
+#define EACH(I, COUNT) _Pragma("GCC unroll 14") for (int I = 0; I < COUNT; I++)
 
 typedef REAL TILED(vector) __attribute__((vector_size(VECTOR), aligned(sizeof(REAL))));
 typedef BITS TILED(mask) __attribute__((vector_size(VECTOR)));
@@ -45,21 +45,29 @@ static inline __attribute__((always_inline)) FUSED TARGET void TILED(product)(co
                 const TILED(mask) kept = (sum[r][v] > 0) | (sum[r][v] != sum[r][v]);
                 sum[r][v] = (TILED(vector))((TILED(mask))sum[r][v] & kept);
             }
+    /* The last columns may not fill their vectors. What is written behind them is right when the next row follows. */
+    const size_t end = (size_t)(rows - 1) * t->ro + t->columns;
     EACH(r, rows) {
         REAL *out = (REAL *)t->out + r * t->ro;
-        if (t->columns < (size_t)(vectors * LANES)) { /* the last columns do not fill their vectors; never `added` */
-            for (size_t c = 0; c < t->columns; c++) out[c] = sum[r][c / LANES][c % LANES];
+        if (t->columns >= (size_t)(vectors * LANES) || (t->ro == t->columns && r * t->ro + vectors * LANES <= end)) {
+            EACH(v, vectors) {
+                TILED(vector) *at = (TILED(vector) *)(out + v * LANES);
+                *at = t->added ? *at + sum[r][v] : sum[r][v];
+            }
             continue;
         }
-        EACH(v, vectors) {
-            TILED(vector) *at = (TILED(vector) *)(out + v * LANES);
-            *at = t->added ? *at + sum[r][v] : sum[r][v];
-        }
+        REAL all[2 * LANES];
+        EACH(v, vectors) *(TILED(vector) *)(all + v * LANES) = sum[r][v];
+        for (size_t c = 0; c < t->columns; c++) out[c] = all[c];
     }
 }
 
 #define TILE_OF(R, V, D) case (R) * 4 + (V) * 2 - 2 + (D): TILED(product)(t, R, V, D); break;
+#if TILE_VECTORS == 2
 #define TILES_OF(R) TILE_OF(R, 1, 0) TILE_OF(R, 1, 1) TILE_OF(R, 2, 0) TILE_OF(R, 2, 1)
+#else
+#define TILES_OF(R) TILE_OF(R, 1, 0) TILE_OF(R, 1, 1)
+#endif
 
 static FUSED TARGET __attribute__((noinline)) void TILED(tile)(const Tile *t, int rows, int vectors, int depthwise) {
     switch (rows * 4 + vectors * 2 - 2 + depthwise) {
@@ -69,6 +77,9 @@ static FUSED TARGET __attribute__((noinline)) void TILED(tile)(const Tile *t, in
 #endif
 #if TILE_ROWS >= 8
         TILES_OF(7) TILES_OF(8)
+#endif
+#if TILE_ROWS >= 14
+        TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12) TILES_OF(13) TILES_OF(14)
 #endif
     }
 }
