@@ -191,7 +191,7 @@ KERAS = {
     "registered": (lambda m, z: with_layer(m, registered_name="evil>Dense"), "hidden (Dense): the layer's type"),
     "units": (
         lambda m, z: with_layer(m, config={"name": "hidden", "units": 10**15}),
-        "does not form a valid model",
+        "hidden: an output would have 1,000,000,000,000,000 numbers, expected at most",
     ),
     "units of text": (
         lambda m, z: with_layer(m, config={"name": "hidden", "units": "5"}),
