@@ -178,9 +178,8 @@ def shape_after(file: str, entry: Mapping[str, Any], shape: ShapeTuple) -> Shape
     except (ValidationError, SpecnetError):  # validating a whole document words the error
         output = spec_of_layers(file, shape, [nameless]).plan().layers[-1].output_shape
     if math.prod(output) > LARGEST_OUTPUT:
-        raise unsupported(
-            file, f"an output would have {math.prod(output):,} numbers, expected at most {LARGEST_OUTPUT:,}"
-        )
+        what = f"{entry.get('name', entry['type'])}: an output would have {math.prod(output):,} numbers"
+        raise unsupported(file, f"{what}, expected at most {LARGEST_OUTPUT:,}")
     return output
 
 

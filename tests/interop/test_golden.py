@@ -13,6 +13,7 @@ from tests.test_cli import run
 FOLDER = Path(__file__).parents[1] / "golden" / "foreign"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
+IMAGES = np.linspace(-2, 2, 4 * 7 * 6 * 2, dtype="f4").reshape(4, 7, 6, 2)
 KERAS = {
     "name": "golden",
     "input_shape": [6],
@@ -71,7 +72,8 @@ def test_the_imported_model_predicts_as_the_original(file):
     documents = {"keras2-weights.h5": KERAS, "keras2.weights.h5": KERAS, "keras3.weights.h5": KERAS}
     document = {**documents, "torch.safetensors": TORCH}.get(file)
     imported = import_model(FOLDER / file, document and specnet.ModelSpec(**document))
-    assert np.abs(imported.model.predict(INPUTS) - EXPECTED[file]["outputs"]).max() < 5e-7
+    inputs = IMAGES if "images" in file else INPUTS
+    assert np.abs(imported.model.predict(inputs) - EXPECTED[file]["outputs"]).max() < 5e-7
 
 
 @pytest.mark.parametrize("file", ["keras2.h5", "keras2.keras", "keras3.h5", "keras3.keras"])

@@ -20,6 +20,7 @@ import pytest
 import specnet
 from specnet.interop.hdf5 import sandbox
 from specnet.interop.importing import import_model
+from specnet.interop.keras.config import KerasNetwork
 from tests.test_cli import run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
@@ -190,7 +191,7 @@ KERAS = {
     "registered": (lambda m, z: with_layer(m, registered_name="evil>Dense"), "hidden (Dense): the layer's type"),
     "units": (
         lambda m, z: with_layer(m, config={"name": "hidden", "units": 10**15}),
-        "does not form a valid model",
+        "hidden: an output would have 1,000,000,000,000,000 numbers, expected at most",
     ),
     "units of text": (
         lambda m, z: with_layer(m, config={"name": "hidden", "units": "5"}),
@@ -213,6 +214,38 @@ def test_invalid_layer_settings_are_rejected_in_one_line(tmp_path, layer):
     path = copy_with_archive_change(tmp_path, lambda members, archive: with_layer(members, **layer))
     _, err = run("import", path, "--out", "m.h5", cwd=tmp_path, code=1)
     assert err.count("\n") == 1
+
+
+SPATIAL = {
+    "Conv1D": ("filters", "kernel_size", "strides", "dilation_rate", "groups", "padding"),
+    "Conv1DTranspose": ("kernel_size", "output_padding"),
+    "DepthwiseConv1D": ("depth_multiplier",),
+    "MaxPooling1D": ("pool_size", "strides", "data_format"),
+    "ZeroPadding1D": ("padding",),
+    "Cropping1D": ("cropping",),
+    "UpSampling1D": ("size",),
+}
+
+
+@pytest.mark.parametrize("class_name", SPATIAL)
+def test_invalid_settings_of_spatial_layers_are_rejected_in_one_line(tmp_path, class_name):
+    """Check numbers of all kinds in all settings, without the child process that reads the weights."""
+    for key in SPATIAL[class_name]:
+        refused = 0
+        for value in (-1, 10**400, [2**62], [[-1, 2**62]], {}, "a", 1.5, 0, 2**29, True, [], [1, 2, 3]):
+            config = {"name": "n", "filters": 2, "kernel_size": 2, "output_padding": None, key: value}
+            layers = [
+                {"class_name": "InputLayer", "config": {"batch_shape": [None, 9, 3]}},
+                {"class_name": class_name, "config": config},
+            ]
+            try:
+                network = KerasNetwork("k.keras", {"class_name": "Sequential", "config": {"layers": layers}})
+                assert network.spec({}).plan().layers[-1].output_shape[0] > 0
+            except specnet.CheckpointError as error:
+                assert "\n" not in str(error)
+                assert len(str(error)) < 700
+                refused += 1
+        assert refused >= 7, key
 
 
 @pytest.mark.full

@@ -164,7 +164,66 @@ def onnx_nodes(path):
     path.write_bytes(b"\x3a" + bytes([len(inner) >> s & 127 | (128 if s < 21 else 0) for s in (0, 7, 14, 21)]) + inner)
 
 
+def onnx_flattened(path):
+    """Write products that share a weight of 4 MB, whose rows are reordered because a convolution comes before each."""
+    import onnx
+
+    node, turn = onnx.helper.make_node, {"perm": [0, 3, 1, 2]}
+    nodes, value = [], "x"
+    for index in range(400):
+        names = [f"{kind}{index}" for kind in "tcfmr"]
+        nodes += [
+            node("Transpose", [value], [names[0]], **turn),
+            node("Conv", [names[0], "k"], [names[1]]),
+            node("Flatten", [names[1]], [names[2]]),
+            node("MatMul", [names[2], "w"], [names[3]]),
+            node("Reshape", [names[3], "s"], [names[4]]),
+        ]
+        value = names[4]
+    arrays = {"k": np.ones((10, 10, 1, 1), "f4"), "w": np.ones((1000, 1000), "f4"), "s": np.array([0, 10, 10, 10])}
+    made = onnx.helper.make_tensor_value_info
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [made("x", 1, ["n", 10, 10, 10])], [made(value, 1, None)], tensors)
+    path.write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]).SerializeToString()
+    )
+
+
+def onnx_document(layers, shape):
+    """Return a maker of a file whose document describes a far larger graph than it has."""
+
+    def make(path):
+        onnx_graph(path, [("Relu", ["x"], ["y"], {})], np.ones(4, "f4"))
+        import onnx
+
+        model = onnx.load(path)
+        document = json.dumps({"dtype": "float64", "input_shape": shape, "layers": layers})
+        onnx.helper.set_model_props(model, {"specnet.model": document})
+        onnx.save(model, path)
+
+    return make
+
+
+def keras_spatial(class_name, **config):
+    layers = [{"class_name": "InputLayer", "config": {"batch_shape": [None, 64, 64, 3]}}]
+    layers.append({"class_name": class_name, "config": config})
+    config_text = json.dumps({"class_name": "Sequential", "config": {"layers": layers}}).encode()
+    empty = io.BytesIO()
+    h5py.File(empty, "w").close()
+    return lambda path: keras(path, config_text, empty.getvalue())
+
+
 BOMBS = {
+    "flattened.onnx": (onnx_flattened, "the constants computed from others are far larger than the file"),
+    "matrices.onnx": (onnx_document([{"type": "upsample1d", "size": 1}] * 300, [2048, 1]), "imported"),
+    "matrix.onnx": (onnx_document([{"type": "upsample1d", "size": 2**30}], [2**10, 1]), "imported"),
+    "taps.onnx": (onnx_document([{"type": "average_pool1d", "pool_size": 1}] * 9, [2**24, 1]), "imported"),
+    "zeros.keras": (keras_spatial("ZeroPadding2D", padding=2**30), "an output would have"),
+    "large.keras": (keras_spatial("UpSampling2D", size=2**15), "an output would have"),
+    "depthwise.keras": (
+        keras_spatial("DepthwiseConv2D", kernel_size=2**20, padding="same", depth_multiplier=2**12),
+        "has 0 arrays in the file, 2 in the network",
+    ),
     "weights.keras": (lambda path: keras_weights(path, 25), "model.weights.h5 unpacks to 104,"),
     "twice.keras": (keras_packed_twice, "all arrays together are far larger than the file"),
     "fills.keras": (keras_fills, "its model would have 671,088,640 numbers"),

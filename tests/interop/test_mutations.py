@@ -18,6 +18,18 @@ from tests.support import model_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
 SPEC = model_of({"type": "affine", "units": 3}, {"type": "batch_norm"}, dtype="float32").spec
+IMAGES = model_of(
+    {"type": "conv2d", "filters": 4, "kernel_size": [2, 3], "padding": [[1, 0], 2], "groups": 2},
+    {"type": "batch_norm"},
+    {"type": "max_pool2d", "pool_size": [2, 1]},
+    {"type": "conv_transpose2d", "filters": 2, "kernel_size": 3, "stride": 2, "padding": "same"},
+    {"type": "upsample2d"},
+    {"type": "crop2d", "cropping": [1, [0, 2]]},
+    {"type": "flatten"},
+    {"type": "affine", "units": 2},
+    input_shape=(4, 3, 2),
+    dtype="float32",
+).spec
 INTERESTING = (
     b"\0",
     b"\xff",
@@ -38,6 +50,23 @@ def exported(suffix):
         path = folder / f"good{suffix}"
         export(path, specnet.build(SPEC), suffix.removeprefix("."))
         return path.read_bytes()
+
+    return make
+
+
+def spatial(suffix):
+    """Return a maker of a network over images, for ONNX without its document, so that the graph is read."""
+
+    def make(folder):
+        path = folder / f"good{suffix}"
+        export(path, specnet.build(IMAGES), suffix.removeprefix("."))
+        if suffix != ".onnx":
+            return path.read_bytes()
+        import onnx
+
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        return model.SerializeToString()
 
     return make
 
@@ -72,6 +101,9 @@ FORMATS = {
     "torch.safetensors": (golden("torch.safetensors"), specnet.ModelSpec(**TORCH), 200),
     "m.onnx": (exported(".onnx"), None, 400),
     "torch.onnx": (golden("torch-dynamo.onnx"), None, 200),
+    "spatial.onnx": (spatial(".onnx"), None, 400),
+    "spatial.safetensors": (spatial(".safetensors"), None, 100),
+    "spatial.keras": (spatial(".keras"), None, 30),
     "m.keras": (golden("keras3.keras"), None, 40),
     "m.h5": (golden("keras3.h5"), None, 15),
     "keras2.h5": (golden("keras2.h5"), None, 10),

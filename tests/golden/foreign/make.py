@@ -1,11 +1,12 @@
-"""Write this folder's files, each with the library of its format: `python make.py keras|torch|onnx`.
+"""Write this folder's files, each with the library of its format: `python make.py keras|torch|onnx|images`.
 
 keras    under Keras 2.15 (with TensorFlow 2.15): keras2.h5, keras2.keras, keras2.weights.h5, keras2-weights.h5;
          under Keras 3 (KERAS_BACKEND=jax): keras3.h5, keras3.keras, keras3.weights.h5
 torch    torch.safetensors
 onnx     torch-script.onnx, torch-dynamo.onnx (needs torch, onnx and onnxscript)
+images   keras3-images.keras, keras3-images.h5, torch-images.onnx (needs Keras 3, torch and onnx)
 
-The outputs of each network for INPUTS, and the library's version, are written to expected.json.
+The outputs of each network for INPUTS or IMAGES, and the library's version, are written to expected.json.
 """
 
 import json
@@ -16,6 +17,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
+IMAGES = np.linspace(-2, 2, 4 * 7 * 6 * 2, dtype="f4").reshape(4, 7, 6, 2)
 
 
 def add_expected(versions, outputs):
@@ -130,5 +132,57 @@ def onnx_files():
     add_expected(f"torch {torch.__version__}", {"torch-script.onnx": y, "torch-dynamo.onnx": y})
 
 
+def keras_images():
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            layers.Input(IMAGES.shape[1:]),
+            layers.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu"),
+            layers.BatchNormalization(),
+            layers.SeparableConv2D(6, 3, padding="same", depth_multiplier=2),
+            layers.MaxPooling2D((2, 1), padding="same"),
+            layers.Conv2DTranspose(3, 3, strides=(2, 3), padding="same"),
+            layers.UpSampling2D(2, interpolation="bilinear"),
+            layers.SpatialDropout2D(0.25),
+            layers.Flatten(),
+            layers.Dense(3),
+        ],
+        name="images",
+    )
+    model.compile("adam", "mse")
+    model.fit(IMAGES, np.eye(4, 3), epochs=3, verbose=0)
+    for suffix in ("keras", "h5"):
+        model.save(HERE / f"keras3-images.{suffix}")
+    y = np.asarray(model(IMAGES, training=False))
+    add_expected(f"Keras {keras.__version__}", {"keras3-images.keras": y, "keras3-images.h5": y})
+
+
+def onnx_images():
+    import torch
+    from torch import nn
+
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, (3, 2), stride=2, padding=(1, 0)), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2, 1)),
+        *(nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2), nn.AvgPool2d(2, ceil_mode=False)),
+        *(nn.Flatten(), nn.Linear(6 * 3 * 2, 3)),
+    )
+    x = torch.tensor(np.ascontiguousarray(np.moveaxis(IMAGES, -1, 1)))
+    with torch.no_grad():
+        model(x)
+    model.eval()
+    names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+    torch.onnx.export(model, (x,), HERE / "torch-images.onnx", dynamo=False, **names)
+    add_expected(f"torch {torch.__version__}", {"torch-images.onnx": model(x).detach().numpy()})
+
+
+def images():
+    keras_images()
+    onnx_images()
+
+
 if __name__ == "__main__":
-    {"keras": keras, "torch": torch_file, "onnx": onnx_files}[sys.argv[1]]()
+    {"keras": keras, "torch": torch_file, "onnx": onnx_files, "images": images}[sys.argv[1]]()
