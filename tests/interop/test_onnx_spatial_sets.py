@@ -50,11 +50,10 @@ def pools(operator, axes):
         if operator == "AveragePool":
             yield {**frame, "count_include_pad": 1}, [], 0, 1
             yield {**frame, "count_include_pad": 1, "ceil_mode": 1}, [], 0, 1
-            yield {**frame, "dilations": [2] * axes}, [], 0, 1
-        else:
-            yield frame, [], 0, 2
-            yield from (({**frame, name: value}, [], 0, 1) for name, value in (("storage_order", 1),
-                                                                              ("dilations", [2] * axes)))  # fmt: skip
+    yield {**frame, "dilations": [2] * axes}, [], 0, 1
+    if operator == "MaxPool":
+        yield {**frame, "storage_order": 1}, [], 0, 1
+        yield frame, [], 0, 2
 
 
 def resizes(axes):
@@ -173,7 +172,8 @@ def test_no_operator_is_read_with_another_meaning(tmp_path, operator, full):
     path = tmp_path / "m.onnx"
     for shape in SHAPES if full else SHAPES[:2]:
         cases = [*CASES[operator](len(shape) - 1)]
-        for case in cases if full or len(cases) < 60 else cases[:: len(cases) // 30]:
+        chosen = np.random.default_rng(1).permutation(len(cases))[: None if full else 60]
+        for case in [cases[index] for index in chosen]:
             for version in versions_of(operator, full):
                 model = model_of(operator, case, version, shape)
                 path.write_bytes(model.SerializeToString())
