@@ -1,7 +1,7 @@
 """Consecutive layers: models and composite layers consist of them.
 
-Layers that can be computed together are: a batch norm and its ReLU (Layer.fused_with), and, for a single row, affine
-layers and ReLUs (Layer.row_step), because a call from Python takes longer than their arithmetic.
+Layers that can be computed together are: a batch norm or a convolution and its ReLU (Layer.fused_with), and, for one
+row, affine layers and ReLUs (Layer.row_step), because a call from Python takes longer than their arithmetic.
 """
 
 from __future__ import annotations

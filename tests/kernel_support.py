@@ -117,7 +117,7 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "gather": [matrices[0], classes, matrices[1]],
         "cross_entropy": [matrices[0], classes, matrices[1], 0.1],
         "convolve": [images, weight, array(2), filtered, geometry, 1],
-        "convolve_back": [filtered, weight, vectors[0], images, geometry, 0],
+        "convolve_back": [filtered, weight, vectors[0], images, geometry],
         "convolve_weight": [images, filtered, weight, geometry],
         "max_pool": [images, pooled, pool],
         "max_pool_backward": [images, pooled, array(2, rows, 3, width), pool],

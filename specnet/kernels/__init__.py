@@ -115,7 +115,7 @@ gather = _kernel("gather")
 convolve = _kernel("convolve")
 """(x, weight, bias, y, geometry, rectified): see convolution.h; without a bias its array is empty."""
 convolve_back = _kernel("convolve_back")
-"""(dy, weight, bias, dx, geometry, rectified): the gradient with respect to x, plus a bias."""
+"""(dy, weight, bias, dx, geometry): the gradient with respect to x, plus a bias."""
 convolve_weight = _kernel("convolve_weight")
 """(x, dy, gradient, geometry): the gradient with respect to the weight."""
 max_pool = _kernel("max_pool")

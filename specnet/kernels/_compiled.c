@@ -91,11 +91,15 @@ typedef struct {
     Work float32, float64;
 } Kernel;
 
-/* Run a job, and let other Python threads run meanwhile if it is large. */
-static void run_released(const Job *job) {
+/* Run a job, and let other Python threads run meanwhile if it is large. Return 0 with an error set without memory. */
+static int run_released(Job *job) {
+    _Atomic int no_memory = 0;
+    job->no_memory = &no_memory;
     PyThreadState *state = job->count * job->cost >= RELEASED ? PyEval_SaveThread() : NULL;
     run(job);
     if (state) PyEval_RestoreThread(state);
+    if (atomic_load(&no_memory)) PyErr_NoMemory();
+    return !atomic_load(&no_memory);
 }
 
 /* Read the numbers after the arrays. Return 0 with an error set if one is no number. */
@@ -117,19 +121,17 @@ static PyObject *call(const Kernel *kernel, PyObject *const *arguments, Py_ssize
     if (!type) Py_RETURN_FALSE;
     for (int i = 0; i < arrays; i++) job.array[i] = views[i].buf;
     const int fits = kernel->fit(&job, views);
-    if (fits) {
-        job.work = type == 'f' ? kernel->float32 : kernel->float64;
-        run_released(&job);
-    }
+    job.work = type == 'f' ? kernel->float32 : kernel->float64;
+    const int failed = fits && !run_released(&job);
     close_views(views, arrays);
-    return PyBool_FromLong(fits);
+    return failed ? NULL : PyBool_FromLong(fits);
 }
 
 #define KERNELS(K)                                                                                                     \
     K(sgd, "wrr") K(momentum, "wrwr") K(adam, "wrwwr") K(rmsprop, "wrwr") K(rmsprop_momentum, "wrwwr")                 \
     K(adagrad, "wrwr") K(lion, "wrwr") K(add_bias, "wr") K(relu, "rm") K(relu_backward, "rrm") K(multiply, "rrm")      \
-    K(prelu, "rwr") K(prelu_backward, "rrwr") K(standardize, "rwrr") K(normalize, "rmrrrn") K(sum_rows, "rw") K(sum_product, "rrw")           \
-    K(sum_negative, "rrw") K(batch_norm, "rrrwmwwwnnn") K(batch_norm_backward, "rrrrwwm")                               \
+    K(prelu, "rwr") K(prelu_backward, "rrwr") K(standardize, "rwrr") K(normalize, "rmrrrn") K(sum_rows, "rw")          \
+    K(sum_product, "rrw") K(sum_negative, "rrw") K(batch_norm, "rrrwmwwwnnn") K(batch_norm_backward, "rrrrwwm")        \
     K(batch_norm_relu_backward, "rrrrwwmr") K(layer_norm, "rrrwwmn") K(rms_norm, "rrwwmn")                             \
     K(row_norm_backward, "rrrrmn") K(softmax, "rw") K(max_pool, "rwi") K(max_pool_backward, "rrwi")                    \
     K(average_pool, "rwi") K(average_pool_backward, "rwi")

@@ -79,7 +79,11 @@ static void NAMED(convolve)(const Job *job, size_t first, size_t stop) {
     const Conv *c = job->array[0];
     const size_t height = c->out.height, positions = c->kernel[0] * c->kernel[1], inputs = group_inputs(c),
                  outputs = group_outputs(c), line = c->out.width * c->out.channels;
-    REAL *room = allocated(c->room + positions * sizeof(Segment));
+    REAL *room = allocated(c->room + positions * sizeof(Segment), 1);
+    if (!room) {
+        atomic_store(job->no_memory, 1);
+        return;
+    }
     Tile tile = {.segments = (Segment *)((char *)room + c->room), .ra = (size_t)c->stride[1] * c->in.channels, .ka = 1,
                  .ro = (size_t)c->spread[1] * c->out.channels, .rectified = c->rectified};
     for (size_t unit = first, count; unit < stop; unit += count) {
@@ -113,12 +117,13 @@ static void NAMED(add_block)(const Conv *c, Tile *tile, size_t start, size_t sto
                  runs = joined ? 1 : c->kernel[1], length = c->kernel[1] * inputs / runs,
                  tiles = (length + c->tiles.rows - 1) / c->tiles.rows;
     for (size_t i = 0; i < c->kernel[0]; i++) {
-        ptrdiff_t at;
         tile->count = 0;
-        for (size_t row = start; row < stop; row++)
-            if (source_of(c, 0, row, i, &at) && at >= 0 && at < (ptrdiff_t)c->in.height)
-                tile->segments[tile->count++] = (Segment){((size_t)at - from) * c->in.row,
-                                                          (row - start) * c->out.width * tile->kb, c->out.width};
+        for (size_t row = start; row < stop; row++) {
+            const ptrdiff_t at = source_of(c, 0, row, i);
+            if (at < 0 || at >= (ptrdiff_t)c->in.height) continue;
+            tile->segments[tile->count++] = (Segment){((size_t)at - from) * c->in.row,
+                                                      (row - start) * c->out.width * tile->kb, c->out.width};
+        }
         for (size_t run = 0; run < runs; run++) {
             const ptrdiff_t left = (ptrdiff_t)c->in.left - c->padding[1] + (ptrdiff_t)run * c->dilation[1];
             const REAL *a = source + (size_t)left * c->in.channels + input;
@@ -139,7 +144,11 @@ static void NAMED(convolve_weight)(const Job *job, size_t first, size_t stop) {
     const size_t height = c->out.height, outputs = group_outputs(c), inputs = group_inputs(c), filters = c->filters,
                  span = c->kernel[0] * c->kernel[1] * inputs * 2 * c->tiles.lanes, per_group = c->panels / group_count(c),
                  copied = c->block * c->out.width * 2 * c->tiles.lanes;
-    REAL *room = allocated(c->room + copied * sizeof(REAL) + c->block * sizeof(Segment));
+    REAL *room = allocated(c->room + copied * sizeof(REAL) + c->block * sizeof(Segment), 1);
+    if (!room) {
+        atomic_store(job->no_memory, 1);
+        return;
+    }
     REAL *const copy = (REAL *)((char *)room + c->room);
     Tile tile = {.segments = (Segment *)(copy + copied), .ra = c->depthwise ? (size_t)c->dilation[1] * c->channels : 1,
                  .ka = (size_t)c->stride[1] * c->channels, .added = 1};

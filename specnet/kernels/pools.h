@@ -36,7 +36,11 @@ WORK(max_pool) {
     INPUT(x, 0); ARRAY(y, 1);
     const Pool p = pool_of(job);
     const size_t line = p.width * p.channels;
-    REAL *const maxima = allocated(line * sizeof(REAL));
+    REAL *const maxima = allocated(line, sizeof(REAL));
+    if (!maxima) {
+        atomic_store(job->no_memory, 1);
+        return;
+    }
     for (size_t unit = first; unit < stop; unit++) {
         const Span rows = window_at(&p, 0, unit % p.out_height);
         const REAL *in = x + unit / p.out_height * p.image + rows.from * line;
@@ -72,7 +76,7 @@ WORK(max_pool_backward) {
         WINDOWS(unit) {
             WINDOW
             const REAL *up = dy + (unit * p.out_width + q) * p.channels + start;
-            if (FEW) {
+            if (FEW || (rows.to - rows.from) * (columns.to - columns.from) > MOST_POSITIONS) {
                 for (size_t c = 0; c < count; c++)
                     gradient[NAMED(first_maximum)(image, &p, rows, columns, start + c)] += up[c];
                 continue;
@@ -83,8 +87,9 @@ WORK(max_pool_backward) {
             POSITIONS {
                 const REAL *in = image + (i * p.width + j) * p.channels + start;
                 CHANNELS {
-                    best[c] = in[c] > most[c] ? tap : best[c];
-                    most[c] = in[c] > most[c] ? in[c] : most[c];
+                    const int larger = (in[c] > most[c]) | ((in[c] != in[c]) & (most[c] == most[c]));
+                    best[c] = larger ? tap : best[c];
+                    most[c] = larger ? in[c] : most[c];
                 }
                 tap += 1;
             }
@@ -105,14 +110,20 @@ WORK(average_pool) {
         const REAL *image = x + unit / p.out_height * p.image;
         WINDOWS(unit) {
             WINDOW
-            const REAL all = (REAL)counted(&p, rows, columns);
-            REAL *out = y + (unit * p.out_width + q) * p.channels + start;
-            memset(out, 0, count * sizeof(REAL));
+            const double all = (double)counted(&p, rows, columns);
+            REAL *out = y + (unit * p.out_width + q) * p.channels + start, part[POOLED];
+            double sum[POOLED]; /* of parts, as a long sum of floats loses digits */
+            size_t summed = 0;
+            CHANNELS part[c] = 0;
+            CHANNELS sum[c] = 0;
             POSITIONS {
                 const REAL *in = image + (i * p.width + j) * p.channels + start;
-                CHANNELS out[c] += in[c];
+                CHANNELS part[c] += in[c];
+                if (++summed % PART) continue;
+                CHANNELS sum[c] += (double)part[c];
+                CHANNELS part[c] = 0;
             }
-            CHANNELS out[c] /= all;
+            CHANNELS out[c] = (REAL)((sum[c] + (double)part[c]) / all);
         }
     }
 }

@@ -99,18 +99,18 @@ FIT(dropout) {
 
 /* Every window of a pool must have a position within the input: x and y are images, and the settings are for them. */
 static int fit_pool(Job *job, const Py_buffer *x, const Py_buffer *y, const Py_buffer *settings) {
-    const int64_t *numbers = settings->buf;
+    int64_t *numbers = job->setting, last;
     if (x->ndim != 4 || y->ndim != 4 || x->shape[0] != y->shape[0] || x->shape[3] != y->shape[3]) return 0;
     if (length(settings) != 7 || !length(x) || !length(y)) return 0;
+    memcpy(numbers, settings->buf, sizeof job->setting);
     for (int i = 0; i < 7; i++)
         if (numbers[i] < (i < 4) || numbers[i] > INT32_MAX) return 0;
     for (int axis = 0; axis < 2; axis++) {
-        const int64_t last = (y->shape[1 + axis] - 1) * numbers[2 + axis] - numbers[4 + axis];
-        if (numbers[4 + axis] >= numbers[axis] || last >= x->shape[1 + axis]) return 0;
+        if (__builtin_mul_overflow((int64_t)y->shape[1 + axis] - 1, numbers[2 + axis], &last)) return 0;
+        if (numbers[4 + axis] >= numbers[axis] || last - numbers[4 + axis] >= x->shape[1 + axis]) return 0;
     }
     job->array[7] = x->shape;
     job->array[8] = y->shape;
-    job->array[9] = settings->buf;
     job->align = 1;
     return 1;
 }

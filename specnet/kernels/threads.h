@@ -29,6 +29,8 @@ typedef struct Job {
     size_t rows, width; /* of the matrices */
     void *array[10];
     double number[4];
+    int64_t setting[7];   /* integers, copied before they are checked: another thread may change an array at any time */
+    _Atomic int *no_memory; /* set by a work that gets none; its caller raises an error */
 } Job;
 
 static struct {

@@ -80,9 +80,3 @@ class ChannelDropout(Dropout):
         if self.draws is self._standalone_draws:
             self.draws.step += 1
         return np.multiply(x, self._mask, out)
-
-    def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        dy = self.incoming(dy, self.cached(self._shape), self._dtype)
-        if self._mask is None:
-            return np.array(dy) if out is None else dy
-        return np.multiply(dy, self._mask, out)

@@ -12,7 +12,7 @@ from specnet.document.base import JsonSchema
 from specnet.document.messages import mismatch, problem
 
 MOST = 1 << 30
-"""The largest stride, dilation, or number of zeros; more than any array has positions."""
+"""The largest of these numbers: sizes of kernels, pools and factors, strides, dilations, positions at an edge."""
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -20,7 +20,7 @@ def _is_count(value: Any, least: int) -> bool:
 
 
 def _counts(axes: int, least: int) -> Callable[[Any], Any]:
-    what = "a positive integer" if least else "an integer of at least 0"
+    what = f"an integer from {least} to 2^30"
 
     def validate(value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
@@ -46,7 +46,8 @@ def _raise_all(faults: Any) -> None:
 
 
 def _edges(axes: int) -> Callable[[Any], Any]:
-    what = f"a number of positions, or an array of {axes} numbers or pairs [before, behind]"
+    numbers = "one number or pair" if axes == 1 else "two numbers or pairs"
+    what = f"a number of positions, or an array of {numbers} [before, behind]"
 
     def pair(entry: Any) -> tuple[int, int] | None:
         if _is_count(entry, 0):
@@ -72,9 +73,9 @@ def _padding(axes: int) -> Callable[[Any], Any]:
     edges = _edges(axes)
 
     def validate(value: Any) -> Any:
-        if value in ("valid", "same"):
+        if isinstance(value, str) and value in ("valid", "same"):
             return value
-        if isinstance(value, str):
+        if not isinstance(value, (list, tuple)) and not _is_count(value, 0):
             raise mismatch('"valid", "same", a number of zeros, or an array of numbers', value)
         pairs = edges(value)
         return pairs if any(map(any, pairs)) else "valid"

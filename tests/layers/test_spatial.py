@@ -1,8 +1,13 @@
 """Layers over sequences and images: conformance, geometry, errors, and agreement with torch and without kernels."""
 
+import copy
+import pathlib
+import pickle
 import random
 import re
+import subprocess
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -247,24 +252,33 @@ def test_wrong_inputs_raise_a_shape_error_with_the_layers_name(entry, shape):
 CONV = {"type": "conv2d", "filters": 4, "kernel_size": 5}
 FAULTS = [
     ([28, 28], CONV, "expected (height, width, channels)", '"shape": [28, 28, 1]'),
-    ([3, 28, 1], CONV, "the height 3 is less than the window of 5", "at most 3", '"same"'),
+    ([3, 28, 1], CONV, "the height 3 is less than the window of 5", "at most 3 positions fit", '"same"'),
     ([28, 3, 1], CONV | {"padding": [0, [1, 0]]}, "the width 3 with 1 of padding", "at most 4"),
-    ([3, 1], {"type": "conv1d", "filters": 4, "kernel_size": 3, "dilation": 4}, "the length 3", "9 (kernel_size 3"),
+    (
+        [3, 1],
+        {"type": "conv1d", "filters": 4, "kernel_size": 3, "dilation": 4},
+        "the length 3",
+        "9 (3 positions, dilation 4)",
+    ),
     ([28, 28, 3], CONV | {"groups": 2}, "the input's channels, 3, are no multiple of 2 groups"),
     ([28, 28, 3], CONV | {"groups": 3}, "the filters, 4, are no multiple of 3 groups"),
     (
         [28, 28, 3],
         CONV | {"kernel_size": 0},
-        "kernel_size: expected a positive integer, or an array of 2, got the integer 0",
+        "kernel_size: expected an integer from 1 to 2^30, or an array of 2, got the integer 0",
     ),
-    ([28, 28, 3], CONV | {"kernel_size": [3, True]}, "kernel_size[1]: expected a positive integer, got true"),
+    ([28, 28, 3], CONV | {"kernel_size": [3, True]}, "kernel_size[1]: expected an integer from 1 to 2^30, got true"),
     ([28, 28, 3], CONV | {"kernel_size": [3]}, "kernel_size: expected 2 entries, one an axis, got 1"),
-    ([28, 28, 3], CONV | {"stride": 1.5}, "stride: expected a positive integer"),
+    ([28, 28, 3], CONV | {"stride": 1.5}, "stride: expected an integer from 1 to 2^30"),
     ([28, 28, 3], CONV | {"padding": "full"}, 'padding: expected "valid", "same", a number'),
-    ([28, 28, 3], CONV | {"padding": -1}, "padding: expected a number of positions"),
+    ([28, 28, 3], CONV | {"padding": -1}, 'padding: expected "valid", "same", a number'),
     ([28, 28, 3], CONV | {"padding": [1, [1, 2, 3]]}, "padding[1]: expected a number of positions or a pair"),
-    ([28, 28, 3], CONV | {"stride": 2**40}, "stride: expected a positive integer"),
-    ([4, 4, 1], {"type": "max_pool2d", "padding": 2}, "less padding than a window"),
+    ([28, 28, 3], CONV | {"stride": 2**40}, "stride: expected an integer from 1 to 2^30"),
+    (
+        [4, 4, 1],
+        {"type": "max_pool2d", "padding": 2},
+        "padding: expected less than the window on every side, at most 1",
+    ),
     ([1, 4, 1], {"type": "max_pool2d"}, "the height 1 is less than the window of 2"),
     ([4], {"type": "global_max_pool"}, "expected positions to pool over"),
     ([4, 4, 1], {"type": "crop2d", "cropping": 2}, "cropping 2 + 2 leaves nothing of the height 4; crop at most 3"),
@@ -285,7 +299,7 @@ FAULTS = [
     (
         [4, 4, 1],
         CONV | {"kernel_size": 1, "padding": 2**19, "stride": 2**19},
-        "with its padding, an input has",
+        "with its padding, an array has",
         "use less padding",
     ),
     ([1, 1], {"type": "conv_transpose1d", "filters": 1, "kernel_size": 3, "padding": 2}, "cuts the whole output"),
@@ -411,3 +425,87 @@ def test_every_spatial_layer_has_a_spec_with_an_example_that_builds():
             assert cls.model_config["json_schema_extra"]["examples"]
             assert re.search(r"sequences|images|axes", cls.__doc__)
     assert kernels.backend() in ("compiled", "numpy")
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_row_depends_on_the_batch_in_which_it_stands(dtype):
+    rng = np.random.default_rng(8)
+    for entry, shape in SPATIAL_LAYERS.values():
+        layer = model_of(entry, input_shape=shape, dtype=dtype).layers[0]
+        x = rng.normal(size=(16, *shape)).astype(dtype)
+        together = layer.predict(x)
+        assert all(np.array_equal(together[i : i + 1], layer.predict(x[i : i + 1])) for i in range(16)), entry
+
+
+def test_one_number_that_is_not_finite_reaches_only_its_neighbours():
+    x = np.zeros((1, 16, 16, 1))
+    x[0, 3, 3] = np.inf
+    assert (~np.isfinite(layers.Upsample2d(2, "bilinear").predict(x))).sum() == 16
+    assert (~np.isfinite(layers.Conv2d(np.ones((3, 3, 1, 1)), padding=1).predict(x))).sum() == 9
+
+
+def test_means_of_many_positions_keep_their_digits():
+    x = np.full((1, 4_000_000, 2), 0.1, np.float32)
+    assert np.allclose(layers.GlobalAveragePool().predict(x), 0.1, rtol=1e-6)
+    if kernels.backend() == "compiled":
+        assert np.allclose(layers.AveragePool1d(4_000_000).predict(x), 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [layers.Conv1d, layers.Conv2d, layers.ConvTranspose1d])
+def test_copies_of_a_layer_have_their_own_weight(cls):
+    shape = (3,) * cls.axes
+    layer = cls(np.ones((*shape, 2, 4)))
+    x = np.ones((1, *(8,) * cls.axes, 2))
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        copied.weight[...] = 0
+        assert not copied.predict(x).any()
+        assert layer.predict(x).any()
+
+
+def test_long_kernels_and_windows_take_no_longer_than_their_arithmetic(monkeypatch):
+    """Strides as long as the kernel, and windows far larger than the input: both were once quadratic."""
+    began = time.process_time()
+    transposed = layers.ConvTranspose1d(np.ones((30_000, 1, 1)), stride=30_000)
+    assert transposed.forward(np.ones((1, 9, 1))).shape == (1, 270_000, 1)
+    assert transposed.backward(np.ones((1, 270_000, 1))).tolist() == [[[30_000.0]] * 9]
+    conv = layers.Conv1d(np.ones((30_000, 1, 1)), stride=30_000)
+    assert conv.forward(np.ones((1, 270_000, 1))).tolist() == [[[30_000.0]] * 9]
+    assert (conv.backward(np.ones((1, 9, 1))) == 1).all()
+    for switch in (lambda _patch: None, switch_off):
+        switch(monkeypatch)
+        pool = layers.MaxPool2d(2**29, padding="same", stride=2**29)
+        assert pool.forward(np.ones((1, 4, 4, 1))).tolist() == [[[[1.0]]]]
+        pool.backward(np.ones((1, 1, 1, 1)))
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="the limit of memory is set as Linux does")
+def test_an_array_without_room_raises_a_memory_error(python):
+    code = """
+import resource
+import numpy as np
+from specnet.layers import Conv1d
+conv = Conv1d(np.ones((1, 64, 1), np.float32), padding=2**20, stride=2**20)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+try:
+    conv.predict(np.ones((1, 4, 64), np.float32))
+except MemoryError:
+    print("no memory")
+"""
+    process = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "no memory\n"
+
+
+def test_a_failed_forward_leaves_the_pending_backward_as_it_was():
+    for layer, x in (
+        (layers.Conv1d(np.ones((3, 2, 1))), np.ones((1, 5, 2))),
+        (layers.MaxPool1d(3), np.ones((1, 5, 2))),
+        (layers.ConvTranspose1d(np.ones((3, 2, 1)), padding=1), np.ones((1, 5, 2))),
+    ):
+        y = layer.forward(x)
+        expected = layer.backward(y)
+        with pytest.raises(specnet.ShapeError):
+            layer.forward(np.ones((1, 1, 3 if "Transpose" in type(layer).__name__ else 2)))
+        assert np.array_equal(layer.backward(y), expected)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from specnet import kernels
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
-from specnet.errors import ShapeError
+from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer
 from specnet.layers.relu import Relu
 from specnet.layers.spatial.convolution import convolve, convolve_gradients, convolve_weight
@@ -54,7 +54,10 @@ class Convolution(Layer):
         super().__init__()
         self.parameters["weight"] = self.floats(weight)
         shape = self.weight.shape
-        if len(shape) != self.axes + 2 or 0 in shape or groups < 1 or shape[-1] % groups:
+        if not isinstance(groups, (int, np.integer)) or groups < 1:
+            msg = f"{self.name}: expected groups, a positive integer, got {groups!r}"
+            raise SpecnetError(msg)
+        if len(shape) != self.axes + 2 or 0 in shape or shape[-1] % groups:
             sizes = (
                 "(length, channels / groups, filters)"
                 if self.axes == 1
@@ -62,8 +65,6 @@ class Convolution(Layer):
             )
             msg = f"{self.name}: expected a weight of shape {sizes}, filters a multiple of {groups} groups, got {shape}"
             raise ShapeError(msg)
-        # Sequences are images of height 1 here.
-        self._weight: Array = self.weight if self.axes == 2 else self.weight[np.newaxis]
         self._bias: Array | None = None
         if bias is not None:
             self._bias = self.parameters["bias"] = self.floats(bias, self.weight.dtype)
@@ -76,8 +77,8 @@ class Convolution(Layer):
             for key, value in (("stride", stride), ("dilation", dilation))
         ]
         pads = padding_of(padding, self.axes, self.name)
-        self.settings = WindowSettings(self.axes, (height, width), numbers[0], pads, numbers[1], groups)
-        self.groups = groups
+        self.settings = WindowSettings(self.axes, (height, width), numbers[0], pads, numbers[1], int(groups))
+        self.groups = int(groups)
         self._x: Array | None = None  # (batch, height, width, channels)
         self._y_shape: ShapeTuple = ()
         self._ones: Array = np.ones(0)
@@ -91,9 +92,9 @@ class Convolution(Layer):
                 msg = f"the {name}, {count}, are no multiple of {groups} groups; change groups or their number"
                 raise ShapeError(msg)
         windows, output = cls._output_size(settings_of(fields, axes), fields, size)
-        padded = size_of(windows.padded) * max(channels, filters)
-        if padded > element_limit():
-            msg = f"with its padding, an input has {padded} elements, more than {element_limit()}; use less padding"
+        padded = size_of(windows.padded) * (channels if windows.size == size else filters)
+        if windows.padded != windows.size and padded > element_limit():
+            msg = f"with its padding, an array has {padded} elements, more than {element_limit()}; use less padding"
             raise ShapeError(msg)
         weight = (*fields["kernel_size"], channels // groups, filters)
         bias = {"bias": (filters,)} if fields["bias"] else {}
@@ -125,13 +126,19 @@ class Convolution(Layer):
         return {"dbias": "dy.sum(axis=(0, 1, 2))" if self.axes == 2 else "dy.sum(axis=(0, 1))"}
 
     @property
+    def _weight(self) -> Array:
+        """The weight for images; here, sequences are images of height 1."""
+        weight = self.parameters["weight"]
+        return weight if self.axes == 2 else weight[np.newaxis]
+
+    @property
     def channels(self) -> int:
         """The number of channels of an input."""
         return self._weight.shape[2] * self.groups
 
     def _as_images(self, x: npt.ArrayLike) -> Array:
-        images = as_images(self.floats(x, self._weight.dtype), self.axes, self.channels, self.name)
-        return np.ascontiguousarray(images)
+        images = as_images(self.floats(x, self.parameters["weight"].dtype), self.axes, self.channels, self.name)
+        return images if images.flags.c_contiguous and images.flags.aligned else np.array(images)
 
     def _check_gradient(self, dy: npt.ArrayLike) -> Array:
         """Return the upstream gradient as images."""
@@ -173,9 +180,9 @@ class Conv(Convolution):
         self, x: npt.ArrayLike, training: bool = False, out: Array | None = None, *, rectified: bool = False
     ) -> Array:
         """Return y, or max(y, 0) if `rectified`."""
-        self._x = self._as_images(x)
-        y = self._compute(self._x, out, rectified=rectified)
-        self._y_shape = y.shape
+        images = self._as_images(x)
+        y = self._compute(images, out, rectified=rectified)
+        self._x, self._y_shape = images, y.shape
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:

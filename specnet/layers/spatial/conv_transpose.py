@@ -59,9 +59,9 @@ class ConvTranspose(Convolution):
         return find_windows(settings, output), output
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        self._x = self._as_images(x)
-        y = self._compute(self._x, out)
-        self._y_shape = y.shape
+        images = self._as_images(x)
+        y = self._compute(images, out)
+        self._x, self._y_shape = images, y.shape
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:

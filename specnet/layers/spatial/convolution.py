@@ -33,7 +33,7 @@ def convolve(
 def convolve_back(dy: Array, weight: Array, bias: Array | None, windows: Windows, dx: Array) -> Array:
     """Compute into dx the gradient with respect to x of `convolve`, plus `bias`: the transposed convolution of dy."""
     shift = NO_BIAS[dy.dtype] if bias is None else bias
-    if kernels.convolve_back(dy, weight, shift, dx, windows.geometry, False):  # noqa: FBT003 - the kernel has no names
+    if kernels.convolve_back(dy, weight, shift, dx, windows.geometry):
         return dx
     unfolding.convolve_back(dy, weight, windows, dx)
     return _finish(dx, bias, rectified=False)

@@ -14,6 +14,9 @@ from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import Layer
 
+PART = 128
+"""Positions whose sum is taken in the dtype of x; a longer one would lose digits."""
+
 
 class GlobalPool(Layer):
     """Base class of pools over all axes but the first and the last: (batch, ..., channels) -> (batch, channels)."""
@@ -78,7 +81,13 @@ class GlobalAveragePool(GlobalPool):
         }
 
     def _pool(self, x: Array, out: Array | None) -> Array:
-        return np.divide(np.add.reduce(x, axis=1, out=out), x.shape[1], out)
+        positions = x.shape[1]
+        if positions <= PART:
+            return np.divide(np.add.reduce(x, axis=1, out=out), positions, out)
+        parts = np.add.reduceat(x, np.arange(0, positions, PART), axis=1)
+        y = np.empty((len(x), x.shape[2]), x.dtype) if out is None else out
+        y[...] = parts.sum(axis=1, dtype=np.float64) / positions
+        return y
 
     def _spread_gradient(self, x: Array, dy: Array, dx: Array) -> None:
         np.divide(dy, x.shape[1], dx)  # ∂y/∂x = 1 / positions

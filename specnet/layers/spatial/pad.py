@@ -13,7 +13,7 @@ from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import Layer
-from specnet.layers.spatial.windows import AXES, Pair, as_images, named, output_shape_of, padding_of, size_of_image
+from specnet.layers.spatial.windows import AXES, Pair, as_images, edges_of, named, output_shape_of, size_of_image
 
 Edges: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 """Numbers of positions at the edges: one for all, one an axis, or two an axis (before and behind)."""
@@ -152,12 +152,6 @@ class Crop2d(Crop):
     """Images (batch, height, width, channels) without their edges."""
 
     axes = 2
-
-
-def edges_of(value: Edges, axes: int, who: str) -> tuple[Pair, Pair]:
-    """Return (before, behind) of rows and of columns. Raises SpecnetError."""
-    pairs = padding_of(value, axes, who)
-    return ((0, 0), (0, 0)) if isinstance(pairs, str) else pairs
 
 
 def inside(edges: tuple[Pair, Pair], x: Array) -> tuple[slice, ...]:

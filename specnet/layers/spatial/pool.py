@@ -56,9 +56,9 @@ class Pool(Layer):
         return False
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        self._x = self._as_images(x)
-        y = self._compute(self._x, out)
-        self._y_shape, self._dtype = y.shape, y.dtype
+        images = self._as_images(x)
+        y = self._compute(images, out)
+        self._x, self._y_shape, self._dtype = images, y.shape, y.dtype
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -81,7 +81,8 @@ class Pool(Layer):
         """Compute dx from dy, both images."""
 
     def _as_images(self, x: npt.ArrayLike) -> Array:
-        return np.ascontiguousarray(as_images(self.floats(x), self.axes, None, self.name))
+        images = as_images(self.floats(x), self.axes, None, self.name)
+        return images if images.flags.c_contiguous and images.flags.aligned else np.array(images)
 
     def _windows_of(self, x: Array) -> Windows:
         return find_windows(self.settings, x.shape[1:3])
@@ -198,25 +199,32 @@ def _settings(
     size = per_axis(pool_size, axes, f"{who}: pool_size")
     pads = padding_of(padding, axes, who)
     if isinstance(pads, tuple) and any(max(pad) >= n for pad, n in zip(pads, size, strict=True)):
-        msg = f"{who}: expected less padding than a window of {size[2 - axes :]} has positions, got {padding}"
+        most = ", ".join(str(n - 1) for n in size[2 - axes :])
+        msg = f"{who}: expected less than the window on every side, at most {most}"
         raise ShapeError(msg)
     return WindowSettings(axes, size, size if stride is None else per_axis(stride, axes, f"{who}: stride"), pads)
 
 
 def _taps(windows: Windows) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
     """Yield, for each position of a window, the inputs there and the outputs whose windows have it in the input."""
-    for i in range(windows.kernel[0]):
-        for j in range(windows.kernel[1]):
-            rows, columns = _tap(windows, 0, i), _tap(windows, 1, j)
-            if rows and columns:
-                yield (slice(None), rows[0], columns[0]), (slice(None), rows[1], columns[1])
+    columns = list(_axis_taps(windows, 1))
+    for rows in _axis_taps(windows, 0):
+        for across in columns:
+            yield (slice(None), rows[0], across[0]), (slice(None), rows[1], across[1])
 
 
-def _tap(windows: Windows, axis: int, tap: int) -> tuple[slice, slice] | None:
-    stride, offset = windows.stride[axis], tap - windows.padding[axis][0]
-    first = max(-(offset // stride), 0)
-    last = min((windows.size[axis] - 1 - offset) // stride, windows.output[axis] - 1)
-    if last < first:
-        return None
-    start = first * stride + offset
-    return slice(start, last * stride + offset + 1, stride), slice(first, last + 1)
+def _axis_taps(windows: Windows, axis: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the inputs and the outputs of each tap on one axis, without the taps that meet only padding."""
+    stride, padding, size, outputs = (
+        windows.stride[axis],
+        windows.padding[axis][0],
+        windows.size[axis],
+        windows.output[axis],
+    )
+    for tap in range(max(padding - (outputs - 1) * stride, 0), min(windows.kernel[axis], size + padding)):
+        offset = tap - padding
+        first = max(-(offset // stride), 0)
+        last = min((size - 1 - offset) // stride, outputs - 1)
+        if first <= last:
+            start = first * stride + offset
+            yield slice(start, last * stride + offset + 1, stride), slice(first, last + 1)

@@ -6,7 +6,7 @@ are unfolded at a time as stay in the cache. Names and shapes as in convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -18,12 +18,16 @@ from specnet.layers.spatial.windows import Windows
 BLOCK = 128 * 1024
 """The numbers of unfolded windows at a time: half a megabyte in float32."""
 
+LONG = 16 * BLOCK
+"""The numbers of unfolded windows of a sequence that are too many to unfold at once."""
+
 FEW = 16
 """With fewer channels, dy has more numbers to unfold than x; and rows of so few numbers are slow to copy."""
 
 
 def convolve(x: Array, weight: Array, windows: Windows, y: Array) -> None:
     """Compute y."""
+    windows, (x, y), weight = _upright(windows, [x, y], weight)
     if _is_depthwise(weight, windows):
         _convolve_depthwise(x, weight, windows, y)
     elif windows.groups == 1 and weight[0, :, :, 0].size < FEW:
@@ -38,6 +42,7 @@ def convolve(x: Array, weight: Array, windows: Windows, y: Array) -> None:
 
 def convolve_back(dy: Array, weight: Array, windows: Windows, dx: Array) -> None:
     """Compute dx."""
+    windows, (dy, dx), weight = _upright(windows, [dy, dx], weight)
     turned = _turned(windows)
     if turned is not None and _is_depthwise(weight, windows):
         _convolve_depthwise(dy, weight[::-1, ::-1], turned, dx)
@@ -51,6 +56,7 @@ def convolve_back(dy: Array, weight: Array, windows: Windows, dx: Array) -> None
 
 def convolve_weight(x: Array, dy: Array, windows: Windows, gradient: Array) -> None:
     """Compute the gradient of the weight."""
+    windows, (x, dy), gradient = _upright(windows, [x, dy], gradient)
     gradient[...] = 0
     if _is_depthwise(gradient, windows):
         for images, rows, view in _views(x, windows):
@@ -72,7 +78,8 @@ def convolve_weight(x: Array, dy: Array, windows: Windows, gradient: Array) -> N
 def convolve_gradients(x: Array, dy: Array, weight: Array, windows: Windows, gradient: Array, dx: Array) -> Array:
     """Compute the gradient of the weight, and dx. With a stride of 1, unfolding dy serves both."""
     turned = _turned(windows)
-    if turned is None or windows.groups > 1 or weight.shape[2] < FEW:
+    is_long = windows.output[0] == 1 and windows.output[1] * weight.size > LONG * weight.shape[3]
+    if turned is None or windows.groups > 1 or weight.shape[2] < FEW or is_long:
         convolve_weight(x, dy, windows, gradient)
         convolve_back(dy, weight, windows, dx)
         return dx
@@ -117,8 +124,26 @@ def _turned(windows: Windows) -> Windows | None:
         if windows.stride[axis] > 1 or before > reach or behind > reach:
             return None
         pads.append((reach - before, reach - behind))
-    size, output, padding = windows.output, windows.size, (pads[0], pads[1])
-    return Windows(size, output, windows.kernel, (1, 1), windows.dilation, padding, windows.groups, windows.geometry)
+    size, output, padding, unused = windows.output, windows.size, (pads[0], pads[1]), np.empty(0, np.int64)
+    return Windows(size, output, windows.kernel, (1, 1), windows.dilation, padding, windows.groups, unused)
+
+
+def _upright(windows: Windows, images: Sequence[Array], weight: Array) -> tuple[Windows, Sequence[Array], Array]:
+    """Turn long sequences, images of one row, into images of one column, which can be cut into blocks of rows."""
+    numbers = windows.output[1] * size_of(windows.kernel) * weight.shape[2] * windows.groups
+    if windows.size[0] > 1 or windows.kernel[0] > 1 or windows.output[0] > 1 or numbers <= LONG:
+        return windows, images, weight
+    turned = Windows(
+        size=windows.size[::-1],
+        output=windows.output[::-1],
+        kernel=windows.kernel[::-1],
+        stride=windows.stride[::-1],
+        dilation=windows.dilation[::-1],
+        padding=windows.padding[::-1],
+        groups=windows.groups,
+        geometry=np.empty(0, np.int64),
+    )
+    return turned, [array.swapaxes(1, 2) for array in images], weight.swapaxes(0, 1)
 
 
 def _blocks(images: int, windows: Windows, channels: int) -> Iterator[tuple[slice, slice]]:
@@ -183,13 +208,14 @@ def _pad(x: Array, images: slice, windows: Windows, padded: Array | None) -> Arr
     return padded[:count]
 
 
-def _window_view(padded: Array, windows: Windows) -> Array:
+def _window_view(padded: Array, windows: Windows, rows: int | None = None) -> Array:
     """Return a view (n, output height, output width, kernel height, kernel width, channels) of padded images."""
+    height = windows.output[0] if rows is None else rows
     image, row, column, channel = padded.strides
     (down, right), (apart_down, apart_right) = windows.stride, windows.dilation
     return as_strided(
         padded,
-        (len(padded), *windows.output, *windows.kernel, padded.shape[3]),
+        (len(padded), height, windows.output[1], *windows.kernel, padded.shape[3]),
         (image, row * down, column * right, row * apart_down, column * apart_right, channel),
     )
 
@@ -198,18 +224,22 @@ def _fold(dy: Array, weight: Array, windows: Windows, dx: Array) -> None:
     """Compute each window's share of dx, and add the shares where windows overlap."""
     (top, _), (left, _) = windows.padding
     height, width = windows.size
-    step = max(BLOCK // max(size_of(windows.output) * size_of(windows.kernel) * dx.shape[3], 1), 1)
-    padded: Array = np.empty((min(step, len(dy)), *windows.padded, dx.shape[3]), dx.dtype)
-    for start in range(0, len(dy), step):
-        part = dy[start : start + step]
-        target = padded[: len(part)]
-        target[...] = 0
+    padded: Array = np.empty((0, *windows.padded, dx.shape[3]), dx.dtype)
+    for images, rows in _blocks(len(dy), windows, dx.shape[3]):
+        count = images.stop - images.start
+        if len(padded) < count:
+            padded = np.empty((count, *windows.padded, dx.shape[3]), dx.dtype)
+        target = padded[:count]
+        if rows.start == 0:
+            target[...] = 0
+        part, reached = dy[images, rows], target[:, rows.start * windows.stride[0] :]
         if windows.groups > 1:
-            _add_groups(part, weight, windows, target)
+            _add_groups(part, weight, windows, reached)
         else:
             shares = np.dot(part.reshape(-1, part.shape[3]), weight.reshape(-1, weight.shape[3]).T)
-            _add_shares(shares.reshape(*part.shape[:3], *weight.shape[:3]), windows, target)
-        dx[start : start + step] = target[:, top : top + height, left : left + width]
+            _add_shares(shares.reshape(*part.shape[:3], *weight.shape[:3]), windows, reached)
+        if rows.stop == windows.output[0]:
+            dx[images] = target[:, top : top + height, left : left + width]
 
 
 def _add_shares(shares: Array, windows: Windows, target: Array) -> None:
@@ -229,7 +259,7 @@ def _add_shares(shares: Array, windows: Windows, target: Array) -> None:
 
 
 def _add_groups(dy: Array, weight: Array, windows: Windows, target: Array) -> None:
-    view = _window_view(target, windows)
+    view = _window_view(target, windows, rows=dy.shape[1])
     for i, j in np.ndindex(*windows.kernel):
         if _is_depthwise(weight, windows):
             view[:, :, :, i, j] += dy * weight[i, j, 0]

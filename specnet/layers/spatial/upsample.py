@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,22 +54,16 @@ class Upsample(Resized):
             images, height, width, channels = x.shape
             y.reshape(images, height, self.size[0], width, self.size[1], channels)[...] = x[:, :, None, :, None]
             return
-        rows, columns = self._matrices(x)
-        np.einsum("pi,nijc,qj->npqc", rows, x, columns, out=y, optimize=True)
+        rows = _interpolate(x, self.size[0], axis=1)
+        y[...] = _interpolate(rows, self.size[1], axis=2)
 
     def _resize_back(self, dy: Array, dx: Array) -> None:
         images, height, width, channels = dx.shape
         if self.interpolation == "nearest":  # each x was repeated, so its gradient is the sum
             dy.reshape(images, height, self.size[0], width, self.size[1], channels).sum(axis=(2, 4), out=dx)
             return
-        rows, columns = self._matrices(dx)  # y = rows @ x @ columns.T for each channel
-        np.einsum("pi,npqc,qj->nijc", rows, dy, columns, out=dx, optimize=True)
-
-    def _matrices(self, x: Array) -> tuple[Array, Array]:
-        return (
-            _interpolation(x.shape[1], self.size[0], x.dtype),
-            _interpolation(x.shape[2], self.size[1], x.dtype),
-        )
+        rows = _interpolate_back(dy, self.size[1], width, axis=2)
+        dx[...] = _interpolate_back(rows, self.size[0], height, axis=1)
 
 
 class Upsample1d(Upsample):
@@ -85,14 +78,39 @@ class Upsample2d(Upsample):
     axes = 2
 
 
-@lru_cache(maxsize=256)
-def _interpolation(size: int, factor: int, dtype: npt.DTypeLike) -> Array:
-    """Return the matrix (size * factor, size) that interpolates linearly along one axis."""
-    positions = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
-    below = np.minimum(positions.astype(np.int64), max(size - 2, 0))
-    share = positions - below
-    matrix = np.zeros((size * factor, size), dtype)
-    rows = np.arange(size * factor)
-    matrix[rows, below] = 1 - share
-    matrix[rows, np.minimum(below + 1, size - 1)] += share.astype(dtype)
-    return matrix
+class _Positions(NamedTuple):
+    """Where each output lies between two inputs: y = x[below] * (1 - share) + x[behind] * share."""
+
+    below: npt.NDArray[np.int64]
+    behind: npt.NDArray[np.int64]
+    share: Array
+
+
+def _positions(size: int, factor: int, axis: int, dtype: np.dtype[Any]) -> _Positions:
+    exact = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    below = exact.astype(np.int64)
+    share = (exact - below).astype(dtype).reshape(-1, *[1] * (3 - axis))
+    return _Positions(below, np.minimum(below + 1, size - 1), share)
+
+
+def _interpolate(x: Array, factor: int, axis: int) -> Array:
+    """Return images, `factor` times as large on one axis."""
+    if factor == 1:
+        return x
+    below, behind, share = _positions(x.shape[axis], factor, axis, x.dtype)
+    y = x.take(below, axis)
+    y *= 1 - share
+    y += x.take(behind, axis) * share
+    return y
+
+
+def _interpolate_back(dy: Array, factor: int, size: int, axis: int) -> Array:
+    """Return the gradient of `_interpolate`: each x receives its shares of the outputs beside it, all adjacent."""
+    if factor == 1:
+        return dy
+    below, behind, share = _positions(size, factor, axis, dy.dtype)
+    dx = np.zeros((*dy.shape[:axis], size, *dy.shape[axis + 1 :]), dy.dtype)
+    for sources, weights in ((below, 1 - share), (behind, share)):
+        receivers, starts = np.unique(sources, return_index=True)
+        dx.swapaxes(axis, 0)[receivers] += np.add.reduceat(dy * weights, starts, axis).swapaxes(axis, 0)
+    return dx

@@ -84,24 +84,38 @@ def find_windows(settings: WindowSettings, size: Pair) -> Windows:
             raise ShapeError(_too_small(name, size[axis], kernel[axis], dilation[axis], pads[axis]))
         output.append(room // stride[axis] + 1)
     geometry = np.array([*stride, *dilation, pads[0][0], pads[1][0], groups], np.int64)
+    geometry.flags.writeable = False  # it is shared by all layers with these settings
     return Windows(size, (output[0], output[1]), kernel, stride, dilation, (pads[0], pads[1]), groups, geometry)
 
 
 def _too_small(name: str, size: int, kernel: int, dilation: int, pads: Pair) -> str:
     span, room = dilation * (kernel - 1) + 1, size + sum(pads)
-    window = f"{span} (kernel_size {kernel}, dilation {dilation})" if dilation > 1 else str(span)
+    window = f"{span} ({kernel} positions, dilation {dilation})" if dilation > 1 else str(span)
     padded = f" with {sum(pads)} of padding" if sum(pads) else ""
-    most = (room - 1) // dilation + 1
     return (
         f"the {name} {size}{padded} is less than the window of {window}; "
-        f'make the window at most {most}, or use padding "same"'
+        f'at most {(room - 1) // dilation + 1} positions fit, or use padding "same"'
     )
 
 
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
+
+
+def _entries(value: Any, axes: int) -> list[Any]:
+    """Return one entry for each axis: those of a sequence, or the same number for all."""
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return list(value)
+    return [value] * axes
+
+
 def per_axis(value: PerAxis, axes: int, who: str, least: int = 1) -> Pair:
-    """Return a setting for rows and columns; a sequence has one row of `least`. Raises SpecnetError."""
-    numbers = [value] * axes if isinstance(value, (int, np.integer)) else list(value)
-    if len(numbers) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in numbers):
+    """Return a setting of at least `least` for rows and columns. Raises SpecnetError.
+
+    A sequence has one axis; its rows get `least`, with which a row stays as it is.
+    """
+    numbers = _entries(value, axes)
+    if len(numbers) != axes or not all(_is_count(number, least) for number in numbers):
         what = "a positive integer" if least else "a non-negative integer"
         msg = f"{who}: expected {what}{' for each of 2 axes' if axes == 2 else ''}, got {value!r}"
         raise SpecnetError(msg)
@@ -110,20 +124,23 @@ def per_axis(value: PerAxis, axes: int, who: str, least: int = 1) -> Pair:
 
 def padding_of(value: PaddingArgument, axes: int, who: str) -> Padding:
     """Return the padding for rows and columns; a sequence has one row without padding. Raises SpecnetError."""
-    if value in ("valid", "same"):
-        return value
-    msg = f'{who}: expected "valid", "same", or numbers of zeros: one, one an axis, or two an axis, got {value!r}'
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, str) and value in ("valid", "same"):
+        return "same" if value == "same" else "valid"
+    try:
+        return edges_of(value, axes, who)
+    except SpecnetError:
+        msg = f'{who}: expected "valid", "same", or numbers of zeros: one, one an axis, or two an axis, got {value!r}'
+        raise SpecnetError(msg) from None
+
+
+def edges_of(value: Any, axes: int, who: str) -> tuple[Pair, Pair]:
+    """Return the numbers of positions before and behind rows and columns. Raises SpecnetError."""
+    entries = [_entries(entry, 2) for entry in _entries(value, axes)]
+    if len(entries) != axes or not all(len(entry) == 2 and all(_is_count(n, 0) for n in entry) for entry in entries):
+        msg = f"{who}: expected numbers of positions: one, one an axis, or two an axis, got {value!r}"
         raise SpecnetError(msg)
-    entries: list[Any] = [value] * axes if isinstance(value, (int, np.integer)) else list(value)
-    pairs = [(entry, entry) if isinstance(entry, (int, np.integer)) else tuple(entry) for entry in entries]
-    is_valid = len(pairs) == axes and all(
-        len(pair) == 2 and all(isinstance(n, (int, np.integer)) and n >= 0 for n in pair) for pair in pairs
-    )
-    if not is_valid:
-        raise SpecnetError(msg)
-    pads = [(int(before), int(behind)) for before, behind in pairs]
-    return ((0, 0), pads[0]) if axes == 1 else (pads[0], pads[1])
+    pairs = [(int(before), int(behind)) for before, behind in entries]
+    return ((0, 0), pairs[0]) if axes == 1 else (pairs[0], pairs[1])
 
 
 def size_of_image(shape: ShapeTuple, axes: int) -> Pair:
