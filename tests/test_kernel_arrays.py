@@ -264,7 +264,6 @@ def test_sanitizers_find_nothing(tmp_path, root, python, build, monkeypatch):
         "conftest.py",
         "support.py",
         "kernel_support.py",
-        "layers/__init__.py",
         *KERNEL_TESTS,
     ):
         shutil.copy(root / "tests" / name, tests / name)

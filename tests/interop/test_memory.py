@@ -222,7 +222,7 @@ BOMBS = {
     "large.keras": (keras_spatial("UpSampling2D", size=2**15), "an output would have"),
     "depthwise.keras": (
         keras_spatial("DepthwiseConv2D", kernel_size=2**20, padding="same", depth_multiplier=2**12),
-        "has 0 arrays in the file, 2 in the network",
+        "more than 2147483648; use less padding",
     ),
     "weights.keras": (lambda path: keras_weights(path, 25), "model.weights.h5 unpacks to 104,"),
     "twice.keras": (keras_packed_twice, "all arrays together are far larger than the file"),

@@ -182,17 +182,23 @@ def test_no_operator_is_read_with_another_meaning(tmp_path, operator, full):
                 except specnet.CheckpointError as error:
                     assert "\n" not in str(error)
                     continue
-                imported_count += 1
+                attributes = case[0]
+                kernel = attributes.get("kernel_shape", attributes.get("strides", ()))
+                if "auto_pad" in attributes and any(s > k for s, k in zip(attributes["strides"], kernel, strict=False)):
+                    continue  # the runtime refuses the negative padding that it computes, the reference moves windows
                 x = RNG.normal(size=(4, *shape)).astype("f4")
                 expected = expected_outputs(model, (operator, *case), x)
                 if expected is None and operator == "Conv":  # the runtime has no auto_pad with dilations
                     other = explicit(case, shape)
                     expected = expected_outputs(model_of(operator, other, 13, shape), (operator, *other), x)
                 place = f"operator set {version}, row {shape}: {operator} {case}"
+                if expected is None and full:  # neither the runtime nor the reference knows every old set
+                    continue
                 assert expected is not None, f"was imported, but nothing else runs it: {place}"
+                imported_count += 1
                 outputs = imported.model.predict(np.moveaxis(x, 1, -1))
                 if any("an output has the shape" in note for note in imported.notes):
                     outputs = np.moveaxis(outputs, -1, 1)
                 assert outputs.shape == expected.shape, place
-                assert np.abs(outputs - expected).max() < 1e-5, place
+                assert np.abs(outputs - expected).max() < 1e-6 * max(np.abs(expected).max(), 10), place
     assert imported_count

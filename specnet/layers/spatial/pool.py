@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from specnet.errors import ShapeError
 from specnet.layer import Layer
 from specnet.layers.spatial.windows import (
     PaddingArgument,
+    Pair,
     PerAxis,
     Windows,
     WindowSettings,
@@ -95,8 +97,7 @@ class Pool(Layer):
         return y if self.axes == 2 else y[:, 0]
 
     def _kernel_settings(self, windows: Windows) -> npt.NDArray[np.int64]:
-        pads = (windows.padding[0][0], windows.padding[1][0])
-        return np.array([*windows.kernel, *windows.stride, *pads, self.count_padding], np.int64)
+        return _pool_settings(self.settings, windows.size, self.count_padding)
 
 
 class MaxPool(Pool):
@@ -191,6 +192,16 @@ class AveragePool2d(AveragePool):
     """Averages over windows of images (batch, height, width, channels)."""
 
     axes = 2
+
+
+@lru_cache(maxsize=1024)
+def _pool_settings(settings: WindowSettings, size: Pair, count_padding: bool) -> npt.NDArray[np.int64]:
+    """Return what the kernels need to know of a pool over inputs of this size; see pools.h."""
+    windows = find_windows(settings, size)
+    pads = (windows.padding[0][0], windows.padding[1][0])
+    numbers = np.array([*windows.kernel, *windows.stride, *pads, count_padding], np.int64)
+    numbers.flags.writeable = False  # it is shared by all layers with these settings
+    return numbers
 
 
 def _settings(
