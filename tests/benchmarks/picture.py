@@ -1,7 +1,7 @@
 """Draw docs/performance.svg from the JSON files that the benchmarks write; needs matplotlib.
 
-for b in step predict epoch start; do python tests/benchmarks/$b.py --json $b.json; done
-python tests/benchmarks/picture.py docs/performance.svg step.json predict.json epoch.json start.json
+for b in step images predict epoch start; do python tests/benchmarks/$b.py --json $b.json; done
+python tests/benchmarks/picture.py docs/performance.svg step.json images.json predict.json epoch.json start.json
 """
 
 from __future__ import annotations
