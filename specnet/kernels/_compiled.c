@@ -24,7 +24,7 @@
 #define EVERY_PROCESSOR
 #endif
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(ANY_TILES) /* with ANY_TILES: as on other processors */
 #define X86
 #define ANY_ROWS 3 /* for processors without AVX2 */
 #else
