@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,15 @@ def one_by_default(cases):
 def model_of(*layers, input_shape=(5,), dtype="float64", seed=3):
     """Build a model from layer entries."""
     return specnet.build(specnet.ModelSpec(input_shape=input_shape, dtype=dtype, seed=seed, layers=list(layers)))
+
+
+def predict_in_threads(model, x, times=20):
+    """Predict for x in four threads at once."""
+    threads = [threading.Thread(target=lambda: [model.predict(x) for _ in range(times)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def arrays_of(model):

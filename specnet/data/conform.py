@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specnet.arrays.conversion import batch_of
-from specnet.data.dataset import Conversion
+from specnet.data.dataset import Conversion, converted
 from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
 from specnet.document.messages import describe
@@ -55,8 +55,7 @@ def conform_inputs(
     fixed; the error then advises to choose other inputs. `first_row` is the index of the first row in the file; `names`
     are the names of the columns.
     """
-    stored, conversion = store_inputs(raw, spec, source, scale, trained=trained, first_row=first_row, names=names)
-    return stored if conversion is None else conversion(stored)
+    return converted(*store_inputs(raw, spec, source, scale, trained=trained, first_row=first_row, names=names))
 
 
 def store_inputs(

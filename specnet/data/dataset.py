@@ -54,6 +54,11 @@ class Conversion(NamedTuple):
         return inputs
 
 
+def converted(stored: RawArray, conversion: Conversion | None) -> RawArray:
+    """Return stored values as inputs: as they are without a conversion, else a new array."""
+    return stored if conversion is None else conversion(stored)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Rows ready for a model: inputs of its shape and dtype, targets as the loss takes them, weights per row or None.
@@ -76,7 +81,7 @@ class Dataset:
     @property
     def inputs(self) -> RawArray:
         """The inputs of all rows; a new array if they are stored otherwise."""
-        return self.stored if self.conversion is None else self.conversion(self.stored)
+        return converted(self.stored, self.conversion)
 
     @property
     def input_dtype(self) -> np.dtype[Any]:

@@ -18,15 +18,13 @@ import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.interop.channels_first import CONVOLUTIONS, TRANSPOSED, from_channels_first, to_channels_first
+from specnet.layers import FAMILIES
 from specnet.layerspec import LayerSpec
 from specnet.plan import LayerPlan
 from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.model_spec import ModelSpec
 
-_SPATIAL = (
-    *("average_pool1d", "average_pool2d", "crop1d", "crop2d", "max_pool1d", "max_pool2d", "upsample1d", "upsample2d"),
-    *("zero_pad1d", "zero_pad2d", *CONVOLUTIONS, *TRANSPOSED),
-)
+_SPATIAL = frozenset(kind for family, row in FAMILIES.items() if family.startswith("spatial.") for kind in row)
 
 
 _ON_CHANNELS = (

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from specnet import kernels
 from specnet.arrays.conversion import batch_of, size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
+from specnet.arrays.sums import sum_rows
 from specnet.errors import ShapeError
 from specnet.layer import Layer, RowStep
 
@@ -44,7 +45,6 @@ class Affine(Layer):
         self._x: Array | None = None
         self._x_shape: ShapeTuple = ()
         self._y_shape: ShapeTuple = ()
-        self._ones: Array = np.ones(0)
 
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
@@ -106,14 +106,8 @@ class Affine(Layer):
         x = self.cached(self._x)
         dy = _as_matrix(self.incoming(dy, self._y_shape, dtype))
         product(x.T, dy, self.gradient("weight"))  # ∂y/∂weight = x, summed over the batch
-        if self._bias is not None and not kernels.sum_rows(dy, self.gradient("bias")):
-            if len(self._ones) != len(dy) or self._ones.dtype != dtype:
-                self._ones = np.ones(len(dy), dtype)
-            # ∂y/∂bias = 1, summed over the batch
-            if self._bias.dtype is dtype:
-                np.dot(self._ones, dy, self.gradient("bias"))
-            else:
-                self.gradient("bias")[...] = np.dot(self._ones, dy)
+        if self._bias is not None:
+            sum_rows(dy, self.gradient("bias"))  # ∂y/∂bias = 1, summed over the batch
         return dy
 
     def _check_input(self, x: npt.ArrayLike) -> Array:

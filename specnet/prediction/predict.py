@@ -11,7 +11,7 @@ import numpy as np
 
 from specnet.arrays.frames import canonical, trained_names
 from specnet.data.conform import conform_targets, conform_weights, store_inputs
-from specnet.data.dataset import Conversion, Dataset
+from specnet.data.dataset import Conversion, Dataset, converted
 from specnet.data.files import array_name, read_array, read_rows
 from specnet.data.image_folder import read_images
 from specnet.data.labels import index_note, reads_text
@@ -114,8 +114,7 @@ class FileRows:
 
     def part(self, start: int, stop: int) -> RawArray:
         """Return the inputs of rows [start, stop)."""
-        stored = self.stored[start:stop]
-        return stored if self.conversion is None else self.conversion(stored)
+        return converted(self.stored[start:stop], self.conversion)
 
 
 def file_rows(

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from contest import Measurement, busy_cores, cores, main, peak_memory, timed
+from peers import jax_adam
 
 RATE = 0.001
 
@@ -283,29 +284,16 @@ def jax(network: str) -> Step:
     def loss_of(parameters: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(apply(parameters, x)), y[:, None], 1).mean()
 
-    def update(parameters: Any, first: Any, second: Any, t: Any) -> tuple[Any, ...]:
-        value, gradient = jax.value_and_grad(loss_of)(parameters)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-        rate, root = RATE / (1 - 0.9**t), jnp.sqrt(1 - 0.999**t)
-        moved = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, first, second)
-        return moved, first, second, value
-
-    compiled = jax.jit(update, donate_argnums=(0, 1, 2))
+    if not is_block(network):
+        return jax_adam(loss_of, parameters, RATE)
     gradients = jax.jit(jax.value_and_grad(lambda p, x: (apply(p, x) ** 2).mean(), argnums=(0, 1)))
-    state: list[Any] = [parameters, *(jax.tree.map(jnp.zeros_like, parameters) for _ in range(2)), 0]
-
-    def step(needs_loss: bool) -> float:
-        state[3] += 1
-        *state[:3], loss = compiled(*state[:3], float(state[3]))
-        return float(loss) if needs_loss else loss.block_until_ready() and 0.0
 
     def block(needs_loss: bool) -> float:
         loss, found = gradients(parameters, x)
         jax.block_until_ready(found)
         return float(loss) if needs_loss else 0.0
 
-    return block if is_block(network) else step
+    return block
 
 
 def keras(network: str) -> Step:

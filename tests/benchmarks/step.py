@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from contest import Measurement, busy_cores, main, timed
+from peers import jax_adam
 
 WIDE = [512] * 13
 NETWORKS: dict[str, tuple[list[int], int, int]] = {
@@ -185,25 +186,8 @@ def jax(widths: list[int], batch: int) -> Callable[[bool], float]:
             out = jnp.maximum(out, 0)
         return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], 1).mean()
 
-    def update(parameters: Any, first: Any, second: Any, t: Any) -> tuple[Any, ...]:
-        value, gradient = jax.value_and_grad(loss_of)(parameters)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-        rate, root = RATE / (1 - 0.9**t), jnp.sqrt(1 - 0.999**t)
-        moved = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, first, second)
-        return moved, first, second, value
-
-    compiled = jax.jit(update, donate_argnums=(0, 1, 2))
     parameters = [(jnp.asarray(w), *([jnp.ones(w.shape[1])] if normed else []), jnp.zeros(w.shape[1])) for w in weights]
-    first, second = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
-    state: list[Any] = [parameters, first, second, 0]
-
-    def step(needs_loss: bool) -> float:
-        state[3] += 1
-        *state[:3], loss = compiled(*state[:3], float(state[3]))
-        return float(loss) if needs_loss else loss.block_until_ready() and 0.0
-
-    return step
+    return jax_adam(loss_of, parameters, RATE)
 
 
 def keras(widths: list[int], batch: int) -> Callable[[bool], float] | None:

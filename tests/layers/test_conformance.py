@@ -4,7 +4,6 @@ import copy
 import math
 import pickle
 import re
-import threading
 import warnings
 
 import numpy as np
@@ -14,7 +13,7 @@ import specnet
 from specnet.spec.layers import affine as specs
 from specnet.spec.registry import layer_types
 from specnet.testing import check_layer
-from tests.support import LAYERS, SPATIAL_LAYERS, model_of
+from tests.support import LAYERS, SPATIAL_LAYERS, model_of, predict_in_threads
 
 every_layer = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
 
@@ -69,11 +68,7 @@ def test_predict_does_not_affect_a_pending_backward(entry):
     dy = rng.normal(size=model.forward(x).shape)
     expected = model.backward(dy)
     model.forward(x)
-    threads = [threading.Thread(target=lambda: [model.predict(-x) for _ in range(20)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    predict_in_threads(model, -x)
     assert np.array_equal(model.backward(dy), expected)
 
 

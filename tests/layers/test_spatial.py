@@ -6,7 +6,6 @@ import pickle
 import random
 import re
 import subprocess
-import threading
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from specnet import kernels, layers
 from specnet.spec.registry import layer_types
 from specnet.testing import check_layer
 from tests.kernel_support import needs_kernels, run_with_and_without_kernels, switch_off
-from tests.support import SPATIAL_LAYERS, model_of
+from tests.support import SPATIAL_LAYERS, model_of, predict_in_threads
 
 every_layer = pytest.mark.parametrize(("entry", "shape"), SPATIAL_LAYERS.values(), ids=SPATIAL_LAYERS.keys())
 
@@ -40,11 +39,7 @@ def test_predict_equals_forward_bit_for_bit_and_disturbs_no_backward(entry, shap
     assert model.predict(x).tobytes() == y.tobytes()
     expected = model.backward(y)
     model.forward(x)
-    threads = [threading.Thread(target=lambda: [model.predict(-x) for _ in range(5)]) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    predict_in_threads(model, -x, times=5)
     assert np.array_equal(model.backward(y), expected)
 
 

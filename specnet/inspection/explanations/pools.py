@@ -11,7 +11,8 @@ import numpy as np
 from specnet.inspection.explanations.grids import SMALL, added, number
 from specnet.inspection.explanations.windows import Axis, Index, Named, Place, axes_of, first_and_largest, images
 from specnet.inspection.trace import LayerTrace
-from specnet.layers.spatial.windows import WindowSettings, find_windows, padding_of, per_axis
+from specnet.layers.spatial.pool import pool_settings_of
+from specnet.layers.spatial.windows import find_windows
 
 
 def pool_forward(layer: LayerTrace) -> Iterator[str]:
@@ -69,9 +70,7 @@ class _Pool:
     @classmethod
     def of(cls, layer: LayerTrace) -> _Pool:
         x, fields = images("x", layer.x), layer.fields
-        axes = 1 if x.is_sequence else 2
-        kernel, stride = (per_axis(fields[key], axes, key) for key in ("pool_size", "stride"))
-        settings = WindowSettings(axes, kernel, stride, padding_of(fields["padding"], axes, "padding"))
+        settings = pool_settings_of(fields, 1 if x.is_sequence else 2)
         rows, columns = axes_of(find_windows(settings, x.size))
         return cls(x, rows, columns, layer.type.startswith("max_pool"), fields.get("count_padding", False))
 

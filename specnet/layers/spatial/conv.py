@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from specnet import kernels
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
+from specnet.arrays.sums import sum_rows
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer
 from specnet.layers.relu import Relu
+from specnet.layers.spatial.base import Spatial
 from specnet.layers.spatial.convolution import convolve, convolve_gradients, convolve_weight
 from specnet.layers.spatial.windows import (
     PaddingArgument,
@@ -21,7 +22,6 @@ from specnet.layers.spatial.windows import (
     PerAxis,
     Windows,
     WindowSettings,
-    as_images,
     find_windows,
     named,
     output_shape_of,
@@ -32,10 +32,9 @@ from specnet.layers.spatial.windows import (
 from specnet.plan import element_limit
 
 
-class Convolution(Layer):
+class Convolution(Spatial):
     """Base class of convolutions and transposed convolutions: their arrays, settings and checks."""
 
-    axes: ClassVar[int]
     _document_keys: ClassVar[tuple[str, ...]] = ("stride", "padding", "dilation", "groups")
     weight = ParameterView()
     bias = ParameterView()
@@ -80,8 +79,6 @@ class Convolution(Layer):
         self.settings = WindowSettings(self.axes, (height, width), numbers[0], pads, numbers[1], int(groups))
         self.groups = int(groups)
         self._x: Array | None = None  # (batch, height, width, channels)
-        self._y_shape: ShapeTuple = ()
-        self._ones: Array = np.ones(0)
 
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
@@ -136,26 +133,12 @@ class Convolution(Layer):
         """The number of channels of an input."""
         return self._weight.shape[2] * self.groups
 
-    def _as_images(self, x: npt.ArrayLike) -> Array:
-        images = as_images(self.floats(x, self.parameters["weight"].dtype), self.axes, self.channels, self.name)
-        return images if images.flags.c_contiguous and images.flags.aligned else np.array(images)
-
-    def _check_gradient(self, dy: npt.ArrayLike) -> Array:
-        """Return the upstream gradient as images."""
-        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, self._weight.dtype))
-        return dy if self.axes == 2 else dy[:, np.newaxis]
-
-    def _shaped(self, images: Array) -> Array:
-        return images if self.axes == 2 else images[:, 0]
+    def _inputs(self, x: npt.ArrayLike) -> Array:
+        return self._as_images(x, self.parameters["weight"].dtype, self.channels)
 
     def _sum_bias_gradient(self, dy: Array) -> None:
-        if self._bias is None:
-            return
-        rows = dy.reshape(-1, dy.shape[-1])
-        if not kernels.sum_rows(rows, self.gradient("bias")):  # ∂y/∂bias = 1, summed over all positions
-            if len(self._ones) != len(rows) or self._ones.dtype != rows.dtype:
-                self._ones = np.ones(len(rows), rows.dtype)
-            self.gradient("bias")[...] = np.dot(self._ones, rows)
+        if self._bias is not None:  # ∂y/∂bias = 1, summed over all positions
+            sum_rows(dy.reshape(-1, dy.shape[-1]), self.gradient("bias"))
 
     def _weight_gradient(self) -> Array:
         gradient = self.gradient("weight")
@@ -180,25 +163,27 @@ class Conv(Convolution):
         self, x: npt.ArrayLike, training: bool = False, out: Array | None = None, *, rectified: bool = False
     ) -> Array:
         """Return y, or max(y, 0) if `rectified`."""
-        images = self._as_images(x)
+        images = self._inputs(x)
         y = self._compute(images, out, rectified=rectified)
         self._x, self._y_shape = images, y.shape
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
-        x, dy = self.cached(self._x), self._check_gradient(dy)
+        x = self.cached(self._x)
+        dy = self._gradient_as_images(dy, x.dtype)
         dx = np.empty(x.shape, x.dtype) if out is None else out.reshape(x.shape)
         # x[q] adds to y[p] where q = p * stride + i * dilation - padding: dx[q] sums dy[p] @ weight[i].T over these,
         # and ∂y[p]/∂weight[i] = x[q], summed over the batch and all positions
         convolve_gradients(x, dy, self._weight, self._windows(x), self._weight_gradient(), dx)
         self._sum_bias_gradient(dy)
-        return self._shaped(dx)
+        return self._without_rows(dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None, *, rectified: bool = False) -> Array:
-        return self._compute(self._as_images(x), out, rectified=rectified)
+        return self._compute(self._inputs(x), out, rectified=rectified)
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
-        x, dy = self.cached(self._x), self._check_gradient(dy)
+        x = self.cached(self._x)
+        dy = self._gradient_as_images(dy, x.dtype)
         convolve_weight(x, dy, self._windows(x), self._weight_gradient())
         self._sum_bias_gradient(dy)
 
@@ -209,7 +194,7 @@ class Conv(Convolution):
         windows = named(self.name, lambda: self._windows(x))
         shape = (len(x), *windows.output, self._weight.shape[3])
         y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
-        return self._shaped(convolve(x, self._weight, self._bias, windows, y, rectified=rectified))
+        return self._without_rows(convolve(x, self._weight, self._bias, windows, y, rectified=rectified))
 
 
 class Conv1d(Conv):

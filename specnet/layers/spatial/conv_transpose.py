@@ -59,7 +59,7 @@ class ConvTranspose(Convolution):
         return find_windows(settings, output), output
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        images = self._as_images(x)
+        images = self._inputs(x)
         y = self._compute(images, out)
         self._x, self._y_shape = images, y.shape
         return y
@@ -69,10 +69,10 @@ class ConvTranspose(Convolution):
         x = self.cached(self._x)
         dx = np.empty(x.shape, x.dtype) if out is None else out.reshape(x.shape)
         # the gradient of a convolution's gradient is the convolution
-        return self._shaped(convolve(dy, self._turned_weight(), None, self._windows(x), dx))
+        return self._without_rows(convolve(dy, self._turned_weight(), None, self._windows(x), dx))
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        return self._compute(self._as_images(x), out)
+        return self._compute(self._inputs(x), out)
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         self._fill_parameter_gradients(dy)
@@ -81,7 +81,7 @@ class ConvTranspose(Convolution):
         windows = named(self.name, lambda: self._windows(x))
         shape = (len(x), *windows.size, self._weight.shape[3])
         y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
-        return self._shaped(convolve_back(x, self._turned_weight(), self._bias, windows, y))
+        return self._without_rows(convolve_back(x, self._turned_weight(), self._bias, windows, y))
 
     def _windows(self, x: Array) -> Windows:
         """Return the windows over the output, of which the convolution that goes from y to x has one for each x."""
@@ -94,7 +94,8 @@ class ConvTranspose(Convolution):
         return np.ascontiguousarray(grouped.transpose(0, 1, 4, 3, 2)).reshape(height, width, -1, self.channels)
 
     def _fill_parameter_gradients(self, dy: npt.ArrayLike) -> Array:
-        x, dy = self.cached(self._x), self._check_gradient(dy)
+        x = self.cached(self._x)
+        dy = self._gradient_as_images(dy, x.dtype)
         height, width, channels, filters = self._weight.shape
         turned = self.keep("turned", (height, width, filters // self.groups, self.channels), x.dtype)
         convolve_weight(dy, x, self._windows(x), turned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,44 +12,43 @@ import numpy.typing as npt
 from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
-from specnet.layers.spatial.windows import AXES, Pair, as_images, edges_of, named, output_shape_of, size_of_image
+from specnet.layers.spatial.base import Spatial
+from specnet.layers.spatial.windows import AXES, Pair, edges_of, named, output_shape_of, size_of_image
 
 Edges: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 """Numbers of positions at the edges: one for all, one an axis, or two an axis (before and behind)."""
 
 
-class Resized(Layer):
+class Resized(Spatial):
     """Base class of layers that change the size of an input, and keep its channels."""
-
-    axes: ClassVar[int]
 
     def __init__(self) -> None:
         super().__init__()
-        self._x_shape: ShapeTuple | None = None
-        self._y_shape: ShapeTuple = ()
+        self._x_shape: ShapeTuple | None = None  # (batch, height, width, channels)
         self._dtype = FLOAT64
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
-        x = self.floats(x)
-        y = self.predict(x, out)
-        self._x_shape, self._y_shape, self._dtype = x.shape, y.shape, x.dtype
+        images = self._as_images(x)
+        y = self._compute(images, out)
+        self._x_shape, self._y_shape, self._dtype = images.shape, y.shape, y.dtype
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         x_shape = self.cached(self._x_shape)
-        dy = self.incoming(dy, self._y_shape, self._dtype)
-        dx = np.empty(x_shape, dy.dtype) if out is None else out
-        self._resize_back(*(array if self.axes == 2 else array[:, np.newaxis] for array in (dy, dx)))
-        return dx
+        dy = self._gradient_as_images(dy, self._dtype)
+        dx = np.empty(x_shape, dy.dtype) if out is None else out.reshape(x_shape)
+        self._resize_back(dy, dx)
+        return self._without_rows(dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        images = as_images(self.floats(x), self.axes, None, self.name)
-        height, width = named(self.name, lambda: self.output_size(images.shape[1:3]))
-        shape = (len(images), height, width, images.shape[3])
-        y = np.empty(shape, images.dtype) if out is None else out.reshape(shape)
-        self._resize(images, y)
-        return y if self.axes == 2 else y[:, 0]
+        return self._compute(self._as_images(x), out)
+
+    def _compute(self, x: Array, out: Array | None) -> Array:
+        height, width = named(self.name, lambda: self.output_size(x.shape[1:3]))
+        shape = (len(x), height, width, x.shape[3])
+        y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
+        self._resize(x, y)
+        return self._without_rows(y)
 
     @abstractmethod
     def output_size(self, size: Pair) -> Pair:

@@ -5,23 +5,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet import kernels
-from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layers.spatial.base import Spatial
 from specnet.layers.spatial.windows import (
     PaddingArgument,
     Pair,
     PerAxis,
     Windows,
     WindowSettings,
-    as_images,
     find_windows,
     named,
     output_shape_of,
@@ -31,10 +29,11 @@ from specnet.layers.spatial.windows import (
 )
 
 
-class Pool(Layer):
+class Pool(Spatial):
     """Base class of pools over windows of `pool_size`, one every `stride` positions (by default its size)."""
 
-    axes: ClassVar[int]
+    count_padding = False
+    """Whether averages count the positions of the padding."""
 
     def __init__(
         self, pool_size: PerAxis = 2, stride: PerAxis | None = None, padding: PaddingArgument = "valid"
@@ -42,34 +41,26 @@ class Pool(Layer):
         super().__init__()
         self.settings = _settings(self.name, self.axes, pool_size, stride, padding)
         self._x: Array | None = None
-        self._x_shape: ShapeTuple = ()
-        self._y_shape: ShapeTuple = ()
-        self._dtype = FLOAT64
 
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         size = size_of_image(input_shape, cls.axes)
-        settings = _settings("padding", cls.axes, fields["pool_size"], fields["stride"], fields["padding"])
-        return {}, output_shape_of(find_windows(settings, size).output, input_shape[-1], cls.axes)
-
-    @property
-    def count_padding(self) -> bool:
-        """Whether averages count the positions of the padding."""
-        return False
+        return {}, output_shape_of(
+            find_windows(pool_settings_of(fields, cls.axes), size).output, input_shape[-1], cls.axes
+        )
 
     def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
         images = self._as_images(x)
         y = self._compute(images, out)
-        self._x, self._y_shape, self._dtype = images, y.shape, y.dtype
+        self._x, self._y_shape = images, y.shape
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         x = self.cached(self._x)
-        dy = np.ascontiguousarray(self.incoming(dy, self._y_shape, self._dtype))
-        dy = dy if self.axes == 2 else dy[:, np.newaxis]
+        dy = self._gradient_as_images(dy, x.dtype)
         dx = np.empty(x.shape, x.dtype) if out is None else out.reshape(x.shape)
         self._spread_gradient(x, dy, self._windows_of(x), dx)
-        return dx if self.axes == 2 else dx[:, 0]
+        return self._without_rows(dx)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         return self._compute(self._as_images(x), out)
@@ -82,10 +73,6 @@ class Pool(Layer):
     def _spread_gradient(self, x: Array, dy: Array, windows: Windows, dx: Array) -> None:
         """Compute dx from dy, both images."""
 
-    def _as_images(self, x: npt.ArrayLike) -> Array:
-        images = as_images(self.floats(x), self.axes, None, self.name)
-        return images if images.flags.c_contiguous and images.flags.aligned else np.array(images)
-
     def _windows_of(self, x: Array) -> Windows:
         return find_windows(self.settings, x.shape[1:3])
 
@@ -94,7 +81,7 @@ class Pool(Layer):
         shape = (len(x), *windows.output, x.shape[3])
         y = np.empty(shape, x.dtype) if out is None else out.reshape(shape)
         self._pool(x, windows, y)
-        return y if self.axes == 2 else y[:, 0]
+        return self._without_rows(y)
 
     def _kernel_settings(self, windows: Windows) -> npt.NDArray[np.int64]:
         return _pool_settings(self.settings, windows.size, self.count_padding)
@@ -138,11 +125,7 @@ class AveragePool(Pool):
         count_padding: bool = False,
     ) -> None:
         super().__init__(pool_size, stride, padding)
-        self._count_padding = count_padding
-
-    @property
-    def count_padding(self) -> bool:
-        return self._count_padding
+        self.count_padding = count_padding
 
     def _pool(self, x: Array, windows: Windows, y: Array) -> None:
         if kernels.average_pool(x, y, self._kernel_settings(windows)):
@@ -202,6 +185,11 @@ def _pool_settings(settings: WindowSettings, size: Pair, count_padding: bool) ->
     numbers = np.array([*windows.kernel, *windows.stride, *pads, count_padding], np.int64)
     numbers.flags.writeable = False  # it is shared by all layers with these settings
     return numbers
+
+
+def pool_settings_of(fields: Mapping[str, Any], axes: int) -> WindowSettings:
+    """Return the windows of the pool that a document describes. Raises ShapeError."""
+    return _settings("padding", axes, fields["pool_size"], fields["stride"], fields["padding"])
 
 
 def _settings(

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from specnet.arrays.parameters import Array, ShapeTuple
+from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
 
 T = TypeVar("T")
@@ -158,16 +158,6 @@ def size_of_image(shape: ShapeTuple, axes: int) -> Pair:
 def output_shape_of(size: Pair, channels: int, axes: int) -> ShapeTuple:
     """Return the shape of one output of this size."""
     return (*size[2 - axes :], channels)
-
-
-def as_images(x: Array, axes: int, channels: int | None, name: str) -> Array:
-    """Return x as (batch, height, width, channels), a view. Raises ShapeError with the layer's name."""
-    if x.ndim != axes + 2 or (channels is not None and x.shape[-1] != channels):
-        expected = f"(batch, {', '.join(AXES[axes])}, {'channels' if channels is None else channels})"
-        hint = "; a single input needs a batch axis: x[np.newaxis]" if x.ndim == axes + 1 else ""
-        msg = f"{name}: expected an array of shape {expected}, got {x.shape}{hint}"
-        raise ShapeError(msg)
-    return x if axes == 2 else x[:, np.newaxis]
 
 
 def named(name: str, find: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, TypeVar
+from typing import Self
 
 from pydantic import ConfigDict, Field
 
@@ -14,11 +14,26 @@ from specnet.layers.affine import Affine
 from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.spec.registry import register_layer
 
-Spec = TypeVar("Spec", bound=LayerSpec)
+
+class WeightedSpec(LayerSpec):
+    """Base class of specs with the fields weight_init, bias and bias_init, for a weight and maybe a bias."""
+
+    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
+        fields = self.fields()
+        weight = ParameterSpec(fields["weight_init"], "weight_init")
+        if not fields["bias"]:
+            return {"weight": weight}
+        return {"weight": weight, "bias": ParameterSpec(fields["bias_init"], "bias_init", decay=False)}
+
+    def resolve(self, activation: LayerSpec | None) -> Self:
+        if "weight_init" in self.model_fields_set:
+            return self
+        rectified = activation is not None and activation.rectifier
+        return self.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})
 
 
 @register_layer("affine")
-class AffineSpec(LayerSpec):
+class AffineSpec(WeightedSpec):
     """Affine map of the last axis: y = x @ weight + bias, weight of shape (in_features, units)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "affine", "units": 32}]})
@@ -33,20 +48,3 @@ class AffineSpec(LayerSpec):
     """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
     bias_init: Initializer = Field(default="zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
     """Initial bias."""
-
-    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
-        weight = ParameterSpec(self.weight_init, "weight_init")
-        if not self.bias:
-            return {"weight": weight}
-        return {"weight": weight, "bias": ParameterSpec(self.bias_init, "bias_init", decay=False)}
-
-    def resolve(self, activation: LayerSpec | None) -> Self:
-        return with_default_weights(self, activation)
-
-
-def with_default_weights(layer: Spec, activation: LayerSpec | None) -> Spec:
-    """Return a layer with the default of its `weight_init` filled in, which depends on the next activation."""
-    if "weight_init" in layer.model_fields_set:
-        return layer
-    rectified = activation is not None and activation.rectifier
-    return layer.model_copy(update={"weight_init": "he_normal" if rectified else "glorot_uniform"})

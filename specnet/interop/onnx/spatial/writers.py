@@ -10,19 +10,17 @@ import numpy as np
 from specnet.interop.channels_first import TRANSPOSED, to_channels_first
 from specnet.interop.onnx.graph import Graph, GraphLayer, LayerWriter
 from specnet.interop.onnx.spatial import float64
-from specnet.layers.spatial.windows import Windows, WindowSettings, find_windows, padding_of, per_axis, size_of_image
+from specnet.layers.spatial.conv import settings_of
+from specnet.layers.spatial.pool import pool_settings_of
+from specnet.layers.spatial.windows import Windows, find_windows, size_of_image
 
 _WindowWriter: TypeAlias = Callable[[Graph, GraphLayer, str, Windows], str]
 
 
 def windows_of(layer: GraphLayer) -> Windows:
     """Return the windows of a convolution or a pool; those of a transposed convolution lie over its output."""
-    fields, axes = layer.fields, layer.rank - 2
-    kernel = fields["kernel_size"] if "kernel_size" in fields else fields["pool_size"]
-    numbers = [per_axis(value, axes, layer.name) for value in (kernel, fields["stride"], fields.get("dilation", 1))]
-    pads = padding_of(fields["padding"], axes, layer.name)
-    settings = WindowSettings(axes, numbers[0], numbers[1], pads, numbers[2], fields.get("groups", 1))
-    plan = layer.plan
+    plan, axes = layer.plan, layer.rank - 2
+    settings = (settings_of if "kernel_size" in layer.fields else pool_settings_of)(layer.fields, axes)
     shape = plan.output_shape if layer.type in TRANSPOSED else plan.input_shape
     return find_windows(settings, size_of_image(shape, axes))
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
-
 from pydantic import ConfigDict, Field
 
-from specnet.arrays.parameters import ShapeTuple
 from specnet.fields import Flag, PositiveInteger
 from specnet.initializers import Initializer
 from specnet.layers.spatial.conv import Conv1d, Conv2d
-from specnet.layerspec import LayerSpec, ParameterSpec
 from specnet.spec.axes import Counts1, Counts2, Numbers, Padding1, Padding2, Pairs
-from specnet.spec.layers.affine import with_default_weights
+from specnet.spec.layers.affine import WeightedSpec
 from specnet.spec.registry import register_layer
 
 
-class ConvolutionSpec(LayerSpec):
+class ConvolutionSpec(WeightedSpec):
     """Base class of the specs of convolutions and transposed ones, which say how many axes their settings have."""
 
     width_field = "filters"
@@ -37,15 +32,6 @@ class ConvolutionSpec(LayerSpec):
     """Initial weights. Default: he_normal before a ReLU-like layer, glorot_uniform otherwise."""
     bias_init: Initializer = Field(default="zeros", examples=["zeros", {"type": "constant", "value": 0.1}])
     """Initial bias."""
-
-    def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:
-        weight = ParameterSpec(self.weight_init, "weight_init")
-        if not self.bias:
-            return {"weight": weight}
-        return {"weight": weight, "bias": ParameterSpec(self.bias_init, "bias_init", decay=False)}
-
-    def resolve(self, activation: LayerSpec | None) -> Self:
-        return with_default_weights(self, activation)
 
 
 @register_layer("conv1d")
