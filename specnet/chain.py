@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -17,12 +18,15 @@ import numpy.typing as npt
 
 from specnet import kernels
 from specnet.arrays.parameters import Array, ShapeTuple
-from specnet.layer import Layer
+from specnet.layer import Layer, TimeMask
 
 T = TypeVar("T")
 
 MOST_DENSE = 16
 """The most affine layers in one call of kernels.dense_row."""
+
+TIME_AXES = 3
+"""The axes of sequences: batch, time, features."""
 
 KEPT_ROWS = 1024
 """The largest batch, in rows, whose intermediate arrays `predict` keeps for the next call of the thread."""
@@ -31,7 +35,8 @@ KEPT_ROWS = 1024
 class Chain:
     """Runs layers in turn, and reuses the arrays between them until the shape or dtype of x changes.
 
-    The last result belongs to the caller. With `keeps_last` it belongs to the chain, like the intermediate arrays, and
+    A mask of padded sequences goes to every layer that takes one, until a result has no time axis any more. The last
+    result belongs to the caller. With `keeps_last` it belongs to the chain, like the intermediate arrays, and
     `out` is ignored. A chain without layers returns its input.
     """
 
@@ -43,6 +48,7 @@ class Chain:
         self._forwards = [_with_out(unit.forward) for unit in self._units]
         self._backwards = [_with_out(unit.backward) for unit in self._units]
         self._predicts = [_with_out(unit.predict) for unit in self._units]
+        self._takes_mask = ["mask" in signature(unit.forward).parameters for unit in self._units]
         self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
         self._in_place = [False] + [
             unit.in_place and _is_built_in(before) and not before.keeps_output for before, unit in pairwise(self._units)
@@ -58,7 +64,9 @@ class Chain:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_chain, (self.layers, self.keeps_last)
 
-    def forward(self, x: npt.NDArray[Any], training: bool, out: Array | None = None) -> Array:
+    def forward(
+        self, x: npt.NDArray[Any], training: bool, out: Array | None = None, mask: TimeMask | None = None
+    ) -> Array:
         """Compute the last layer's output, into `out` if it is set."""
         if self._outputs_for != (x.shape, x.dtype):
             self._outputs_for = x.shape, x.dtype
@@ -67,6 +75,8 @@ class Chain:
         outputs = self._outputs
         for index, forward in enumerate(self._forwards):
             output = outputs[index]
+            if mask is not None and self._takes_mask[index]:
+                forward = partial(forward, mask=mask)  # noqa: PLW2901
             if output is not None:  # always, from the second call on, but for a last result that is the caller's
                 x = forward(x, training, output)
             elif index < self._last or self.keeps_last:
@@ -74,6 +84,8 @@ class Chain:
                 x = outputs[index] = forward(x, training, x if is_own else None)
             else:
                 x = forward(x, training, out)
+            if mask is not None and x.ndim < TIME_AXES:
+                mask = None
         return x
 
     def backward(self, dy: Array, out: Array | None = None) -> Array | None:
@@ -101,13 +113,15 @@ class Chain:
             dy = dx
         return dy
 
-    def predict(self, x: npt.NDArray[Any], out: Array | None = None) -> Array:
+    def predict(self, x: npt.NDArray[Any], out: Array | None = None, mask: TimeMask | None = None) -> Array:
         """Return the same result as `forward` outside training; thread-safe."""
         if len(x) == 1 and self._rows:
-            return self._predict_row(x, out)
+            return self._predict_row(x, out, mask)
         outputs = self._thread_outputs(x)
         for index, predict in enumerate(self._predicts):
             output = outputs[index]
+            if mask is not None and self._takes_mask[index]:
+                predict = partial(predict, mask=mask)  # noqa: PLW2901
             if output is not None:
                 x = predict(x, output)
             elif index < self._last or self.keeps_last:
@@ -117,9 +131,11 @@ class Chain:
                     outputs[index] = x
             else:
                 x = predict(x, out)
+            if mask is not None and x.ndim < TIME_AXES:
+                mask = None
         return x
 
-    def _predict_row(self, x: npt.NDArray[Any], out: Array | None) -> Array:
+    def _predict_row(self, x: npt.NDArray[Any], out: Array | None, mask: TimeMask | None) -> Array:
         """Predict for a single row, as many layers in one call as possible."""
         for rows in self._rows:
             is_last = rows.stop > self._last and not self.keeps_last
@@ -129,7 +145,12 @@ class Chain:
                     x = y
                     continue
             for index in range(rows.first, rows.stop):
-                x = self._predicts[index](x, out if is_last and index == self._last else None)
+                predict = self._predicts[index]
+                if mask is not None and self._takes_mask[index]:
+                    predict = partial(predict, mask=mask)
+                x = predict(x, out if is_last and index == self._last else None)
+                if mask is not None and x.ndim < TIME_AXES:
+                    mask = None
         return x
 
     def _thread_outputs(self, x: npt.NDArray[Any]) -> list[Array | None]:
@@ -204,4 +225,4 @@ def _with_out(method: Callable[..., T]) -> Callable[..., T]:
     """Return a method that takes `out` last; it ignores `out` if the method of a custom layer does not take it."""
     if "out" in signature(method).parameters:
         return method
-    return lambda *arguments: method(*arguments[:-1])
+    return lambda *arguments, **mask: method(*arguments[:-1], **mask)

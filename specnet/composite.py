@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.arrays.randomness import Draws
 from specnet.chain import Chain
 from specnet.errors import KeyPath, SpecnetError
-from specnet.layer import Layer
+from specnet.layer import Layer, MaskUse, TimeMask, TimeStep
 from specnet.plan import LayerPlan, Planner, fold
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class Composite(Layer):
     split. `layers` maps the names of the inner layers to the layers; without `names` they are named `<class>_<n>`.
     """
 
+    mask_use: ClassVar[MaskUse] = "taken"
     keeps_last = True
     """Whether the lists' results are intermediate arrays of the composite; False if one is the composite's result."""
 
@@ -99,10 +100,12 @@ class Composite(Layer):
     def _split_gradient(self, dy: Array) -> Sequence[Array]:
         """Return the upstream gradient of each list."""
 
-    def forward(self, x: npt.ArrayLike, training: bool = False, out: Array | None = None) -> Array:
+    def forward(
+        self, x: npt.ArrayLike, training: bool = False, out: Array | None = None, mask: TimeMask | None = None
+    ) -> Array:
         x = self._check_input(x)
         self._y_shape = None  # a forward pass that fails leaves no valid cache
-        results = [_as_floats(chain.forward(x, training, out)) for chain in self.chains]
+        results = [_as_floats(chain.forward(x, training, out, mask)) for chain in self.chains]
         self._widths = [result.shape[-1] for result in results]
         y = self._join_results(results, out)
         self._y_shape, self._dtype = y.shape, y.dtype
@@ -121,9 +124,23 @@ class Composite(Layer):
         for chain, part in zip(self.chains, parts, strict=True):
             chain.parameter_backward(part)
 
-    def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+    def predict(self, x: npt.ArrayLike, out: Array | None = None, mask: TimeMask | None = None) -> Array:
         x = self._check_input(x)
-        return self._join_results([_as_floats(chain.predict(x, out)) for chain in self.chains], out)
+        return self._join_results([_as_floats(chain.predict(x, out, mask)) for chain in self.chains], out)
+
+    def time_step(self, batch: int) -> TimeStep:
+        lists = [[layer.time_step(batch) for layer in chain.layers] for chain in self.chains]
+
+        def step(x: npt.NDArray[Any]) -> Array:
+            results = []
+            for functions in lists:
+                y = x
+                for function in functions:
+                    y = function(y)
+                results.append(_as_floats(y))
+            return self._join_results(results, None)
+
+        return step
 
     def gradient(self, name: str) -> Array:
         layer, _, parameter = name.partition(".")

@@ -13,7 +13,7 @@ A layer holds arrays and has three methods. A new layer overrides all three and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -30,12 +30,24 @@ T = TypeVar("T")
 RowStep: TypeAlias = tuple[Array, Array] | Literal["relu"]
 """A layer of kernels.dense_row: the weight and the bias of y = x @ weight + bias, or a ReLU."""
 
+TimeMask: TypeAlias = npt.NDArray[np.bool_]
+"""Which steps of padded sequences count: (batch, time), False for padding."""
+
+MaskUse: TypeAlias = Literal["ignored", "taken", "refused"]
+
+TimeStep: TypeAlias = Callable[[npt.NDArray[Any]], Array]
+"""Maps one time step of a batch of sequences, (batch, features), to the layer's output for it."""
+
 
 class Layer(ABC):
     """Base class of layers: holds named arrays and checks inputs."""
 
     name: str
     draws: Draws
+    mask_use: ClassVar[MaskUse] = "ignored"
+    """What the layer does with the mask of padded sequences: it computes each time step alone, so it may ignore the
+    mask; or `forward` and `predict` take an argument `mask`; or it mixes steps whether they count or not, so that a
+    document with a mask before it is refused."""
 
     def __init__(self, **parameters: Array | None) -> None:
         self.name = type(self).__name__.lower()
@@ -70,6 +82,11 @@ class Layer(ABC):
     def must_be_first(cls, fields: Mapping[str, Any]) -> str:
         """Return the reason why the layer must be the first of the model, or "" if it may be anywhere."""
         return ""
+
+    @classmethod
+    def marks_padding(cls, fields: Mapping[str, Any]) -> bool:
+        """Return whether the layer, as the first of a model, tells which steps of its inputs are padding."""
+        return False
 
     @classmethod
     def multiply_adds(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> int:
@@ -114,6 +131,20 @@ class Layer(ABC):
     def keeps_output(self) -> bool:
         """Whether `backward` needs the array that `forward` returned; a chain then lets no layer overwrite it."""
         return False
+
+    def mask_of(self, x: npt.NDArray[Any]) -> TimeMask | None:
+        """Return the mask, (batch, time), of the layer's inputs; None (the default) if no step is padding."""
+        return None
+
+    def time_step(self, batch: int) -> TimeStep:
+        """Return a function that takes a batch of sequences one time step at a time, and keeps the layer's state.
+
+        Raises SpecnetError if the layer needs all steps at once.
+        """
+        if self.mask_use != "ignored":
+            msg = f"{self.name}: needs all time steps at once, so the model cannot take one at a time"
+            raise SpecnetError(msg)
+        return lambda x: self.predict(x[:, np.newaxis])[:, 0]
 
     def row_step(self) -> RowStep | None:
         """Return what the layer does to a single row, for kernels.dense_row; None (the default) for something else."""

@@ -43,6 +43,8 @@ class ParameterSpec:
 
     Default: those of a kernel (..., in, out), with the leading axes counted in both.
     """
+    ones: tuple[int, int] | None = None
+    """Columns [first, stop) that begin as 1 instead."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.initializer, Document) and self.initializer not in NAMES:
@@ -54,7 +56,10 @@ class ParameterSpec:
 
     def draw(self, seed: int, name: str, shape: ShapeTuple) -> npt.NDArray[np.float64]:
         """Return the initial values of the parameter with the full name `name`, in float64."""
-        return draw(self.initializer, seed, name, shape, self.fans)
+        values = draw(self.initializer, seed, name, shape, self.fans)
+        if self.ones is not None:
+            values[..., slice(*self.ones)] = 1
+        return values
 
 
 class LayerSpec(Document):
@@ -67,7 +72,7 @@ class LayerSpec(Document):
     layer: ClassVar[LayerClass]
     """The class of the layer objects, which compute."""
     registered_type: ClassVar[str] = ""
-    activation: ClassVar[bool] = False
+    is_activation: ClassVar[bool] = False
     """Whether this is an activation; the next activation decides the default initializer of an affine layer."""
     rectifier: ClassVar[bool] = False
     """Whether the activation passes about half of its inputs, as ReLU does: he_normal suits the layer before it."""

@@ -14,10 +14,12 @@ from specnet.arrays.conversion import as_floats, as_integers, batch_of
 from specnet.arrays.frames import column_names, in_order, trained_names
 from specnet.arrays.parameters import Array, Parameters, ShapeTuple
 from specnet.arrays.randomness import Draws
+from specnet.binding import bind_layers
 from specnet.chain import Chain
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import Layer
-from specnet.plan import LayerPlan, ModelPlan
+from specnet.layer import Layer, TimeMask
+from specnet.plan import ModelPlan
+from specnet.stepper import Stepper
 
 if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
@@ -57,31 +59,17 @@ class Model:
         self.draws = Draws(plan.seed)
         self.run_state: dict[str, Any] | None = None
         self._chain = Chain(layers)
+        self._marks_padding = plan.layers[0].marks_padding
+        self.masks_outputs = self._marks_padding and plan.keeps_time
+        """Whether time steps of the outputs may be padding, which losses and metrics leave out; see output_mask."""
         self._has_gradients = False
         self._batch: int | None = None  # rows of the last complete forward; None before it
-        self._buffers = self._bind_layers()
-
-    def _bind_layers(self) -> dict[str, npt.NDArray[Any]]:
-        """Bind the layers to this model; return the buffers, converted to the planned shapes and dtypes."""
-        expected = self.plan.buffer_shapes()
-        buffers: dict[str, npt.NDArray[Any]] = {}
-        for layer, planned in zip(self.layers, self.plan.layers, strict=True):
-            _check_arrays(layer, planned, self.store)
-            layer_buffers = {}
-            for name in planned.buffers:
-                shape, dtype = expected[f"{planned.name}.{name}"]
-                buffer = layer.buffers[name]
-                fits = (buffer.shape, buffer.dtype) == (shape, dtype)  # then the layer keeps the array that it made
-                layer_buffers[name] = buffer if fits else np.array(np.broadcast_to(buffer, shape), dtype)
-            gradients = {name: self.store.gradients[f"{planned.name}.{name}"] for name in planned.parameters}
-            layer.bind(planned.name, self.draws, gradients, layer_buffers)
-            buffers |= {f"{planned.name}.{name}": array for name, array in layer_buffers.items()}
-        return buffers
+        self._buffers = bind_layers(self.layers, plan, store, self.draws)
 
     def move_gradients(self, vector: Array) -> None:
         """Move the gradients into `vector`, (parameter_count + 1,), before an optimizer is made, which keeps views."""
         self.store.move_gradients(vector)
-        self._bind_layers()
+        bind_layers(self.layers, self.plan, self.store, self.draws)
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -111,7 +99,7 @@ class Model:
         """
         x = self._input(x)
         self._batch = None
-        y = self._chain.forward(x, training)
+        y = self._chain.forward(x, training, mask=self._mask_for_layers(x))
         self._batch = len(y)
         if training:
             self.draws.step += 1
@@ -135,7 +123,7 @@ class Model:
     def train_forward(self, x: npt.NDArray[Any], out: Array) -> Array:
         """Compute `forward(x, training=True)` without checks or a new `draws.step`, if possible into `out`."""
         self._batch = None
-        y = self._chain.forward(x, training=True, out=out)
+        y = self._chain.forward(x, training=True, out=out, mask=self._mask_for_layers(x))
         self._batch = len(y)
         return y
 
@@ -155,14 +143,40 @@ class Model:
         """
         x = self._input(x)
         if batch_size is None:
-            return self._chain.predict(x)
+            return self._chain.predict(x, mask=self._mask_for_layers(x))
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             msg = f"predict: expected batch_size to be a positive integer or None, got {batch_size!r}"
             raise SpecnetError(msg)
         y = np.empty((len(x), *self.output_shape), self.dtype)
         for start in range(0, len(x), batch_size):
-            y[start : start + batch_size] = self._chain.predict(x[start : start + batch_size])
+            rows = x[start : start + batch_size]
+            y[start : start + batch_size] = self._chain.predict(rows, mask=self._mask_for_layers(rows))
         return y
+
+    def mask_of(self, x: npt.ArrayLike) -> TimeMask | None:
+        """Return which steps of x, sequences for the model, count: (batch, time), False for padding.
+
+        None if no layer marks padding: the first layer must be a mask, or an embedding with mask_index. Raises
+        ShapeError.
+        """
+        return self.layers[0].mask_of(self._input(x)) if self._marks_padding else None
+
+    def output_mask(self, x: npt.ArrayLike) -> TimeMask | None:
+        """Return `mask_of(x)` if the outputs still are sequences, (batch, time, …), otherwise None."""
+        return self.mask_of(x) if self.masks_outputs else None
+
+    def stepper(self, batch: int = 1) -> Stepper:
+        """Return an object that takes sequences one time step at a time, and keeps the state between them.
+
+        Raises SpecnetError if a layer needs all steps at once: attention without `causal`, a reversed recurrent layer,
+        convolutions, pools, flatten.
+        """
+        return Stepper(self.layers, self.plan, batch)
+
+    def _mask_for_layers(self, x: npt.NDArray[Any]) -> TimeMask | None:
+        """Return the mask of checked inputs; None also if every step counts."""
+        mask = self.layers[0].mask_of(x) if self._marks_padding else None
+        return None if mask is None or mask.all() else mask
 
     def _input(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         if type(x) is np.ndarray and x.dtype is self.input_dtype and x.ndim and x.shape[1:] == self.input_shape:
@@ -269,20 +283,6 @@ def assemble(plan: ModelPlan, document: Callable[[], ModelSpec], values: Mapping
     store = Parameters(plan.parameter_shapes(), plan.dtype, values)
     layers = [p.make({name: store.values[f"{p.name}.{name}"] for name in p.parameters}) for p in plan.layers]
     return Model(plan, store, layers, document)
-
-
-def _check_arrays(layer: Layer, planned: LayerPlan, store: Parameters) -> None:
-    """Check that the constructor of a layer set the arrays in its plan. Raises SpecnetError, for the layer's author."""
-    label = f"{planned.name} ({type(layer).__name__})"
-    kinds = (("parameters", layer.parameters, planned.parameters), ("buffers", layer.buffers, planned.buffers))
-    for kind, arrays, declared in kinds:
-        if arrays.keys() != declared.keys():
-            msg = f"{label}: the document declares {kind} {[*declared]}, the constructor sets self.{kind} {[*arrays]}"
-            raise SpecnetError(msg)
-    for name, array in layer.parameters.items():
-        if array is not store.values[f"{planned.name}.{name}"]:
-            msg = f"{label}: the constructor must keep the array that it receives for {name}, not a copy"
-            raise SpecnetError(msg)
 
 
 def _restored(

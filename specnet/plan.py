@@ -45,7 +45,8 @@ class LayerPlan(NamedTuple):
     """The plan of one layer: its name, the shapes of its input, output, parameters and buffers, and how to create it.
 
     The arrays of a composite have dotted names, `hidden.weight`; `layers` are the plans of its inner layers.
-    `input_limit` is the exclusive upper bound of integer inputs, None for real numbers.
+    `input_limit` is the exclusive upper bound of integer inputs, None for real numbers. `marks_padding` says whether
+    the layer tells, as the first of a model, which steps are padding.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LayerPlan(NamedTuple):
     make: Callable[[Mapping[str, Array]], Layer]
     input_limit: int | None = None
     layers: tuple[LayerPlan, ...] = ()
+    marks_padding: bool = False
 
     def names(self) -> Iterator[str]:
         """Yield the layer's name and the names of all layers inside it, `block.hidden`."""
@@ -78,7 +80,8 @@ def plan_layer(kind: type[Layer], name: str, fields: Mapping[str, Any], input_sh
             msg = f"{kind.__name__}.infer: expected the shape of {key}, a tuple of integers, got {shape!r}"
             raise SpecnetError(msg)
     make = partial(_create_layer, kind, fields)
-    return LayerPlan(name, input_shape, output_shape, parameters, buffers, make, kind.input_limit(fields))
+    limit, marks_padding = kind.input_limit(fields), kind.marks_padding(fields)
+    return LayerPlan(name, input_shape, output_shape, parameters, buffers, make, limit, marks_padding=marks_padding)
 
 
 def _check_buffer(kind: type[Layer], name: str, declared: Any) -> tuple[ShapeTuple, np.dtype[Any] | None]:
@@ -126,6 +129,11 @@ class ModelPlan:
     def input_dtype(self) -> str:
         """The dtype of the inputs: the model's dtype, or int64 if the first layer takes integers."""
         return self.dtype if self.layers[0].input_limit is None else "int64"
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether the outputs are sequences, (time, …), if the inputs are: every layer has kept the time axis."""
+        return all(len(layer.output_shape) > 1 for layer in self.layers)
 
     def about(self, parameter_count: int) -> str:
         """Describe the network in one line: name, shapes, parameter count and dtype."""

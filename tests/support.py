@@ -128,6 +128,41 @@ SPATIAL_LAYERS = {
 """Layers over positions, with the shape of an input of each."""
 
 
+SEQUENCE_LAYERS = {
+    "simple_rnn": ({"type": "simple_rnn", "units": 3}, (4, 2)),
+    "simple_rnn, relu, reverse": (
+        {"type": "simple_rnn", "units": 4, "activation": "relu", "return_sequences": True, "reverse": True},
+        (3, 2),
+    ),
+    "lstm": ({"type": "lstm", "units": 3}, (4, 2)),
+    "lstm, sequences": ({"type": "lstm", "units": 3, "return_sequences": True}, (5, 2)),
+    "lstm, reverse": ({"type": "lstm", "units": 2, "return_sequences": True, "reverse": True, "bias": False}, (4, 3)),
+    "lstm, one step": ({"type": "lstm", "units": 5, "unit_forget_bias": False}, (1, 1)),
+    "gru": ({"type": "gru", "units": 3}, (4, 2)),
+    "gru, sequences, reverse": ({"type": "gru", "units": 3, "return_sequences": True, "reverse": True}, (4, 2)),
+    "gru, without bias": ({"type": "gru", "units": 2, "bias": False}, (3, 3)),
+    "gru, reset before": ({"type": "gru", "units": 3, "return_sequences": True, "reset_after": False}, (4, 2)),
+    "bidirectional": ({"type": "bidirectional", "layers": [{"type": "lstm", "units": 3}]}, (4, 2)),
+    "bidirectional, sequences": (
+        {"type": "bidirectional", "layers": [{"type": "gru", "name": "both", "units": 2, "return_sequences": True}]},
+        (3, 2),
+    ),
+    "attention": ({"type": "attention", "heads": 2}, (4, 6)),
+    "attention, causal, dropout": (
+        {"type": "attention", "heads": 3, "key_size": 2, "causal": True, "dropout": 0.3},
+        (5, 4),
+    ),
+    "attention, without bias": ({"type": "attention", "heads": 1, "bias": False}, (3, 5)),
+    "positional_encoding": ({"type": "positional_encoding"}, (4, 5)),
+    "positional_encoding, learned": ({"type": "positional_encoding", "kind": "learned", "length": 6}, (4, 3)),
+    "last_step": ({"type": "last_step"}, (4, 3)),
+    "time_average": ({"type": "time_average"}, (4, 3)),
+    "mask": ({"type": "mask"}, (4, 3)),
+    "embedding, mask_index": ({"type": "embedding", "vocabulary": 7, "dimension": 3, "mask_index": 0}, (4,)),
+}
+"""Layers over sequences, with the shape of an input of each."""
+
+
 def write_experiment(document, rows):
     """Write e.json, an experiment on 4 inputs and 2 classes, and its data d.npz into the current folder."""
     x = np.random.default_rng(0).normal(size=(rows, 4))

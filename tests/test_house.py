@@ -42,6 +42,7 @@ ORDER = [
     {"arrays", "document"},
     {"layer", "fields"},
     {"chain", "plan", "initializers"},
+    {"binding", "stepper"},
     {"composite", "layerspec"},
     {"layers"},
     {"spec"},

@@ -16,6 +16,7 @@ from specnet.errors import SpecnetError
 from specnet.files.atomic import write_file
 from specnet.layer import Layer
 from specnet.model import Model
+from specnet.training.finite_check import layer_masks
 from specnet.training.losses.base import Loss
 
 AnyArray = npt.NDArray[Any]
@@ -108,12 +109,12 @@ def _trace(
     inputs = np.asarray(x).astype(model.input_dtype)
     arrays, value = [inputs], inputs
     buffers = {layer.name: {name: buffer.copy() for name, buffer in layer.buffers.items()} for layer in model.layers}
-    for layer in model.layers:
-        value = layer.forward(value, training)
+    for layer, masks in zip(model.layers, layer_masks(model, inputs), strict=True):
+        value = layer.forward(value, training, **masks)
         arrays.append(value.copy())
     mean_loss = None
     if targets is not None and loss is not None:
-        mean_loss, dy = loss(value, targets)
+        mean_loss, dy = loss(value, targets, None, model.output_mask(inputs))
     backward = _backward(model, None if dy is None else as_floats(dy, model.dtype, model.layers[-1].name))
     layers = tuple(
         LayerTrace(

@@ -177,7 +177,7 @@ def _activated(layers: Sequence[Layer], x: Array, specs: Mapping[str, LayerSpec]
     for layer in following:
         spec = specs[layer.name]
         y = layer.predict(y)
-        if spec.activation and y.shape == convolved.shape:
+        if spec.is_activation and y.shape == convolved.shape:
             return layer.name, y
         if not spec.transparent:
             break

@@ -126,6 +126,18 @@ average_pool = _kernel("average_pool")
 """(x, y, settings): see pools.h."""
 average_pool_backward = _kernel("average_pool_backward")
 """(dy, dx, settings): each position of a window receives its share of dy."""
+lstm = _kernel("lstm")
+"""(x, weight, recurrent_weight, bias, counts, gates, h, c): all steps of a pass; see recurrent.h."""
+lstm_backward = _kernel("lstm_backward")
+"""(dh, counts, gates, c, recurrent_weight, d_gates, truncate): adds to dh what follows from the later steps."""
+gru = _kernel("gru")
+"""(x, weight, recurrent_weight, bias, recurrent_bias, counts, gates, part_of_h, h): all steps of a pass."""
+gru_backward = _kernel("gru_backward")
+"""(dh, counts, gates, part_of_h, h, recurrent_weight, d_gates, d_products, truncate): see lstm_backward."""
+attention = _kernel("attention")
+"""(projected, counts, attention, joined, heads, causal): what all heads find; see attention.h."""
+attention_backward = _kernel("attention_backward")
+"""(projected, attention, d_joined, d_projected, heads): the gradients of queries, keys and values."""
 cross_entropy: Callable[..., float | None] = getattr(_library, "cross_entropy", _return_none)
 """(x, classes, gradient, smoothing): returns the mean loss, None if an int64 class is out of range."""
 

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from specnet.layers.relu import Relu as Relu
     from specnet.layers.reshape import Flatten as Flatten
     from specnet.layers.reshape import Reshape as Reshape
+    from specnet.layers.sequence.attention import Attention as Attention
+    from specnet.layers.sequence.bidirectional import Bidirectional as Bidirectional
+    from specnet.layers.sequence.gru import Gru as Gru
+    from specnet.layers.sequence.lstm import Lstm as Lstm
+    from specnet.layers.sequence.positional_encoding import PositionalEncoding as PositionalEncoding
+    from specnet.layers.sequence.simple_rnn import SimpleRnn as SimpleRnn
+    from specnet.layers.sequence.steps import LastStep as LastStep
+    from specnet.layers.sequence.steps import Mask as Mask
+    from specnet.layers.sequence.steps import TimeAverage as TimeAverage
     from specnet.layers.sigmoid import Mish as Mish
     from specnet.layers.sigmoid import Sigmoid as Sigmoid
     from specnet.layers.sigmoid import Silu as Silu
@@ -78,6 +87,13 @@ FAMILIES = {
     "spatial.global_pool": {"global_average_pool": "GlobalAveragePool", "global_max_pool": "GlobalMaxPool"},
     "spatial.pad": {"zero_pad1d": "ZeroPad1d", "zero_pad2d": "ZeroPad2d", "crop1d": "Crop1d", "crop2d": "Crop2d"},
     "spatial.upsample": {"upsample1d": "Upsample1d", "upsample2d": "Upsample2d"},
+    "sequence.simple_rnn": {"simple_rnn": "SimpleRnn"},
+    "sequence.lstm": {"lstm": "Lstm"},
+    "sequence.gru": {"gru": "Gru"},
+    "sequence.bidirectional": {"bidirectional": "Bidirectional"},
+    "sequence.attention": {"attention": "Attention"},
+    "sequence.positional_encoding": {"positional_encoding": "PositionalEncoding"},
+    "sequence.steps": {"mask": "Mask", "last_step": "LastStep", "time_average": "TimeAverage"},
     "composite": {"sequential": "Sequential", "residual": "Residual", "concat": "Concat"},
 }
 """All built-in layers: file (a dot is a folder) -> {type in a document: class}. A family adds a row and two files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from specnet import kernels
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.arrays.sums import ones_vector
-from specnet.layer import Layer
+from specnet.layer import Layer, MaskUse, TimeStep
 from specnet.layers.norm import Norm
 from specnet.layers.relu import Relu
 
@@ -24,6 +24,8 @@ class BatchNorm(Norm):
     statistics are used and stay unchanged. scale, shift: (features,); buffers running_mean, running_var: (features,),
     count: number of batches seen.
     """
+
+    mask_use: ClassVar[MaskUse] = "refused"  # padding would count in the statistics
 
     def __init__(
         self, scale: npt.ArrayLike, shift: npt.ArrayLike, momentum: float = 0.1, epsilon: float = 1e-5
@@ -103,6 +105,9 @@ class BatchNorm(Norm):
             if rectified:
                 _rectify(y)
         return y.reshape(shape)
+
+    def time_step(self, batch: int) -> TimeStep:
+        return self.predict
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None, *, rectified: Array | None = None) -> Array:
         """Return ∂loss/∂x; with `rectified`, the output of a ReLU of y, dy is the gradient of that output."""

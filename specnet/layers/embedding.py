@@ -12,22 +12,24 @@ from specnet import kernels
 from specnet.arrays.conversion import as_integers
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layer import Layer, TimeMask, TimeStep
 
 
 class Embedding(Layer):
     """y = weight[x]: a row of the weight for each integer of x, from 0 to vocabulary - 1.
 
     weight: (vocabulary, dimension). For x of shape (batch, …), y has shape (batch, …, dimension). Integers have no
-    gradient: `backward` fills weight_grad, of the weight's shape, and returns None. Raises ShapeError, also for an
+    gradient: `backward` fills weight_grad, of the weight's shape, and returns None. As a model's first layer it marks
+    the steps whose integer is `mask_index` as padding, for x of shape (batch, time). Raises ShapeError, also for an
     integer out of range.
     """
 
     weight = ParameterView()
     weight_grad = GradientView("weight")
 
-    def __init__(self, weight: npt.ArrayLike) -> None:
+    def __init__(self, weight: npt.ArrayLike, mask_index: int | None = None) -> None:
         super().__init__()
+        self.mask_index = mask_index
         self._weight = self.parameters["weight"] = self.floats(weight)
         if self._weight.ndim != 2 or 0 in self._weight.shape:
             msg = f"{self.name}: expected a weight of shape (vocabulary, dimension), got {self._weight.shape}"
@@ -37,6 +39,9 @@ class Embedding(Layer):
     @classmethod
     def infer(cls, fields: Mapping[str, Any], input_shape: ShapeTuple) -> tuple[dict[str, ShapeTuple], ShapeTuple]:
         dimension = fields["dimension"]
+        if fields["mask_index"] is not None and len(input_shape) != 1:
+            msg = f"with mask_index, it expects sequences of integers, shape (time,), got {input_shape}"
+            raise ShapeError(msg)
         return {"weight": (fields["vocabulary"], dimension)}, (*input_shape, dimension)
 
     @classmethod
@@ -46,7 +51,19 @@ class Embedding(Layer):
 
     @classmethod
     def from_document(cls, fields: Mapping[str, Any], parameters: Mapping[str, Array]) -> Embedding:
-        return cls(**parameters)
+        return cls(**parameters, mask_index=fields["mask_index"])
+
+    @classmethod
+    def must_be_first(cls, fields: Mapping[str, Any]) -> str:
+        return "" if fields["mask_index"] is None else "its mask_index marks the padding of the model's inputs"
+
+    @classmethod
+    def marks_padding(cls, fields: Mapping[str, Any]) -> bool:
+        return fields["mask_index"] is not None
+
+    def mask_of(self, x: npt.NDArray[Any]) -> TimeMask | None:
+        """Return which steps of x, (batch, time), are not `mask_index`; None if it is None."""
+        return None if self.mask_index is None else np.not_equal(x, self.mask_index)
 
     @property
     def formulas(self) -> dict[str, str]:
@@ -71,6 +88,9 @@ class Embedding(Layer):
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         return self._look_up(self._check_input(x), out)
+
+    def time_step(self, batch: int) -> TimeStep:
+        return self.predict
 
     def _look_up(self, x: npt.NDArray[np.int64], out: Array | None) -> Array:
         width = self._weight.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,13 @@ import numpy.typing as npt
 from specnet.arrays.conversion import FLOAT64, batch_of, size_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layer import Layer, MaskUse
 
 
 class Reshape(Layer):
     """y = x with each row in another shape, in row-major order: (batch, 784) -> (batch, 28, 28)."""
+
+    mask_use: ClassVar[MaskUse] = "refused"
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()

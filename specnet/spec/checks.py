@@ -54,11 +54,18 @@ class ShapeFollower:
         self.total = 0
 
     def faults(
-        self, layers: Sequence[LayerSpec | None], shape: ShapeTuple, path: KeyPath = (), source: str = INPUT
+        self,
+        layers: Sequence[LayerSpec | None],
+        shape: ShapeTuple,
+        path: KeyPath = (),
+        source: str = INPUT,
+        *,
+        masked: bool = False,
     ) -> ShapeFaults:
         """Yield the errors of a list of layers; return the shape of its output, or None if it is unknown.
 
-        `source` names the origin of the first layer's input in messages.
+        `source` names the origin of the first layer's input in messages. `masked` says whether the first layer of the
+        model marks padding in it.
         """
         for index, layer in enumerate(layers):
             if layer is None:
@@ -68,7 +75,7 @@ class ShapeFollower:
             if _place_error(layer, layer_path, first=source == INPUT):
                 return None  # place_faults reports it
             try:
-                output = yield from check(layer, shape, layer_path, source)
+                output = yield from check(layer, shape, layer_path, source, masked)
             except ShapeError as error:
                 yield layer_path, problem(f"{error}; its input comes from {source}", "shape")
                 return None
@@ -78,13 +85,16 @@ class ShapeFollower:
             if output is None:
                 return None
             shape, source = output, f'"{layer.name}"'
+            masked = (masked or (layer_path == (0,) and layer.layer.marks_padding(layer.fields()))) and len(shape) > 1
         return shape
 
-    def _composite_faults(self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, source: str) -> ShapeFaults:
+    def _composite_faults(
+        self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, source: str, masked: bool
+    ) -> ShapeFaults:
         assert isinstance(layer, CompositeSpec)
         outputs = []
         for path, inside in layer.lists():
-            outputs.append((yield from self.faults(inside, shape, (*layer_path, *path), source)))
+            outputs.append((yield from self.faults(inside, shape, (*layer_path, *path), source, masked=masked)))
         known = [output for output in outputs if output is not None]
         if len(known) < len(outputs):
             return None
@@ -94,8 +104,14 @@ class ShapeFollower:
             return None
         return joined
 
-    def _leaf_faults(self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, _source: str) -> ShapeFaults:
+    def _leaf_faults(
+        self, layer: LayerSpec, shape: ShapeTuple, layer_path: KeyPath, _source: str, masked: bool
+    ) -> ShapeFaults:
         plan = layer.plan(shape)
+        if masked and layer.layer.mask_use == "refused":
+            message = f"{layer.type} mixes the steps of sequences, and with them the padding that the first layer marks"
+            yield layer_path, problem(f"{message}; put it behind last_step or time_average, or remove it", "masked")
+            return None
         parameters, output = layer.parameter_specs(plan.parameters), plan.output_shape
         self.total += sum(map(size_of, plan.parameters.values()))
         if self.total > self.limit or size_of(output) > self.limit:

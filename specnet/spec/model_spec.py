@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -59,11 +59,13 @@ class _Layers:
             (names,), duplicates = name_siblings([(("layers",), value)])
             reader.faults += details((path[1:], error) for path, error in duplicates)
             entries = resolve_defaults(entries, names)
-            reader.faults += details(number_faults(entries, np.dtype(info.data.get("dtype", "float64"))))
-            reader.faults += details(place_faults(entries))
-            reader.faults += details(name_faults(entries))
+            faults = [number_faults(entries, np.dtype(info.data.get("dtype", "float64")))]
+            faults += [place_faults(entries), name_faults(entries)]
             if "input_shape" in info.data:
-                reader.faults += details(ShapeFollower().faults(entries, info.data["input_shape"]))
+                faults.append(ShapeFollower().faults(entries, info.data["input_shape"]))
+            # Once each: a layer that stands for two, as in bidirectional, has the same faults twice.
+            once = {(path, error.message()): error for path, error in chain.from_iterable(faults)}
+            reader.faults += details((path, error) for (path, _), error in once.items())
         reader.raise_faults("layers")
         return tuple(entries)  # type: ignore[arg-type]  # without faults every entry is a layer
 

@@ -60,7 +60,7 @@ def resolve_defaults(layers: Sequence[LayerSpec | None], names: Sequence[str]) -
     resolved: list[LayerSpec | None] = []
     following: LayerSpec | None = None
     for layer, name in zip(reversed(layers), reversed(names), strict=True):
-        activation = following if following is not None and following.activation else None
+        activation = following if following is not None and following.is_activation else None
         resolved.append(layer and layer.model_copy(update={"name": name}).resolve(activation))
         if layer is None or not layer.transparent:
             following = layer

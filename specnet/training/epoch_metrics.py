@@ -11,6 +11,7 @@ import numpy as np
 
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.data.streaming import AnyDataset
+from specnet.layer import TimeMask
 from specnet.model import Model
 from specnet.mpi.world import SINGLE, World
 from specnet.training.losses.base import Loss
@@ -29,22 +30,33 @@ def evaluation_rows(model: Model) -> int:
 
 
 class EpochMetrics:
-    """Sums of loss and metrics over the rows of an epoch so far."""
+    """Sums of loss and metrics over the rows of an epoch so far.
 
-    def __init__(self, metrics: Sequence[MetricSpec], output_shape: ShapeTuple, loss: Loss) -> None:
+    `masked` says whether masks of time steps are given; then, and if each step has a class, the steps are the rows.
+    """
+
+    def __init__(
+        self, metrics: Sequence[MetricSpec], output_shape: ShapeTuple, loss: Loss, *, masked: bool = False
+    ) -> None:
         one_class = loss.takes_classes()
-        self.metrics = {spec.type: spec.build(output_shape, one_class=one_class) for spec in metrics}
+        self._steps_are_rows = masked or (one_class and len(output_shape) == 2)
+        shape = output_shape[1:] if self._steps_are_rows else output_shape
+        self.metrics = {spec.type: spec.build(shape, one_class=one_class) for spec in metrics}
         self.loss = 0.0
         self.weight = 0.0
         self._outputs: Array = np.empty(0)
         self._targets: Any = None
+        self._mask: TimeMask | None = None
         self._batch_size = 1
         self._start = self._stop = 0
 
-    def begin(self, outputs: Array, targets: Any, size: int) -> None:
-        """Set the arrays that will hold outputs and targets of the next batches, of `size` rows each."""
+    def begin(self, outputs: Array, targets: Any, size: int, mask: TimeMask | None = None) -> None:
+        """Set the arrays that will hold outputs and targets of the next batches, of `size` rows each.
+
+        Time steps where `mask` is False are left out.
+        """
         self.flush()
-        self._outputs, self._targets, self._batch_size = outputs, targets, size
+        self._outputs, self._targets, self._batch_size, self._mask = outputs, targets, size, mask
         self._start = self._stop = 0
 
     def add(self, loss: float, weight: float, stop: int) -> None:
@@ -63,7 +75,16 @@ class EpochMetrics:
             size = stop - start if metric.counts else self._batch_size
             for first in range(start, stop, size):
                 span = slice(first, min(first + size, stop))
-                metric.add(self._outputs[span], self._targets[span])
+                metric.add(*self._rows(span))
+
+    def _rows(self, span: slice) -> tuple[Array, Any]:
+        """Return outputs and targets of some rows; of sequences with a class for each step, the steps that count."""
+        outputs, targets = self._outputs[span], self._targets[span]
+        if not self._steps_are_rows:
+            return outputs, targets
+        if self._mask is not None:
+            return outputs[self._mask[span]], targets[self._mask[span]]
+        return outputs.reshape(-1, *outputs.shape[2:]), targets.reshape(-1, *targets.shape[2:])
 
     def combined(self, world: World) -> EpochMetrics:
         """Return the sums over the rows of all processes, or `self` if there is one process. A collective call."""
@@ -79,7 +100,7 @@ class EpochMetrics:
     def values(self, prefix: str = "") -> dict[str, float]:
         """Return the mean loss and the metrics, their names with `prefix`."""
         self.flush()
-        means = {f"{prefix}loss": self.loss / self.weight}
+        means = {f"{prefix}loss": self.loss / self.weight if self.weight else math.nan}
         return means | {f"{prefix}{name}": metric.value() for name, metric in self.metrics.items()}
 
     def state(self) -> dict[str, Any]:
@@ -105,12 +126,12 @@ def evaluate(
     model: Model, loss: Loss, data: AnyDataset, metrics: Sequence[MetricSpec] = (), world: World = SINGLE
 ) -> EpochMetrics:
     """Return loss and metrics over all rows, from outputs of `predict`; each process evaluates its share of them."""
-    epoch_metrics = EpochMetrics(metrics, model.output_shape, loss)
+    epoch_metrics = EpochMetrics(metrics, model.output_shape, loss, masked=model.masks_outputs)
     for part in data.in_order(evaluation_rows(model), *world.share(len(data))):
-        outputs = model.predict(part.inputs)
-        epoch_metrics.begin(outputs, part.targets, len(part))
-        epoch_metrics.add(
-            loss(outputs, part.targets, part.weights)[0], loss.weight_of(part.targets, part.weights), len(part)
-        )
+        inputs = part.inputs
+        outputs, mask = model.predict(inputs), model.output_mask(inputs)
+        epoch_metrics.begin(outputs, part.targets, len(part), mask)
+        mean = loss(outputs, part.targets, part.weights, mask)[0]
+        epoch_metrics.add(mean, loss.weight_of(part.targets, part.weights, mask), len(part))
     epoch_metrics.flush()
     return epoch_metrics.combined(world)

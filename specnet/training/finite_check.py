@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from specnet.arrays.parameters import Array
 from specnet.errors import SpecnetError
+from specnet.layer import TimeMask
 from specnet.model import Model
 from specnet.training.losses.base import Loss
 
@@ -35,10 +36,10 @@ def checked_step(
     for name, value in model.parameters.items():
         _check_finite(value, f"the parameter {name} is not finite before the step")
     y = x
-    for layer in model.layers:
-        y = layer.forward(y, training=True)
+    for layer, masks in zip(model.layers, layer_masks(model, x), strict=True):
+        y = layer.forward(y, training=True, **masks)
         _check_finite(y, f"it first appears in the outputs of layer {layer.name} (forward)")
-    mean, dy = loss(y, targets, weights)
+    mean, dy = loss(y, targets, weights, model.output_mask(x))
     if not math.isfinite(mean):
         msg = "it first appears in the loss, because outputs or targets are too large; scale the targets"
         raise NotFiniteError(msg)
@@ -52,6 +53,16 @@ def checked_step(
             _check_finite(dx, f"it first appears in the input gradient of layer {layer.name} (backward)")
     model.adopt_gradients()
     return y, mean
+
+
+def layer_masks(model: Model, x: npt.ArrayLike) -> list[dict[str, TimeMask]]:
+    """Return the argument `mask` of each layer's `forward`, for layers that are called one by one on inputs x."""
+    mask = model.mask_of(x)
+    masks: list[dict[str, TimeMask]] = []
+    for layer, plan in zip(model.layers, model.plan.layers, strict=True):
+        masks.append({"mask": mask} if mask is not None and layer.mask_use == "taken" else {})
+        mask = mask if len(plan.output_shape) > 1 else None
+    return masks
 
 
 def where_not_finite(model: Model, loss: Loss, x: Any, targets: Any, weights: Any = None) -> str:

@@ -98,7 +98,7 @@ class Run:
 
     def new_tally(self) -> EpochMetrics:
         """Return the empty sums of a new epoch."""
-        return EpochMetrics(self.metrics, self.model.output_shape, self.loss)
+        return EpochMetrics(self.metrics, self.model.output_shape, self.loss, masked=self.model.masks_outputs)
 
     def stop(self) -> None:
         """End the run after the current step; if several processes share it, all end after the next step."""
@@ -153,7 +153,7 @@ class Run:
         if len(x) > len(self._outputs):
             self._outputs = np.empty((len(x), *self.model.output_shape), self.model.dtype)
         outputs, epoch_metrics, event = self._outputs, self.epoch_metrics, self._step_event
-        epoch_metrics.begin(outputs, targets, size)
+        epoch_metrics.begin(outputs, targets, size, self.model.output_mask(x))
         stop = 0
         for first in range(0, block.block_rows or len(x), size):
             count = min(size, (block.block_rows or len(x)) - first)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from specnet.arrays.parameters import Array
+from specnet.layer import TimeMask
 from specnet.model import Model
 from specnet.mpi.batch_shares import BatchShare
 from specnet.mpi.world import SINGLE
@@ -74,12 +75,14 @@ class Step:
             x = self._augment(x, [(0, len(x))] if self._share is None else self._share.parts(rows))
         if self._schedule is not None:
             self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._run_length)
+        mask = self.model.mask_of(x) if self.model.masks_outputs else None
         if self._share is not None:
-            loss, weight = self._sum_over_processes(self._share, rows, x, targets, weights, outputs)
+            loss, weight = self._sum_over_processes(self._share, rows, x, targets, weights, mask, outputs)
         elif len(x) <= self.batch_size:
-            loss, weight = self._batch_gradients(x, targets, weights, outputs), self.loss.weight_of(targets, weights)
+            loss = self._batch_gradients(x, targets, weights, mask, outputs)
+            weight = self.loss.weight_of(targets, weights, mask)
         else:
-            loss, weight = self._accumulate_batches(x, targets, weights, outputs)
+            loss, weight = self._accumulate_batches(x, targets, weights, mask, outputs)
         squares = 0.0
         for gradient in self.optimizer.gradients:
             squares += gradient.dot(gradient)
@@ -90,7 +93,9 @@ class Step:
         self.optimizer.step()
         return loss, weight
 
-    def _batch_gradients(self, x: Any, targets: Any, weights: Any, outputs: Array, fraction: float = 1.0) -> float:
+    def _batch_gradients(
+        self, x: Any, targets: Any, weights: Any, mask: TimeMask | None, outputs: Array, fraction: float = 1.0
+    ) -> float:
         """Set the model's gradients to those of some rows, times their fraction of the step; return their mean loss."""
         if self.check_finite:
             outputs[...], loss = checked_step(self.model, self.loss, x, targets, weights, fraction)
@@ -99,7 +104,8 @@ class Step:
         if self._share is not None and not len(x):
             loss, dy = 0.0, y
         else:
-            loss, dy = self.loss.of_fitted(y, targets) if weights is None else self.loss(y, targets, weights)
+            of_rows = self.loss.of_fitted(y, targets, mask) if weights is None else self.loss(y, targets, weights, mask)
+            loss, dy = of_rows
         if y is not outputs:
             outputs[...] = y
         if not math.isfinite(loss):
@@ -112,27 +118,36 @@ class Step:
         self.model.train_backward(dy)
         return loss
 
-    def _accumulate_batches(self, x: Any, targets: Any, weights: Any, outputs: Array) -> tuple[float, float]:
+    def _accumulate_batches(
+        self, x: Any, targets: Any, weights: Any, mask: TimeMask | None, outputs: Array
+    ) -> tuple[float, float]:
         """Set the model's gradients to those of all rows, computed batch by batch; return mean loss and weight."""
-        total, size = self.loss.weight_of(targets, weights), self.batch_size
+        total, size = self.loss.weight_of(targets, weights, mask), self.batch_size
         parts = [(start, min(start + size, len(x))) for start in range(0, len(x), size)]
-        return self._sum_over_batches(parts, total, total, x, targets, weights, outputs), total
+        return self._sum_over_batches(parts, total, total, x, targets, weights, mask, outputs), total
 
     def _sum_over_processes(
-        self, share: BatchShare, rows: int, x: Any, targets: Any, weights: Any, outputs: Array
+        self,
+        share: BatchShare,
+        rows: int,
+        x: Any,
+        targets: Any,
+        weights: Any,
+        mask: TimeMask | None,
+        outputs: Array,
     ) -> tuple[float, float]:
         """Set the gradients to the sum over all processes, each of which adds the part of its rows.
 
         Every process takes part in every batch, also without rows, because norms over the batch are collective calls.
         A loss that is not finite makes the sum of the gradients not finite, on every process.
         """
-        weight = self.loss.weight_of(targets, weights)
+        weight = self.loss.weight_of(targets, weights, mask)
         total = float(rows)
-        if self._class_weighted or weights is not None:
+        if self._class_weighted or weights is not None or mask is not None:
             weight_sum = np.array([weight], np.float64)
             share.world.sum(weight_sum)
             total = float(weight_sum[0])
-        mean = self._sum_over_batches(share.parts(rows), weight, total, x, targets, weights, outputs)
+        mean = self._sum_over_batches(share.parts(rows), weight, total, x, targets, weights, mask, outputs)
         shared = self.model.store.shared_vector
         shared[-1] = self.stop_requested + MOST_PROCESSES * self.save_requested
         share.world.sum(shared)
@@ -148,6 +163,7 @@ class Step:
         x: Any,
         targets: Any,
         weights: Any,
+        mask: TimeMask | None,
         outputs: Array,
     ) -> float:
         """Set the gradients to the sum over the batches of a step, whose rows follow each other in x.
@@ -165,9 +181,11 @@ class Step:
             rows = slice(start, start + stop - first)
             start = rows.stop
             w = None if weights is None else weights[rows]
-            batch_weight = self.loss.weight_of(targets[rows], w)
+            counts = None if mask is None else mask[rows]
+            batch_weight = self.loss.weight_of(targets[rows], w, counts)
             draws.step, draws.first_row = number, first
-            loss = self._batch_gradients(x[rows], targets[rows], w, outputs[rows], batch_weight / total)
+            fraction = batch_weight / total if total else 0.0  # 0 if every time step is padding
+            loss = self._batch_gradients(x[rows], targets[rows], w, counts, outputs[rows], fraction)
             mean += batch_weight / weight * loss if weight else 0.0
             if several:
                 sum_ += vector

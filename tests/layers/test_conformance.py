@@ -13,7 +13,7 @@ import specnet
 from specnet.spec.layers import affine as specs
 from specnet.spec.registry import layer_types
 from specnet.testing import check_layer
-from tests.support import LAYERS, SPATIAL_LAYERS, model_of, predict_in_threads
+from tests.support import LAYERS, SEQUENCE_LAYERS, SPATIAL_LAYERS, model_of, predict_in_threads
 
 every_layer = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
 
@@ -29,7 +29,7 @@ def standalone(entry, input_shape=(5,), dtype="float64"):
 
 def test_every_built_in_layer_type_is_covered():
     tested = {entry["type"] for entry in LAYERS.values()} | {"embedding"}
-    tested |= {entry["type"] for entry, _ in SPATIAL_LAYERS.values()}
+    tested |= {entry["type"] for entry, _ in [*SPATIAL_LAYERS.values(), *SEQUENCE_LAYERS.values()]}
     assert tested == set(layer_types()) - {"test_double"}
 
 

@@ -66,7 +66,7 @@ class SwishSpec(specnet.LayerSpec):
     """Swish."""
 
     layer = Swish
-    activation = True
+    is_activation = True
     beta: PositiveReal = 1.0
     share: Share = 0.5
     groups: PositiveInteger = 1

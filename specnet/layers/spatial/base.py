@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layer import Layer, MaskUse
 from specnet.layers.spatial.windows import AXES
 
 
@@ -17,6 +17,7 @@ class Spatial(Layer):
     """Base class of layers over sequences (1 axis) or images (2 axes), with the channels on the last axis."""
 
     axes: ClassVar[int]
+    mask_use: ClassVar[MaskUse] = "refused"
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
-from specnet.layer import Layer
+from specnet.layer import Layer, MaskUse
 
 PART = 128
 """Positions whose sum is taken in the dtype of x; a longer one would lose digits."""
@@ -20,6 +20,8 @@ PART = 128
 
 class GlobalPool(Layer):
     """Base class of pools over all axes but the first and the last: (batch, ..., channels) -> (batch, channels)."""
+
+    mask_use: ClassVar[MaskUse] = "refused"  # time_average and last_step respect a mask
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ class EluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "elu", "alpha": 0.5}]})
     layer = Elu
-    activation = True
+    is_activation = True
     rectifier = True
 
     alpha: Real = 1.0
@@ -29,4 +29,4 @@ class SeluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "selu"}]})
     layer = Selu
-    activation = True
+    is_activation = True

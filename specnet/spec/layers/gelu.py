@@ -19,7 +19,7 @@ class GeluSpec(LayerSpec):
         json_schema_extra={"examples": [{"type": "gelu"}, {"type": "gelu", "approximate": "tanh"}]}
     )
     layer = Gelu
-    activation = True
+    is_activation = True
     rectifier = True
 
     approximate: Literal["none", "tanh"] = "none"

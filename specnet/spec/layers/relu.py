@@ -20,7 +20,7 @@ class ReluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "relu"}]})
     layer = Relu
-    activation = True
+    is_activation = True
     rectifier = True
 
 
@@ -30,7 +30,7 @@ class LeakyReluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "leaky_relu", "negative_slope": 0.1}]})
     layer = LeakyRelu
-    activation = True
+    is_activation = True
     rectifier = True
 
     negative_slope: Real = 0.01
@@ -43,7 +43,7 @@ class PreluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "prelu"}]})
     layer = Prelu
-    activation = True
+    is_activation = True
     rectifier = True
 
     def parameters(self, shapes: Mapping[str, ShapeTuple]) -> dict[str, ParameterSpec]:

@@ -16,7 +16,7 @@ class SigmoidSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "sigmoid"}]})
     layer = Sigmoid
-    activation = True
+    is_activation = True
 
 
 @register_layer("tanh")
@@ -25,7 +25,7 @@ class TanhSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "tanh"}]})
     layer = Tanh
-    activation = True
+    is_activation = True
 
 
 @register_layer("softplus")
@@ -34,7 +34,7 @@ class SoftplusSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softplus", "beta": 2.0}]})
     layer = Softplus
-    activation = True
+    is_activation = True
     rectifier = True
 
     beta: PositiveReal = 1.0
@@ -47,7 +47,7 @@ class SiluSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "silu"}]})
     layer = Silu
-    activation = True
+    is_activation = True
     rectifier = True
 
 
@@ -57,5 +57,5 @@ class MishSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "mish"}]})
     layer = Mish
-    activation = True
+    is_activation = True
     rectifier = True

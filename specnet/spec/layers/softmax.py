@@ -15,7 +15,7 @@ class SoftmaxSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "softmax"}]})
     layer = Softmax
-    activation = True
+    is_activation = True
 
 
 @register_layer("log_softmax")
@@ -24,4 +24,4 @@ class LogSoftmaxSpec(LayerSpec):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"type": "log_softmax"}]})
     layer = LogSoftmax
-    activation = True
+    is_activation = True

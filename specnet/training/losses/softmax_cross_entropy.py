@@ -12,6 +12,7 @@ from specnet import kernels
 from specnet.arrays.conversion import as_array, as_floats
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
+from specnet.layer import TimeMask
 from specnet.training.losses.base import Loss, row_weights
 
 FEW_CLASSES = 32
@@ -33,9 +34,10 @@ class _Work(NamedTuple):
 
 
 class SoftmaxCrossEntropy(Loss):
-    """-sum(q * log(softmax(outputs))), mean over rows.
+    """-sum(q * log(softmax(outputs))), mean over rows, or over all time steps.
 
-    outputs: (batch, classes), logits; targets: (batch,) class indices, or (batch, classes) distributions. q is the
+    outputs: (batch, classes) or (batch, time, classes), logits; targets: class indices, without the last axis, or
+    distributions of the outputs' shape. q is the
     target's distribution, mixed with the uniform one by `label_smoothing`. `class_weights`, one per class, multiply the
     terms of the sum, and the mean divides by the sum of the weights of the rows' classes, as in torch.
     """
@@ -54,15 +56,17 @@ class SoftmaxCrossEntropy(Loss):
             raise SpecnetError(msg)
         self._work: _Work | None = None
 
-    def __call__(
+    def mean(
         self, outputs: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None
     ) -> tuple[float, Array]:
         """Return the mean loss over the rows and its gradient. Raises ShapeError, also for a class out of range."""
         x = as_floats(outputs, None, self.name)
-        if x.ndim != 2 or 0 in x.shape:
-            msg = f"{self.name}: expected outputs of shape (batch, classes), got {x.shape}"
+        if x.ndim not in (2, 3) or 0 in x.shape:
+            msg = f"{self.name}: expected outputs of shape (batch, classes) or (batch, time, classes), got {x.shape}"
             raise ShapeError(msg)
         t = targets if type(targets) is np.ndarray else as_array(targets, self.name, f"({len(x)},)")
+        if x.ndim == 3:
+            return self._mean_over_steps(x, t, weights)
         if weights is None and (result := self._by_kernel(x, t)) is not None:
             return result
         work = self._work_for(x)
@@ -71,9 +75,21 @@ class SoftmaxCrossEntropy(Loss):
             return self._weighted(x, q, t, weights)
         return self._unweighted(x, work, q)
 
-    def of_fitted(self, outputs: Array, targets: npt.NDArray[Any]) -> tuple[float, Array]:
-        if self.class_weights is not None:
-            return self(outputs, targets)
+    def _mean_over_steps(
+        self, x: Array, targets: npt.NDArray[Any], weights: npt.ArrayLike | None
+    ) -> tuple[float, Array]:
+        """Return the mean loss over all steps of sequences, as if they were rows, and its gradient."""
+        if targets.shape not in (x.shape[:2], x.shape):
+            msg = f"{self.name}: expected targets of shape {x.shape[:2]}, a class for each step, got {targets.shape}"
+            raise ShapeError(msg)
+        steps = x.shape[0] * x.shape[1]
+        w = None if weights is None else np.repeat(row_weights(self.name, weights, x), x.shape[1])
+        loss, gradient = self.mean(x.reshape(steps, -1), targets.reshape(steps, *targets.shape[2:]), w)
+        return loss, gradient.reshape(x.shape)
+
+    def of_fitted(self, outputs: Array, targets: npt.NDArray[Any], mask: TimeMask | None = None) -> tuple[float, Array]:
+        if mask is not None or outputs.ndim != 2 or self.class_weights is not None:
+            return self(outputs, targets, None, mask)
         if (result := self._by_kernel(outputs, targets)) is not None:
             return result
         work = self._work_for(outputs)
@@ -125,13 +141,17 @@ class SoftmaxCrossEntropy(Loss):
         expected = float(np.multiply(z, q, out=np.zeros_like(z), where=q != 0).sum())
         return float(np.vdot(np.log(sums), q_sums)) - expected, e * (q_sums / sums) - q
 
-    def weight_of(self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None) -> float:
-        if self.class_weights is None and weights is None:
-            return len(targets)
-        if self.class_weights is None or targets.ndim != 1:
-            return super().weight_of(targets, weights)
-        row_class_weights = self.class_weights[targets]
-        return float(row_class_weights.sum() if weights is None else row_class_weights @ weights)
+    def weight_of(
+        self, targets: npt.NDArray[Any], weights: npt.NDArray[Any] | None = None, mask: TimeMask | None = None
+    ) -> float:
+        if self.class_weights is None or targets.dtype.kind == "f":
+            return super().weight_of(targets, weights, mask)
+        class_weights = self.class_weights[targets]
+        if mask is not None:
+            class_weights = class_weights * mask
+        if weights is not None:
+            class_weights = class_weights * weights.reshape(-1, *[1] * (targets.ndim - 1))
+        return float(class_weights.sum())
 
     def _work_for(self, x: Array) -> _Work:
         work = self._work

@@ -48,7 +48,7 @@ def _loss_faults(model: ModelSpec, training: TrainingSpec, loss: Loss) -> Iterat
     if last.type in loss.doubled_by:
         message = f"{loss.name} takes logits, but the model ends in {last.type}; remove that layer, predict applies it"
         yield Finding(("loss",), message, "doubled_activation")
-    if loss.takes_classes() and (len(output_shape) != 1 or output_shape[0] < 2):
+    if loss.takes_classes() and (len(output_shape) > 2 or output_shape[-1] < 2):
         message = f"{loss.name} needs one output per class, at least 2; the model's outputs have shape {output_shape}"
         yield Finding(("loss",), message, "output_width")
     if isinstance(training.loss, SoftmaxCrossEntropySpec) and training.loss.class_weights:

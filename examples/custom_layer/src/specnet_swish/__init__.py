@@ -51,7 +51,7 @@ class SwishSpec(LayerSpec):
     """Swish: y = x * sigmoid(beta * x), with a trained beta per feature of the last axis."""
 
     layer = Swish
-    activation = True
+    is_activation = True
     rectifier = True
 
     beta: PositiveReal = 1.0
