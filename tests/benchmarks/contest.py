@@ -53,6 +53,17 @@ def peak_memory() -> float:
     return kilobytes / 1000
 
 
+def measured(step: Callable[[bool], Any], count: int) -> Measurement:
+    """Return what a contender measures of a step: the answers of three calls, then time, busy cores and peak memory.
+
+    The step's argument says whether its loss is needed; it returns a number, or an array of predictions.
+    """
+    answer = np.ravel([step(True) for _ in range(3)]).tolist()
+    busy = busy_cores(lambda: step(False), count)
+    time = timed(lambda: step(False), count)
+    return {"time": time, "answer": answer, "cores": busy, "memory": peak_memory()}
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

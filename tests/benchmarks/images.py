@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from contest import Measurement, busy_cores, cores, main, peak_memory, timed
-from peers import jax_adam
+from contest import Measurement, main, measured, timed
+from peers import jax_adam, jax_cross_entropy, onnx_session
 
 RATE = 0.001
 
@@ -93,12 +93,7 @@ def contender(make: Callable[[str], Step]) -> Callable[[str], Measurement]:
     """Return a contender that times the step built by `make`."""
 
     def measure(network: str) -> Measurement:
-        count = NETWORKS[network][3]
-        step = make(network)
-        losses = np.ravel([step(True) for _ in range(3)]).tolist()
-        busy = busy_cores(lambda: step(False), count)
-        time = timed(lambda: step(False), count)
-        return {"time": time, "answer": losses, "cores": busy, "memory": peak_memory()}
+        return measured(make(network), NETWORKS[network][3])
 
     return measure
 
@@ -282,7 +277,7 @@ def jax(network: str) -> Step:
         return lambda _needs_loss: np.asarray(compute(parameters, x))
 
     def loss_of(parameters: Any) -> Any:
-        return -jnp.take_along_axis(jax.nn.log_softmax(apply(parameters, x)), y[:, None], 1).mean()
+        return jax_cross_entropy(apply(parameters, x), y)
 
     if not is_block(network):
         return jax_adam(loss_of, parameters, RATE)
@@ -332,15 +327,11 @@ def keras(network: str) -> Step:
 
 
 def onnx_runtime(network: str) -> Step:
-    import onnxruntime
-
     from specnet.interop.exporting import export
 
     with tempfile.TemporaryDirectory() as folder:
         export(f"{folder}/model.onnx", model_of(network))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()  # without this, it also uses cores outside the process's affinity
-        session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+        session = onnx_session(f"{folder}/model.onnx")
     x, name = inputs(network)[0], session.get_inputs()[0].name
     return lambda _needs_loss: session.run(None, {name: x})[0]
 

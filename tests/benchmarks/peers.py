@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from contest import cores
+
+
+def onnx_session(model: str | bytes) -> Any:
+    """Return a session of ONNX Runtime on the cores of this process, for the path or the bytes of a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()  # without this, it also uses cores outside the process's affinity
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def jax_cross_entropy(outputs: Any, classes: Any) -> Any:
+    """Return the mean softmax cross-entropy of outputs (batch, classes) with class indices (batch,)."""
+    import jax
+    import jax.numpy as jnp
+
+    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), classes[:, None], 1).mean()
+
 
 def jax_adam(loss_of: Callable[[Any], Any], parameters: Any, rate: float) -> Callable[[bool], float]:
     """Return a compiled step of Adam in JAX, which returns the loss if its argument is true."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from contest import Measurement, cores, main, timed
+from contest import Measurement, main, timed
+from peers import onnx_session
 
 NETWORKS = {
     "64-32-10, 1 row": ([64, 32, 10], 1, 5000),
@@ -63,7 +64,6 @@ def specnet(weights: list[np.ndarray], x: np.ndarray) -> Callable[[], np.ndarray
 
 
 def onnx_runtime(weights: list[np.ndarray], x: np.ndarray) -> Callable[[], np.ndarray]:
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, arrays, name = [], [], "x"
@@ -82,9 +82,7 @@ def onnx_runtime(weights: list[np.ndarray], x: np.ndarray) -> Callable[[], np.nd
     )
     graph = helper.make_graph(nodes[:-1], "network", [graph_input], [graph_output], arrays)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()  # without this, it also uses cores outside the process's affinity
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(model.SerializeToString())
     return lambda: session.run(None, {"x": x})[0]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from contest import Measurement, busy_cores, main, timed
-from peers import jax_adam
+from peers import jax_adam, jax_cross_entropy
 
 WIDE = [512] * 13
 NETWORKS: dict[str, tuple[list[int], int, int]] = {
@@ -166,7 +166,6 @@ def torch(widths: list[int], batch: int, *, fused: bool) -> Callable[[bool], flo
 
 
 def jax(widths: list[int], batch: int) -> Callable[[bool], float]:
-    import jax
     import jax.numpy as jnp
 
     weights, x, y = inputs(widths, batch)
@@ -184,7 +183,7 @@ def jax(widths: list[int], batch: int) -> Callable[[bool], float]:
             if normed:
                 out = (out - out.mean(0)) / jnp.sqrt(out.var(0) + 1e-5) * rest[0] + rest[1]
             out = jnp.maximum(out, 0)
-        return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], 1).mean()
+        return jax_cross_entropy(out, y)
 
     parameters = [(jnp.asarray(w), *([jnp.ones(w.shape[1])] if normed else []), jnp.zeros(w.shape[1])) for w in weights]
     return jax_adam(loss_of, parameters, RATE)
