@@ -155,6 +155,8 @@ def _plain_text(traced: Trace) -> str:
     for layer in traced.layers:
         lines.append(f"forward  {layer.name} ({layer.type})")
         show("x", layer.x)
+        if layer.mask is not None:
+            show("mask", layer.mask)
         for name, array in layer.parameters.items():
             show(name, array)
         show("y", layer.y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.document.diff import differences
+from specnet.errors import KeyPath
 from specnet.inspection.inspect import last_metrics
 from specnet.inspection.statistics import PIECE
+from specnet.layerspec import LayerSpec
 from specnet.model import Model
 from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.model_spec import ModelSpec
@@ -95,13 +97,23 @@ def _structure(old: ModelSpec, new: ModelSpec) -> Iterator[str]:
 
 
 def _layers(spec: ModelSpec) -> dict[str, dict[str, Any]]:
-    """Map the full name of each layer to its fields, with the composite's list that holds it under "list"."""
+    """Map the full name of each layer to its fields, with the composite's list that holds it under "list".
+
+    A layer that a composite makes of another one, as bidirectional its second layer, has no entry.
+    """
     fields: dict[str, dict[str, Any]] = {}
     list_of: dict[str, str] = {}
+    made: set[str] = set()
     for name, layer, _ in spec.walk():
-        lists = layer.lists() if isinstance(layer, CompositeSpec) else []
-        list_of |= {f"{name}.{child.name}": ".".join(map(str, path)) for path, layers in lists for child in layers}
-        omitted = {"name", *(path[0] for path, _ in lists)}
+        if name in made:
+            continue
+        lists: dict[KeyPath, Sequence[LayerSpec]] = {}
+        for path, layers in layer.lists() if isinstance(layer, CompositeSpec) else []:
+            if path in lists:
+                made |= {f"{name}.{child.name}" for child in layers}
+            lists.setdefault(path, layers)
+        list_of |= {f"{name}.{child.name}": ".".join(map(str, path)) for path, each in lists.items() for child in each}
+        omitted = {"name", *(path[0] for path in lists)}
         own_fields = {key: value for key, value in layer.model_dump(mode="json").items() if key not in omitted}
         fields[name] = own_fields | ({"list": list_of[name]} if name in list_of else {})
     return fields

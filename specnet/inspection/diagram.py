@@ -60,11 +60,9 @@ class _Flowchart:
                 )
         return start
 
-    def composite(self, layer: Any, start: str, name: str) -> str:
+    def composite(self, layer: CompositeSpec, start: str, name: str) -> str:
         """Add the branches of a composite and the node that joins them, and return the last node."""
-        branches = getattr(layer, "branches", None) or [layer.layers]
-        if layer.type == "residual":
-            branches = [layer.layers, layer.shortcut]
+        branches = [layers for _, layers in layer.lists()]
         if len(branches) == 1:
             return self.chain(branches[0], start, f"{name}.")
         ends = [self.chain(branch, start, f"{name}.") for branch in branches]

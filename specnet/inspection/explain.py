@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterator
 
 from specnet.inspection.explanations import EXPLANATIONS
-from specnet.inspection.explanations.grids import SMALL, compact
-from specnet.inspection.explanations.windows import images
+from specnet.inspection.explanations.formulas import formula_lines
 from specnet.inspection.trace import LayerTrace, Trace
-
-IMAGES = 4
-"""The number of axes of images, (batch, height, width, channels): they are shown as grids, not on one line."""
 
 
 def explain(traced: Trace, *, markdown: bool = False) -> str:
     """Return a trace as text for learners: formula, numbers and result of each layer, forward and then backward.
 
-    Convolutions and pools show single elements as sums over windows. A layer without formulas shows its arrays. The
-    text ends with a newline.
+    Convolutions and pools show single elements as sums over windows, recurrent layers and attention one step. A layer
+    without formulas shows its arrays. The text ends with a newline.
     """
     parts = [_title("Forward", markdown)]
     parts += [_step(index, layer, _forward(layer), markdown) for index, layer in enumerate(traced.layers, 1)]
@@ -53,7 +44,7 @@ def _forward(layer: LayerTrace) -> Iterator[str]:
         yield from EXPLANATIONS[layer.type][0](layer)
         return
     arrays = {"x": layer.x, **layer.parameters, **layer.buffers}
-    yield from _formula_lines("y", layer.formulas.get("y"), arrays, layer.y)
+    yield from formula_lines("y", layer.formulas.get("y"), arrays, layer.y)
 
 
 def _backward(layer: LayerTrace) -> Iterator[str]:
@@ -65,43 +56,6 @@ def _backward(layer: LayerTrace) -> Iterator[str]:
     arrays = {"x": layer.x, "y": layer.y, "dy": layer.dy, **layer.parameters, **layer.buffers}
     formulas = layer.formulas
     for name, gradient in layer.gradients.items():
-        yield from _formula_lines(f"d{name}", formulas.get(f"d{name}"), arrays, gradient)
+        yield from formula_lines(f"d{name}", formulas.get(f"d{name}"), arrays, gradient)
     if layer.dx is not None:
-        yield from _formula_lines("dx", formulas.get("dx"), arrays, layer.dx)
-
-
-def _formula_lines(
-    name: str, formula: str | None, arrays: Mapping[str, npt.NDArray[Any]], result: Any
-) -> Iterator[str]:
-    """Yield the lines `y = x @ weight`, the formula with numbers, and the result."""
-    margin = " " * len(name)
-    if formula is None:
-        if name == "y":
-            yield from _array_lines("x", arrays["x"])
-        yield from _array_lines(name, np.asarray(result))
-        return
-    yield f"{name} = {formula}"
-    names = "|".join(sorted(arrays, key=len, reverse=True))
-    numbers = re.sub(
-        rf"(?<![\w.])({names})\b",
-        lambda match: compact(arrays[match[1]]) if _fits_a_line(arrays[match[1]]) else match[1],
-        formula,
-    )
-    if numbers != formula:
-        yield f"{margin} = {numbers}"
-    if np.ndim(result) == IMAGES:
-        yield from images(name, result).lines()
-    else:
-        yield f"{margin} = {compact(np.asarray(result))}"
-
-
-def _fits_a_line(array: npt.NDArray[Any]) -> bool:
-    return array.size <= SMALL and array.ndim != IMAGES
-
-
-def _array_lines(name: str, array: npt.NDArray[Any]) -> Iterator[str]:
-    """Yield images as grids, and other arrays on one line."""
-    if array.ndim == IMAGES:
-        yield from images(name, array).lines()
-    else:
-        yield f"{name} = {compact(array)}"
+        yield from formula_lines("dx", formulas.get("dx"), arrays, layer.dx)

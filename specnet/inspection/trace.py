@@ -30,7 +30,8 @@ class LayerTrace:
 
     `fields` are the keys of the layer's document. `x` and `y` are input and output. `dy` and `dx` are the gradients of
     the loss with respect to y and x; dx is None for integer inputs. The keys of `parameters` and `gradients` are the
-    parameter names within the layer.
+    parameter names within the layer. `mask`, (batch, time), tells a layer that mixes steps which of them count; None if
+    all do.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LayerTrace:
     dy: AnyArray | None = None
     dx: AnyArray | None = None
     gradients: dict[str, AnyArray] = field(default_factory=dict)
+    mask: AnyArray | None = None
 
     def dead_units(self) -> int | None:
         """Count the outputs that are 0 for every row; None for layers other than ReLU, or below FEWEST_ROWS rows."""
@@ -109,7 +111,8 @@ def _trace(
     inputs = np.asarray(x).astype(model.input_dtype)
     arrays, value = [inputs], inputs
     buffers = {layer.name: {name: buffer.copy() for name, buffer in layer.buffers.items()} for layer in model.layers}
-    for layer, masks in zip(model.layers, layer_masks(model, inputs), strict=True):
+    all_masks = layer_masks(model, inputs)
+    for layer, masks in zip(model.layers, all_masks, strict=True):
         value = layer.forward(value, training, **masks)
         arrays.append(value.copy())
     mean_loss = None
@@ -127,9 +130,10 @@ def _trace(
             {name: parameter.copy() for name, parameter in layer.parameters.items()},
             buffers[layer.name],
             **backward_arrays,
+            **masks,
         )
-        for spec, layer, x_in, y_out, backward_arrays in zip(
-            model.spec.layers, model.layers, arrays, arrays[1:], backward, strict=False
+        for spec, layer, x_in, y_out, backward_arrays, masks in zip(
+            model.spec.layers, model.layers, arrays, arrays[1:], backward, all_masks, strict=False
         )
     )
     return Trace(model.plan.name, inputs, layers, mean_loss, tuple(_warnings(layers)))
@@ -170,8 +174,9 @@ def _warnings(layers: tuple[LayerTrace, ...]) -> Iterator[str]:
 def save_trace(path: str | os.PathLike[str], traced: Trace) -> None:
     """Write a trace to an HDF5 file, atomically: /input, /layers/<n>_<name>/x, y, dy, dx, parameters and gradients.
 
-    The groups parameters/ and gradients/ of a layer contain its arrays. Layers are numbered from 01 in their order and
-    have the attributes type and name. /loss exists if there were targets. Raises SpecnetError if writing fails.
+    A layer that takes the mask of padded sequences also has mask. The groups parameters/ and gradients/ of a layer
+    contain its arrays. Layers are numbered from 01 in their order and have the attributes type and name. /loss exists
+    if there were targets. Raises SpecnetError if writing fails.
     """
     import h5py  # noqa: PLC0415 - heavy, and needed for this format only
 
@@ -185,7 +190,7 @@ def save_trace(path: str | os.PathLike[str], traced: Trace) -> None:
         for number, layer in enumerate(traced.layers, 1):
             group = file.create_group(f"layers/{number:0{max(digits, 2)}}_{layer.name}")
             group.attrs["type"], group.attrs["name"] = layer.type, layer.name
-            for name in ("x", "y", "dy", "dx"):
+            for name in ("x", "mask", "y", "dy", "dx"):
                 array = getattr(layer, name)
                 if array is not None:
                     group[name] = array
