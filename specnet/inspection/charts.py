@@ -70,6 +70,10 @@ def _escape_attribute(text: str) -> str:
     return printable(text).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
+def _escape_text(text: str) -> str:
+    return _escape_attribute(text).replace(">", "&gt;")
+
+
 LARGEST = 1e100
 """Larger values are not drawn."""
 
@@ -127,8 +131,8 @@ def flow(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
     return svg_of(figure, f"Sizes over depth, first to last weight: {ends}")
 
 
-def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Draw a confusion matrix as SVG: true classes down, predicted classes across."""
+def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], unit: str = "rows") -> str:
+    """Draw a confusion matrix of rows, or of what `unit` says, as SVG: true classes down, predicted classes across."""
     size = min(7.0, 1.6 + 0.42 * len(labels))
     figure, axes = new_figure(size, size)
     from matplotlib.colors import LinearSegmentedColormap, to_rgba  # noqa: PLC0415 - an optional dependency
@@ -146,7 +150,7 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
     axes.set_xlabel("predicted", color=MUTED, fontsize=9)
     axes.set_ylabel("true", color=MUTED, fontsize=9)
     correct, rows = int(np.trace(counts)), int(counts.sum())
-    return svg_of(figure, f"Confusion matrix of {len(labels)} classes: {correct} of {rows} rows are correct")
+    return svg_of(figure, f"Confusion matrix of {len(labels)} classes: {correct} of {rows} {unit} are correct")
 
 
 def bars(values: Histogram, label: str) -> str:
@@ -202,6 +206,28 @@ def _embedded(pixels: npt.NDArray[np.uint8], label: str) -> str:
     imsave(buffer, pixels, format="png", metadata={"Software": "specnet"})
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img class="pixels" alt="{_escape_attribute(label)}" src="data:image/png;base64,{data}">'
+
+
+def labelled_heat(values: npt.NDArray[Any], largest: float, labels: Sequence[str], label: str) -> str:
+    """Draw a square matrix of numbers from 0 as SVG, the labels at the left and at the top; opaque at `largest`."""
+    size = len(labels)
+    margin = 0.6 + 0.5 * max(map(len, labels))
+    levels = np.rint(np.clip(_finite(values) / (largest or 1), 0, 1) * HEAT_LEVELS).astype(int)
+    cells = "".join(
+        f'<path opacity="{level / HEAT_LEVELS:.2f}" d="'
+        + "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(levels == level).tolist())
+        + '"/>'
+        for level in np.unique(levels[levels > 0]).tolist()
+    )
+    texts = [_escape_text(each) for each in labels]
+    left = "".join(f'<text x="-.3" y="{y + 0.8}">{text}</text>' for y, text in enumerate(texts))
+    top = "".join(
+        f'<text transform="translate({x + 0.8} -.3)rotate(-90)" style="text-anchor:start">{text}</text>'
+        for x, text in enumerate(texts)
+    )
+    box = f"{-margin:g} {-margin:g} {size + margin + 0.1:g} {size + margin + 0.1:g}"
+    head = f'<svg class="heat" role="img" aria-label="{_escape_attribute(label)}" viewBox="{box}">'
+    return f'{head}<rect width="{size}" height="{size}"/>{cells}{left}{top}</svg>'
 
 
 def thinned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

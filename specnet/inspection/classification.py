@@ -6,19 +6,22 @@ import os
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from specnet.data.dataset import Dataset
-from specnet.data.raw import Columns, NotThereError
+from specnet.data.raw import Columns, NotThereError, RawArray
 from specnet.errors import DataError
+from specnet.inspection.attention_maps import has_attention, token_names
 from specnet.inspection.held_out import rows_to_evaluate
 from specnet.inspection.inspect import experiment_of
+from specnet.inspection.trace import AnyArray
 from specnet.inspection.vision import View, Views, look
 from specnet.model import Model
-from specnet.prediction.predict import file_rows
+from specnet.prediction.predict import FileRows, file_rows
+from specnet.spec.model_spec import ModelSpec
 from specnet.training.epoch_metrics import evaluation_rows
 
 WORST = 12  # misclassified rows that are listed
@@ -37,6 +40,8 @@ class Sample:
     inputs: npt.NDArray[Any]
     view: View | None = None
     """How the model reads the row, if it is an image."""
+    step: int | None = None
+    """The time step (counted from 1), if there is a class for each step."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,18 @@ class Classified:
     note: str = ""
     map_layer: str = ""
     map_count: int = 0
+    unit: str = "rows"
+    """What has a class: "rows" or "time steps"; `rows` is their number."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The rows of a file, which of them count, as indices, and a note on them for readers."""
+
+    path: str
+    rows: FileRows
+    chosen: npt.NDArray[np.intp]
+    note: str
 
 
 def classify(
@@ -72,6 +89,22 @@ def classify(
     Of the file that the model was trained on, only the rows held out for validation count. For any other file, `folder`
     is the folder of the run, in which the training rows are looked up.
     """
+    labelled = read_labelled(model, path, inputs, targets, folder=folder)
+    return None if labelled is None else classify_rows(model, labelled)
+
+
+def read_labelled(
+    model: Model,
+    path: str | os.PathLike[str],
+    inputs: Columns = None,
+    targets: Columns = None,
+    *,
+    folder: Path | None = None,
+) -> LabelledRows | None:
+    """Read a file and choose rows as `classify` does; None if there is nothing to show of them. Raises DataError.
+
+    There is something for a classifier, and for a model with attention.
+    """
     experiment = experiment_of(model)
     if targets is None:
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
@@ -82,22 +115,29 @@ def classify(
         if weights is None:
             raise
         rows = file_rows(model, path, inputs, targets)  # weights only help to recognize the data of the run
-    if rows.loss is None or rows.experiment is None or rows.targets is None or not rows.loss.has_classes():
+    if rows.loss is None or rows.experiment is None or rows.targets is None:
+        return None
+    if not rows.loss.has_classes() and not has_attention(model.spec):
         return None
     if not len(rows.inputs):
         msg = f"{os.fspath(path)}: expected at least one row, got none"
         raise DataError(msg)
     chosen, note = rows_to_evaluate(model, rows.experiment, Dataset(rows.inputs, rows.targets, rows.weights), folder)
-    x, truth = rows.inputs[chosen], np.asarray(rows.targets)[chosen]
-    p = rows.loss.probabilities(model.predict(x, batch_size=evaluation_rows(model)))
-    if not rows.loss.takes_classes():
-        if p.shape[1:] != (1,):
-            return None
-        p, truth = np.hstack([1 - p, p]), (truth.reshape(-1) > 0.5).astype(np.int64)
-    elif truth.ndim == 2:  # targets are distributions over the classes
-        truth = truth.argmax(axis=1)
+    return LabelledRows(os.fspath(path), rows, chosen, note)
+
+
+def classify_rows(model: Model, labelled: LabelledRows) -> Classified | None:
+    """Predict the classes of rows, or of the time steps that count if there is a class for each step.
+
+    Returns None if the model is no classifier.
+    """
+    x = labelled.rows.inputs[labelled.chosen]
+    answers = _answers(model, labelled, x)
+    if answers is None:
+        return None
+    p, truth, row_of, steps = answers
     classes = p.shape[1]
-    labels = model.spec.labels or tuple(map(str, range(classes)))
+    labels = _class_names(model.spec, classes)
     predicted = p.argmax(axis=1)
     counts = None
     if classes <= MOST_CLASSES:
@@ -105,18 +145,67 @@ def classify(
     true_probability = p[np.arange(len(p)), truth]
     misclassified = np.flatnonzero(predicted != truth)
     order = misclassified[np.argsort(true_probability[misclassified], kind="stable")][:WORST]
-    seen = look(model, x[order], predicted[order]) or Views(())
+    seen = look(model, x[row_of[order]], predicted[order]) or Views(())
     worst = tuple(
         Sample(
-            int(chosen[i]) + 1,
+            int(labelled.chosen[row_of[i]]) + 1,
             labels[truth[i]],
             labels[predicted[i]],
             float(true_probability[i]),
             float(p[i, predicted[i]]),
-            x[i].copy(),
+            x[row_of[i]].copy(),
             view,
+            None if steps is None else int(steps[i]) + 1,
         )
         for i, view in zip_longest(order, seen.views)
     )
-    accuracy = float(np.mean(predicted == truth))
-    return Classified(os.fspath(path), tuple(labels), len(p), accuracy, counts, worst, note, seen.layer, seen.channels)
+    return Classified(
+        labelled.path,
+        labels,
+        len(p),
+        float(np.mean(predicted == truth)),
+        counts,
+        worst,
+        labelled.note,
+        seen.layer,
+        seen.channels,
+        "rows" if steps is None else "time steps",
+    )
+
+
+class _Answers(NamedTuple):
+    """Probabilities (answers, classes) and true classes; the row of each answer, and its step if it is of one."""
+
+    p: AnyArray
+    truth: npt.NDArray[np.int64]
+    row_of: npt.NDArray[np.intp]
+    steps: npt.NDArray[np.intp] | None
+
+
+def _answers(model: Model, labelled: LabelledRows, x: RawArray) -> _Answers | None:
+    loss, truth = labelled.rows.loss, np.asarray(labelled.rows.targets)[labelled.chosen]
+    if loss is None or not loss.has_classes():
+        return None
+    p = loss.probabilities(model.predict(x, batch_size=evaluation_rows(model)))
+    if not loss.takes_classes():
+        if p.shape[-1] != 1:
+            return None
+        p, truth = np.concatenate([1 - p, p], axis=-1), (truth.reshape(p.shape[:-1]) > 0.5).astype(np.int64)
+    elif truth.ndim == p.ndim:  # targets are distributions over the classes
+        truth = truth.argmax(axis=-1)
+    if p.ndim == 2:
+        return _Answers(p, truth, np.arange(len(p)), None)
+    mask = model.output_mask(x)
+    counts = np.ones(p.shape[:2], np.bool_) if mask is None else mask
+    if p.ndim != 3 or not counts.any():
+        return None
+    return _Answers(p[counts], truth[counts], *np.nonzero(counts))
+
+
+def _class_names(spec: ModelSpec, classes: int) -> tuple[str, ...]:
+    """Return the labels, the tokens of a language model, or the indices of the classes."""
+    if spec.labels:
+        return spec.labels
+    names = token_names(spec) if len(spec.output_shape) > 1 else ()
+    names = names if len(names) <= classes else ()
+    return tuple(names[index] if index < len(names) else str(index) for index in range(classes))

@@ -1,18 +1,25 @@
-"""The images of a report: the filters of a model, and how it reads the rows that it misclassifies."""
+"""The images of a report: the filters of a model, how it reads the rows that it misclassifies, and attention maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from specnet.inspection import charts
+from specnet.inspection.attention_maps import SequenceMaps
 from specnet.inspection.classification import Sample
 from specnet.inspection.trace import AnyArray
 from specnet.inspection.vision import Filters, View
 
 LARGEST_PICTURE = 32 * 32
 """Grey images of at most this many pixels are drawn in the colour of the text, others as photos."""
+
+MOST_LABELLED = 32
+"""Attention maps of at most this many steps have the labels of the steps."""
+MOST_LISTED = 64
+"""The number of steps in a table of attention."""
 
 
 class Gallery(NamedTuple):
@@ -63,6 +70,69 @@ def map_gallery(sample: Sample, layer: str, count: int) -> Gallery:
     means = ", ".join(f"{value:.2g}" for value in maps.mean(axis=(1, 2)))
     description = f"Feature maps of row {sample.row}, {caption}; their means are {means}"
     return Gallery([charts.heat(values, largest) for values in maps], caption, description)
+
+
+class AttentionGallery(NamedTuple):
+    """The heads of a sequence: a heading, the pictures with their captions, and the strongest links as a table.
+
+    A row of the table is a step, its number from 1 and its label, and then for each head the step of which it takes
+    most, as text.
+    """
+
+    title: str
+    pictures: list[tuple[str, str]]
+    heads: list[str]
+    table: list[tuple[str, list[str]]]
+
+
+def attention_gallery(sequence: SequenceMaps) -> AttentionGallery:
+    """Return the attention maps of a sequence as pictures and as a table of the strongest links."""
+    heads = [
+        (f"{maps.layer}, head {head + 1}", maps.labels, attention)
+        for maps in sequence.layers
+        for head, attention in enumerate(maps.attention)
+    ]
+    pictures = []
+    for name, labels, attention in heads:
+        largest = _largest(attention)
+        label = f"Attention of {name}, for row {sequence.row}: {_summary(attention, labels)}"
+        if len(labels) <= MOST_LABELLED:
+            picture = charts.labelled_heat(attention, largest, labels, label)
+        else:
+            picture = charts.heat(attention, largest, label)
+        pictures.append((picture, f"{name}; full colour is {largest:.2g}"))
+    steps = max((len(labels) for _, labels, _ in heads), default=0)
+    table = [
+        (_step_text(index, heads), [_strongest(index, labels, attention) for _, labels, attention in heads])
+        for index in range(min(steps, MOST_LISTED))
+    ]
+    left_out = f"; the first {MOST_LISTED} of {steps} steps" if steps > MOST_LISTED else ""
+    return AttentionGallery(f"Row {sequence.row}{left_out}", pictures, [name for name, _, _ in heads], table)
+
+
+def _summary(attention: AnyArray, labels: Sequence[str]) -> str:
+    """Return in words how much goes to the step itself and to the one before, and the strongest link."""
+    shares = np.nan_to_num(attention)
+    itself = f"a step takes {np.trace(shares) / len(shares):.0%} of itself"
+    before = f" and {np.trace(shares, -1) / (len(shares) - 1):.0%} of the step before" if len(shares) > 1 else ""
+    query, key = divmod(int(shares.argmax()), len(shares))
+    most = (
+        f"the strongest is step {query + 1} ({labels[query]}), which takes {shares[query, key]:.0%} of step {key + 1}"
+    )
+    return f"on average {itself}{before}; {most} ({labels[key]})"
+
+
+def _step_text(index: int, heads: list[tuple[str, tuple[str, ...], AnyArray]]) -> str:
+    label = next(labels[index] for _, labels, _ in heads if index < len(labels))
+    return str(index + 1) if label == str(index + 1) else f"{index + 1}: {label}"
+
+
+def _strongest(index: int, labels: Sequence[str], attention: AnyArray) -> str:
+    """Return of which step a step takes most, and its share."""
+    if index >= len(labels):
+        return ""
+    key = int(np.nan_to_num(attention[index]).argmax())
+    return f"{key + 1}{'' if labels[key] == str(key + 1) else f': {labels[key]}'}, {attention[index, key]:.0%}"
 
 
 def _picture(view: View, label: str) -> str:

@@ -16,9 +16,10 @@ from specnet.data.raw import Columns
 from specnet.errors import DataError, SpecnetError, printable
 from specnet.files.paths import exists
 from specnet.inspection import charts
-from specnet.inspection.classification import Classified, classify
+from specnet.inspection.attention_maps import MOST_SEQUENCES, AttentionMaps, attention_maps
+from specnet.inspection.classification import Classified, LabelledRows, classify_rows, read_labelled
 from specnet.inspection.diagram import draw
-from specnet.inspection.images import Gallery, filter_gallery, map_gallery, sample_gallery
+from specnet.inspection.images import Gallery, attention_gallery, filter_gallery, map_gallery, sample_gallery
 from specnet.inspection.inspect import CheckpointReport, history_of, look_into
 from specnet.inspection.statistics import Histogram, histogram
 from specnet.inspection.vision import first_filters
@@ -39,6 +40,7 @@ class RunReport:
     history: dict[str, list[float]]
     histograms: dict[str, tuple[Histogram, Histogram | None]]
     classified: Classified | None
+    attention: AttentionMaps | None = None
 
 
 def read_run(
@@ -55,14 +57,23 @@ def read_run(
         for name, value in model.parameters.items()
     }
     try:
-        classified = None if data is None else classify(model, data, inputs, targets, folder=file.parent)
+        labelled = None if data is None else read_labelled(model, data, inputs, targets, folder=file.parent)
+        classified = None if labelled is None else classify_rows(model, labelled)
     except DataError as error:
         msg = f"{os.fspath(path)}: {error}"
         raise DataError(msg) from None
+    attention = None if labelled is None else _attention(model, labelled, classified)
     title = model.plan.name if experiment is None else experiment.name
     last = checkpoint_of(path)
     history = history_of(load(last, mmap=True) if last != file and exists(last) else model)
-    return RunReport(title, checkpoint, model, experiment, history, histograms, classified)
+    return RunReport(title, checkpoint, model, experiment, history, histograms, classified, attention)
+
+
+def _attention(model: Model, labelled: LabelledRows, classified: Classified | None) -> AttentionMaps | None:
+    """Return the attention maps of the worst misclassified rows, or of the first rows that count."""
+    worst = [] if classified is None else [sample.row - 1 for sample in classified.worst]
+    rows = list(dict.fromkeys([*worst, *labelled.chosen[:MOST_SEQUENCES].tolist()]))[:MOST_SEQUENCES]
+    return attention_maps(model, labelled.rows.inputs[rows], [row + 1 for row in rows])
 
 
 def report(runs: Sequence[RunReport]) -> str:
@@ -128,8 +139,9 @@ class _Pictures:
 
         classified = run.classified
         counts = None if classified is None else classified.counts
+        unit = "" if classified is None else classified.unit
         labels = () if classified is None else classified.labels
-        self.confusion = "" if counts is None else embed(charts.confusion(counts, labels))
+        self.confusion = "" if counts is None else embed(charts.confusion(counts, labels, unit))
         self.samples = (
             []
             if classified is None
@@ -143,6 +155,10 @@ class _Pictures:
         )
         filters = first_filters(run.model)
         self.filters = None if filters is None else images(filter_gallery(filters))
+        self.attention = [
+            gallery._replace(pictures=[(safe(picture), caption) for picture, caption in gallery.pictures])
+            for gallery in map(attention_gallery, run.attention.sequences if run.attention else ())
+        ]
         self.document = safe(_highlighted(spec.to_json()))
         experiment = run.experiment
         self.experiment = "" if experiment is None else safe(_highlighted(experiment.to_json(), without="model"))
