@@ -64,8 +64,10 @@ def size_fault(vocabulary: Sequence[str], limit: int | None, axes: int) -> str:
     axes of an input.
     """
     if limit is None or axes != 1:
-        return 'needs an input_shape of [time] and integers as inputs; begin with an "embedding" layer'
+        what = "an input_shape of [time] and a first layer that takes integers"
+        return f'expected {what}, as text becomes a row of integers; begin with an "embedding"'
     needed = FIRST + max(len(vocabulary), 1)
     if limit < needed:
-        return f"has {needed} indices, {FIRST} of them reserved, but the first layer takes {limit}; set its vocabulary"
+        room = f"a first layer that takes at least {needed} integers: {FIRST} are reserved, the tokens follow"
+        return f"expected {room}; got one that takes {limit}; set the vocabulary of the embedding to {needed}"
     return ""

@@ -62,7 +62,7 @@ def read_rows(
     kind = kind_of(path)
     if kind == "txt":
         if inputs is not None or weights is not None:
-            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets and weights"
+            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets, weights, lengths and window"
             raise DataError(msg)
         return read_lines(path, note)
     if lengths is not None and kind not in ("npz", "h5"):

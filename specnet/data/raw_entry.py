@@ -43,7 +43,7 @@ class RawEntry(NamedTuple):
             return StreamedDataset(large, y, weights, spec, self.source, self.scale)
         if self.windows is not None:
             return windowed(self.rows, spec, loss, self.windows, self.source, self.target_source, self.scale)
-        raw = padded(tokenized(self.rows, spec, self.source), spec, self.source)
+        raw = padded(tokenized(self.rows, spec, self.source), spec, self.source, self.scale)
         is_padded = raw.lengths is not None
         names = () if is_padded else raw.names
         stored, conversion = store_inputs(raw.inputs, spec, self.source, self.scale, names=names)

@@ -202,8 +202,12 @@ class DataEntry(Document):
 
     def _read_file(self, path: Path, model: ModelSpec, note: Note, text_targets: bool) -> RawRows:
         is_text = kind_of(path) == "txt"
-        if is_text and self.targets is not None:
-            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets and weights"
+        if is_text and (self.targets, self.lengths, self.window) != (None, None, None):
+            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets, weights, lengths and window"
+            raise DataError(msg)
+        text_inputs = model.tokenizer is not None and kind_of(path) in TABLES
+        if text_inputs and self.window is not None:
+            msg = f"{path}: the model's tokenizer takes rows of text, not windows; leave window out"
             raise DataError(msg)
         targets = self.targets or (None if is_text or self.window else "y")
         rows = read_rows(
@@ -215,7 +219,7 @@ class DataEntry(Document):
             missing=self.missing,
             text_targets=text_targets,
             lengths=self.lengths,
-            text_inputs=model.tokenizer is not None and kind_of(path) in TABLES,
+            text_inputs=text_inputs,
             shared=self.window is not None,
             note=note,
         )
@@ -240,7 +244,7 @@ class DataEntry(Document):
         return None
 
     def _read_images(self, folder: Path, input_shape: ShapeTuple) -> RawRows:
-        if self.inputs is not None or self.targets is not None or self.weights is not None:
+        if any(getattr(self, key) is not None for key in ("inputs", "targets", "weights", "lengths", "window")):
             msg = f"{folder}: is a folder of images, whose names are the classes; leave out inputs, targets and weights"
             raise DataError(msg)
         return read_images(folder, input_shape)

@@ -68,7 +68,8 @@ def _draw(logits: Array, uniform: float, temperature: float, top_k: int | None) 
     order = np.argsort(-logits, kind="stable")[: top_k or len(logits)]
     if not temperature:
         return int(order[0])
-    weights = np.exp((logits[order] - logits[order[0]]) / temperature)
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits[order] - logits[order[0]]) / temperature)
     sums = np.cumsum(weights)
     return int(order[min(np.searchsorted(sums, uniform * sums[-1], side="right"), np.count_nonzero(weights) - 1)])
 
@@ -90,12 +91,12 @@ def _table_of(model: Model) -> TokenTable:
 def _encode_prompt(table: TokenTable, prompt: str, time: int) -> list[int]:
     indices = table.encode(prompt)
     if UNKNOWN in indices:
-        tokens = split_text(table.kind, prompt)
-        token = tokens[indices.index(UNKNOWN)]
-        known = "".join(table.tokens) if table.kind == "characters" else f"{len(table.tokens)} words"
-        msg = f'prompt: token {indices.index(UNKNOWN) + 1}, "{token}", is not in the vocabulary; known: {known}'
+        place = indices.index(UNKNOWN)
+        token = split_text(table.kind, prompt)[place]
+        known = "".join(table.tokens[:100]) if table.kind == "characters" else " ".join(table.tokens[:20])
+        msg = f'prompt: token {place + 1}, "{token}", is not in the vocabulary; the most frequent are {known}'
         raise DataError(msg)
-    if len(indices) > time - 2:
+    if len(indices) > max(time - 2, 0):
         msg = f"prompt: expected at most {time - 2} tokens, as the model's time axis is {time}, got {len(indices)}"
         raise DataError(msg)
     return indices

@@ -140,7 +140,7 @@ def file_rows(
         raise DataError(msg)
     windows, scale = trained_windows(experiment), input_scale(experiment)
     if windows is None:
-        raw = padded(tokenized(raw, model.spec, source), model.spec, source)
+        raw = padded(tokenized(raw, model.spec, source), model.spec, source, scale)
         names = raw.names if raw.lengths is None else ()
         x, conversion = store_inputs(raw.inputs, model.spec, source, scale, trained=True, names=names)
     else:

@@ -31,11 +31,11 @@ def padding_of(spec: ModelSpec) -> float | None:
     return value
 
 
-def padded(rows: RawRows, spec: ModelSpec, source: str) -> RawRows:
+def padded(rows: RawRows, spec: ModelSpec, source: str, scale: float | None = None) -> RawRows:
     """Pad rows with `lengths` at the end to the time axis of the model's inputs; return other rows unchanged.
 
     The inputs, (steps, …), become (rows, time, …); targets stay as they are. Raises DataError for lengths that do not
-    fit, and for a step that equals the padding.
+    fit, for a step that equals the padding, and for a padding that `scale` would change.
     """
     if rows.lengths is None:
         return rows
@@ -46,6 +46,9 @@ def padded(rows: RawRows, spec: ModelSpec, source: str) -> RawRows:
     dtype = np.dtype(spec.plan().input_dtype)
     if dtype.kind == "f":
         refuse_lost_digits(steps, dtype, source)
+    if value and scale is not None:
+        msg = f"{source}: scale divides the padding, {value:g}, too; set the value of the mask layer to 0"
+        raise DataError(msg)
     if value is not None:
         _refuse_padding(steps, lengths, value, dtype, source)
     elif (lengths < spec.input_shape[0]).any():
