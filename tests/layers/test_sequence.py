@@ -433,7 +433,7 @@ def test_a_stepper_of_tokens_and_its_errors():
         ([{"type": "bidirectional", "layers": []}], (0, "layers"), "expected at least one layer"),
         ([{"type": "bidirectional", "layers": [{"type": "relu"}]}], (0, "layers"), "expected a recurrent layer"),
         (
-            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 2}] * 2}],
+            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 2, "return_sequences": True}] * 2}],
             (0, "layers"),
             "one recurrent layer",
         ),
