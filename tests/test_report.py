@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import specnet
 from specnet import inspection
 from specnet.checkpoint.read import origin
 from specnet.inspection import charts
+from specnet.inspection.attention_maps import attention_maps
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
 from tests.support import model_of, npm_install
@@ -266,8 +268,14 @@ def browser():
 
 @pytest.fixture(scope="module")
 def site(pictures):
-    """Write the pages; return their folder."""
-    (pictures / "one.html").write_text(page_of(pictures), encoding="utf-8")
+    """Write the pages, one of them with attention maps; return their folder."""
+    layers = [{"type": "attention", "heads": 2}]
+    model = specnet.build(specnet.ModelSpec(input_shape=(40, 2), layers=layers))
+    x = np.random.default_rng(0).normal(size=(2, 40, 2))
+    maps = [attention_maps(model, x[:, :steps], [3, 8]) for steps in (9, 40)]  # with labels, and too long for them
+    run = inspection.read_run(pictures / "run", str(pictures / "d.npz"))
+    together = replace(maps[0], sequences=maps[0].sequences + maps[1].sequences)
+    (pictures / "one.html").write_text(inspection.report([replace(run, attention=together)]), encoding="utf-8")
     (pictures / "two.html").write_text(page_of(pictures, runs=2), encoding="utf-8")
     return pictures
 

@@ -88,7 +88,7 @@ def attention_maps(model: Model, x: npt.NDArray[Any], rows: Sequence[int]) -> At
 
 def token_names(spec: ModelSpec) -> tuple[str, ...]:
     """Return a short text for each integer of a model's tokenizer; nothing without a tokenizer or its vocabulary."""
-    vocabulary = getattr(getattr(spec, "tokenizer", None), "vocabulary", ())
+    vocabulary = () if spec.tokenizer is None else spec.tokenizer.vocabulary
     return (*SPECIAL_TOKENS, *map(_visible, vocabulary)) if vocabulary else ()
 
 

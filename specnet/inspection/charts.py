@@ -211,7 +211,9 @@ def _embedded(pixels: npt.NDArray[np.uint8], label: str) -> str:
 def labelled_heat(values: npt.NDArray[Any], largest: float, labels: Sequence[str], label: str) -> str:
     """Draw a square matrix of numbers from 0 as SVG, the labels at the left and at the top; opaque at `largest`."""
     size = len(labels)
-    margin = 0.6 + 0.5 * max(map(len, labels))
+    longest = max(map(len, labels))
+    margin = 0.6 + 0.5 * longest
+    place, anchor = ("{0} -.3", "middle") if longest <= 2 else ("{1} -.3)rotate(-90", "start")
     levels = np.rint(np.clip(_finite(values) / (largest or 1), 0, 1) * HEAT_LEVELS).astype(int)
     cells = "".join(
         f'<path opacity="{level / HEAT_LEVELS:.2f}" d="'
@@ -222,7 +224,7 @@ def labelled_heat(values: npt.NDArray[Any], largest: float, labels: Sequence[str
     texts = [_escape_text(each) for each in labels]
     left = "".join(f'<text x="-.3" y="{y + 0.8}">{text}</text>' for y, text in enumerate(texts))
     top = "".join(
-        f'<text transform="translate({x + 0.8} -.3)rotate(-90)" style="text-anchor:start">{text}</text>'
+        f'<text transform="translate({place.format(x + 0.5, x + 0.8)})" style="text-anchor:{anchor}">{text}</text>'
         for x, text in enumerate(texts)
     )
     box = f"{-margin:g} {-margin:g} {size + margin + 0.1:g} {size + margin + 0.1:g}"
@@ -232,8 +234,13 @@ def labelled_heat(values: npt.NDArray[Any], largest: float, labels: Sequence[str
 
 def thinned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return every n-th pixel of an image that is too large to be embedded whole."""
-    step = -(-max(values.shape[:2]) // MOST_PIXELS)
+    step = thinning(max(values.shape[:2]))
     return values[::step, ::step]
+
+
+def thinning(side: int) -> int:
+    """Return n, if every n-th pixel of an image with this longest side is embedded."""
+    return -(-side // MOST_PIXELS)
 
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -119,8 +119,6 @@ def read_labelled(
         return None
     if not rows.loss.has_classes() and not has_attention(model.spec):
         return None
-    if rows.loss.takes_classes() and len(model.output_shape) > 1:  # a class for each time step
-        return None
     if not len(rows.inputs):
         msg = f"{os.fspath(path)}: expected at least one row, got none"
         raise DataError(msg)

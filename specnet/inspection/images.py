@@ -76,13 +76,14 @@ class AttentionGallery(NamedTuple):
     """The heads of a sequence: a heading, the pictures with their captions, and the strongest links as a table.
 
     A row of the table is a step, its number from 1 and its label, and then for each head the step of which it takes
-    most, as text.
+    most, as text. `listed` says how many steps the table has, if there are more.
     """
 
     title: str
     pictures: list[tuple[str, str]]
     heads: list[str]
     table: list[tuple[str, list[str]]]
+    listed: str
 
 
 def attention_gallery(sequence: SequenceMaps) -> AttentionGallery:
@@ -97,29 +98,34 @@ def attention_gallery(sequence: SequenceMaps) -> AttentionGallery:
         largest = _largest(attention)
         label = f"Attention of {name}, for row {sequence.row}: {_summary(attention, labels)}"
         if len(labels) <= MOST_LABELLED:
-            picture = charts.labelled_heat(attention, largest, labels, label)
+            picture, size = charts.labelled_heat(attention, largest, labels, label), ""
         else:
             picture = charts.heat(attention, largest, label)
-        pictures.append((picture, f"{name}; full colour is {largest:.2g}"))
+            size = f", {len(labels)} steps{_thinned(len(labels))}"
+        pictures.append((picture, f"{name}{size}; full colour is {largest:.2g}"))
     steps = max((len(labels) for _, labels, _ in heads), default=0)
     table = [
         (_step_text(index, heads), [_strongest(index, labels, attention) for _, labels, attention in heads])
         for index in range(min(steps, MOST_LISTED))
     ]
-    left_out = f"; the first {MOST_LISTED} of {steps} steps" if steps > MOST_LISTED else ""
-    return AttentionGallery(f"Row {sequence.row}{left_out}", pictures, [name for name, _, _ in heads], table)
+    listed = f", the first {MOST_LISTED} of {steps} steps" if steps > MOST_LISTED else ""
+    return AttentionGallery(f"Row {sequence.row}", pictures, [name for name, _, _ in heads], table, listed)
 
 
 def _summary(attention: AnyArray, labels: Sequence[str]) -> str:
     """Return in words how much goes to the step itself and to the one before, and the strongest link."""
     shares = np.nan_to_num(attention)
-    itself = f"a step takes {np.trace(shares) / len(shares):.0%} of itself"
-    before = f" and {np.trace(shares, -1) / (len(shares) - 1):.0%} of the step before" if len(shares) > 1 else ""
+    itself = f"a step takes {_percent(np.trace(shares) / len(shares))} of itself"
+    before = f" and {_percent(np.trace(shares, -1) / (len(shares) - 1))} of the step before" if len(shares) > 1 else ""
     query, key = divmod(int(shares.argmax()), len(shares))
-    most = (
-        f"the strongest is step {query + 1} ({labels[query]}), which takes {shares[query, key]:.0%} of step {key + 1}"
-    )
-    return f"on average {itself}{before}; {most} ({labels[key]})"
+    most = f"the strongest is step {query + 1} ({labels[query]}), which takes {_percent(shares[query, key])}"
+    return f"on average {itself}{before}; {most} of step {key + 1} ({labels[key]})"
+
+
+def _thinned(steps: int) -> str:
+    every = charts.thinning(steps)
+    ordinal = {2: "2nd", 3: "3rd"}.get(every, f"{every}th")
+    return f", of which every {ordinal} is shown" if every > 1 else ""
 
 
 def _step_text(index: int, heads: list[tuple[str, tuple[str, ...], AnyArray]]) -> str:
@@ -132,7 +138,11 @@ def _strongest(index: int, labels: Sequence[str], attention: AnyArray) -> str:
     if index >= len(labels):
         return ""
     key = int(np.nan_to_num(attention[index]).argmax())
-    return f"{key + 1}{'' if labels[key] == str(key + 1) else f': {labels[key]}'}, {attention[index, key]:.0%}"
+    return f"{key + 1}{'' if labels[key] == str(key + 1) else f': {labels[key]}'}, {_percent(attention[index, key])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _picture(view: View, label: str) -> str:
