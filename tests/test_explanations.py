@@ -167,9 +167,11 @@ def test_a_window_of_padding_alone_is_explained():
     assert re.search(r"y\[0, 0, 0\] = \S+: no product contributes to it", text)
 
 
-def test_the_documentation_shows_the_output_of_the_command(root, tmp_path):
+@pytest.mark.parametrize(("model", "mark"), [("edges", "convolution"), ("memory", "recurrent step")])
+def test_the_documentation_shows_the_output_of_the_command(root, tmp_path, model, mark):
     page = (root / "docs/inspection.md").read_text()
-    (tmp_path / "edges.model.json").write_text(page.split("```json\n")[1].split("```")[0])
-    (line,) = re.findall(r"^    specnet (trace .*--explain.*)$", page, re.MULTILINE)
-    shown = page.split("<!-- explained convolution -->\n```text\n")[1].split("```")[0]
+    document = page.split(f"With this document, `{model}.model.json`,\n\n```json\n")[1].split("```")[0]
+    (tmp_path / f"{model}.model.json").write_text(document)
+    (line,) = re.findall(rf"^    specnet (trace {model}.*--explain.*)$", page, re.MULTILINE)
+    shown = page.split(f"<!-- explained {mark} -->\n```text\n")[1].split("```")[0]
     assert run_specnet(*shlex.split(line), cwd=tmp_path) == (0, shown, "")
