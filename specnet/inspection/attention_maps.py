@@ -61,9 +61,9 @@ class AttentionMaps:
         return min(self.heads, MOST_HEADS)
 
 
-def has_attention(spec: ModelSpec) -> bool:
-    """Return whether a model has a layer whose maps can be shown."""
-    return any(layer.type == "attention" for _, layer, _ in spec.walk())
+def count_heads(spec: ModelSpec) -> int:
+    """Return the number of heads of all attention layers of a model."""
+    return sum(layer.fields()["heads"] for _, layer, _ in spec.walk() if layer.type == "attention")
 
 
 def attention_maps(model: Model, x: npt.NDArray[Any], rows: Sequence[int]) -> AttentionMaps | None:
@@ -71,19 +71,11 @@ def attention_maps(model: Model, x: npt.NDArray[Any], rows: Sequence[int]) -> At
 
     Changes nothing on the model.
     """
-    if not has_attention(model.spec) or not len(x):
+    heads, names = count_heads(model.spec), token_names(model.spec)
+    if not heads or not len(x):
         return None
-    found: dict[str, AnyArray] = {}
-    x = x.astype(model.input_dtype)
-    mask = model.mask_of(x)
-    with np.errstate(all="ignore"):  # values that are not finite are shown as such, without a warning
-        _collect(model.layers, x, mask, found)
-    names = token_names(model.spec)
-    sequences = tuple(
-        SequenceMaps(row, tuple(_maps_of(found, index, x[index], None if mask is None else mask[index], names)))
-        for index, row in enumerate(rows)
-    )
-    return AttentionMaps(sequences, sum(each.shape[1] for each in found.values()), bool(names))
+    sequences = tuple(SequenceMaps(row, _maps_of(model, inputs, names)) for row, inputs in zip(rows, x, strict=True))
+    return AttentionMaps(sequences, heads, bool(names))
 
 
 def token_names(spec: ModelSpec) -> tuple[str, ...]:
@@ -97,32 +89,35 @@ def _visible(token: str) -> str:
     return printable(shown if len(shown) <= LONGEST_TOKEN else f"{shown[: LONGEST_TOKEN - 1]}…")
 
 
+def _maps_of(model: Model, inputs: AnyArray, names: tuple[str, ...]) -> tuple[LayerMaps, ...]:
+    """Return the first maps of one sequence, of the steps that count."""
+    x = inputs[np.newaxis].astype(model.input_dtype)
+    mask = model.mask_of(x)
+    found: dict[str, AnyArray] = {}
+    with np.errstate(all="ignore"):  # values that are not finite are shown as such, without a warning
+        _collect(model.layers, x, mask, found)
+    maps = []
+    for layer, attention in found.items():
+        steps = attention.shape[1]
+        kept = np.arange(steps) if mask is None else np.flatnonzero(mask[0])
+        labels = [str(step + 1) for step in range(steps)]
+        if x.dtype.kind in "iu" and x.shape == (1, steps):
+            labels = [names[token] if token < len(names) else str(token) for token in x[0].tolist()]
+        shown = attention[:, kept][:, :, kept]
+        if shown.size:
+            maps.append(LayerMaps(layer, shown, tuple(labels[step] for step in kept)))
+    return tuple(maps)
+
+
 def _collect(layers: Sequence[Layer], x: AnyArray, mask: TimeMask | None, found: dict[str, AnyArray]) -> None:
-    """Put the attention of every attention layer, (batch, heads, steps, steps), into `found`, by full name."""
+    """Put the attention of the first heads, (heads, steps, steps) of each layer, into `found`, by full name."""
     for layer in layers:
-        if isinstance(layer, Attention):
-            found[layer.name] = heads_of(layer.parameters, x, layer.heads, causal=layer.causal, mask=mask).attention
+        left = MOST_HEADS - sum(map(len, found.values()))
+        if isinstance(layer, Attention) and left:
+            heads = heads_of(layer.parameters, x, layer.heads, causal=layer.causal, mask=mask)
+            found[layer.name] = heads.attention[0, :left].copy()
         for chain in layer.chains if isinstance(layer, Composite) else ():
             _collect(chain.layers, x, mask, found)
         masks = {"mask": mask} if mask is not None and layer.mask_use == "taken" else {}
         x = layer.predict(x, **masks)
         mask = mask if x.ndim > 2 else None
-
-
-def _maps_of(
-    found: dict[str, AnyArray], index: int, x: AnyArray, counts: AnyArray | None, names: tuple[str, ...]
-) -> list[LayerMaps]:
-    """Return the first maps of one sequence, of the steps that count."""
-    maps: list[LayerMaps] = []
-    left = MOST_HEADS
-    for layer, attention in found.items():
-        steps = attention.shape[2]
-        kept = np.arange(steps) if counts is None else np.flatnonzero(counts)
-        labels = [str(step + 1) for step in range(steps)]
-        if x.ndim == 1 and x.dtype.kind in "iu" and len(x) == steps:
-            labels = [names[token] if token < len(names) else str(token) for token in x.tolist()]
-        shown = attention[index, :left][:, kept][:, :, kept]
-        left -= len(shown)
-        if shown.size:
-            maps.append(LayerMaps(layer, shown, tuple(labels[step] for step in kept)))
-    return maps

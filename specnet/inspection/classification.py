@@ -14,7 +14,7 @@ import numpy.typing as npt
 from specnet.data.dataset import Dataset
 from specnet.data.raw import Columns, NotThereError, RawArray
 from specnet.errors import DataError
-from specnet.inspection.attention_maps import has_attention, token_names
+from specnet.inspection.attention_maps import count_heads, token_names
 from specnet.inspection.held_out import rows_to_evaluate
 from specnet.inspection.inspect import experiment_of
 from specnet.inspection.trace import AnyArray
@@ -117,7 +117,7 @@ def read_labelled(
         rows = file_rows(model, path, inputs, targets)  # weights only help to recognize the data of the run
     if rows.loss is None or rows.experiment is None or rows.targets is None:
         return None
-    if not rows.loss.has_classes() and not has_attention(model.spec):
+    if not rows.loss.has_classes() and not count_heads(model.spec):
         return None
     if not len(rows.inputs):
         msg = f"{os.fspath(path)}: expected at least one row, got none"
