@@ -244,7 +244,7 @@ def test_the_build_hook_compiles_or_warns(tmp_path, root, build, monkeypatch):
         assert is_free_threaded or library == "_compiled.abi3.so"
 
 
-KERNEL_TESTS = ("test_kernels.py", "test_kernel_arrays.py", "test_kernel_threads.py", "test_kernel_convolution.py")
+KERNEL_TESTS = tuple(f"test_kernel{name}.py" for name in ("s", "_arrays", "_threads", "_convolution", "_sequence"))
 
 
 @pytest.mark.full
