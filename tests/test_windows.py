@@ -287,6 +287,9 @@ def test_train_resume_predict_and_replay_as_commands():
     assert answer["rows"] == 113
     truth = np.lib.stride_tricks.sliding_window_view(x[6:], 2)
     assert answer["metrics"]["loss"] == pytest.approx(np.mean((expected[:113] - truth) ** 2))
+    code, _, err = run_specnet("report", "whole", "--data", "d.csv", "--out", "r.html")
+    assert code == 0, err
+    assert "d.csv: ignored for whole, because the report evaluates only classifiers" in err
     code, _, err = run_specnet("predict", "whole/last.h5", "--data", "d.csv", "--out", "t.npy")
     assert code == 0, err
     assert np.allclose(np.load("t.npy"), expected)
