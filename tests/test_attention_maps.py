@@ -220,6 +220,24 @@ def test_long_sequences_have_maps_without_labels(tmp_path):
     assert len(page) < 400_000
 
 
+def test_the_last_windows_of_a_forecast_have_maps(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(30, 2)))
+    layers = [{"type": "attention", "heads": 1, "causal": True}, {"type": "last_step"}, {"type": "affine", "units": 2}]
+    document = {
+        "model": {"input_shape": [6, 2], "layers": layers},
+        "data": {"train": {"path": str(tmp_path / "d.npz"), "window": 6}, "validation": {"fraction": 0.3}},
+        "training": {"loss": "mean_squared_error", "epochs": 1},
+    }
+    specnet.train(document, out=tmp_path / "run")
+    run = read(tmp_path)
+    assert run.classified is None
+    rows = [each.row for each in run.attention.sequences]
+    assert rows == [rows[0], rows[0] - 1, rows[0] - 2]
+    assert rows[0] >= 24
+    err = run_specnet("report", "run", "--data", "d.npz", "--out", "r.html", cwd=tmp_path)[2]
+    assert "d.npz: used for attention maps alone for run, because the report evaluates only classifiers" in err
+
+
 def test_a_picture_is_described_in_words():
     attention = np.array([[[1, 0, 0], [0.75, 0.25, 0], [0, 0.5, 0.5]]])
     maps = LayerMaps("a", attention, ("x", "y", "3"))

@@ -179,7 +179,8 @@ def report(
             note(f"{run} …")
         run_reports.append(read_run(run, data, columns, targets))
         if data is not None and run_reports[-1].classified is None:
-            note(f"{data}: ignored for {run}, because the report evaluates only classifiers")
+            use = "ignored" if run_reports[-1].attention is None else "used for attention maps alone"
+            note(f"{data}: {use} for {run}, because the report evaluates only classifiers")
     page = render(run_reports).encode()
     write_file(user_path(out), page, SpecnetError)
     note(f"{out}: {len(page):,} bytes; open it in a browser")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.data.dataset import Dataset
-from specnet.data.raw import Columns, NotThereError, RawArray
+from specnet.data.raw import Columns, NotThereError
 from specnet.errors import DataError
 from specnet.inspection.attention_maps import count_heads, token_names
 from specnet.inspection.held_out import rows_to_evaluate
@@ -107,7 +107,7 @@ def read_labelled(
     """
     experiment = experiment_of(model)
     if targets is None and experiment is not None and experiment.data.train.forecasts:
-        return None
+        return _windows(model, path, inputs) if count_heads(model.spec) else None
     if targets is None:
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
     weights = None if experiment is None or not experiment.data.train.path else experiment.data.train.weights
@@ -128,15 +128,21 @@ def read_labelled(
     return LabelledRows(os.fspath(path), rows, chosen, note)
 
 
+def _windows(model: Model, path: str | os.PathLike[str], inputs: Columns) -> LabelledRows | None:
+    """Return the windows over a series without targets, the last ones first, as those are held out."""
+    rows = file_rows(model, path, inputs)
+    return LabelledRows(os.fspath(path), rows, np.arange(len(rows.stored))[::-1], "") if len(rows.stored) else None
+
+
 def classify_rows(model: Model, labelled: LabelledRows) -> Classified | None:
     """Predict the classes of rows, or of the time steps that count if there is a class for each step.
 
     Returns None if the model is no classifier.
     """
-    x = labelled.rows.inputs[labelled.chosen]
-    answers = _answers(model, labelled, x)
+    answers = _answers(model, labelled)
     if answers is None:
         return None
+    x = labelled.rows.inputs[labelled.chosen]
     p, truth, row_of, steps = answers
     classes = p.shape[1]
     labels = _class_names(model.spec, classes)
@@ -184,10 +190,12 @@ class _Answers(NamedTuple):
     steps: npt.NDArray[np.intp] | None
 
 
-def _answers(model: Model, labelled: LabelledRows, x: RawArray) -> _Answers | None:
-    loss, truth = labelled.rows.loss, np.asarray(labelled.rows.targets)[labelled.chosen]
-    if loss is None or not loss.has_classes():
+def _answers(model: Model, labelled: LabelledRows) -> _Answers | None:
+    loss, targets = labelled.rows.loss, labelled.rows.targets
+    if loss is None or targets is None or not loss.has_classes():
         return None
+    truth = np.asarray(targets)[labelled.chosen]
+    x = labelled.rows.inputs[labelled.chosen]
     p = loss.probabilities(model.predict(x, batch_size=evaluation_rows(model)))
     if not loss.takes_classes():
         if p.shape[-1] != 1:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from specnet.checkpoint import load
 from specnet.data.raw import Columns
 from specnet.errors import DataError, SpecnetError, printable
@@ -73,7 +75,10 @@ def _attention(model: Model, labelled: LabelledRows, classified: Classified | No
     """Return the attention maps of the worst misclassified rows, or of the first rows that count."""
     worst = [] if classified is None else [sample.row - 1 for sample in classified.worst]
     rows = list(dict.fromkeys([*worst, *labelled.chosen[:MOST_SEQUENCES].tolist()]))[:MOST_SEQUENCES]
-    return attention_maps(model, labelled.rows.inputs[rows], [row + 1 for row in rows])
+    if not rows:
+        return None
+    x = np.concatenate([labelled.rows.part(row, row + 1) for row in rows])
+    return attention_maps(model, x, [row + 1 for row in rows])
 
 
 def report(runs: Sequence[RunReport]) -> str:
