@@ -385,7 +385,9 @@ def test_train_generate_and_predict_as_commands():
     Path("long.txt").write_text("nannan\n")  # longer than all lines of the run, which is nothing unusual
     code, _, err = run_specnet("predict", "runs/names/last.h5", "--data", "long.txt", "--out", "p.npy")
     assert (code, err) == (0, "p.npy: 1 rows\n")
-    assert classify(specnet.load("runs/names/last.h5"), "names.txt") is None  # not one class for each row
+    classified = classify(specnet.load("runs/names/last.h5"), "names.txt")
+    assert classified.unit == "time steps"
+    assert (classified.labels[:3], len(classified.labels)) == (("padding", "⏎", "�"), 16)
     code, out, err = run_specnet("predict", "runs/names/last.h5", "--data", "names.txt", "--targets", "next", "--json")
     assert code == 0, err
     last = json.loads(out)["metrics"]["loss"]
