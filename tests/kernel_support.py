@@ -54,8 +54,8 @@ WRITTEN = {
     "lstm_backward": (0, 5),
     "gru": (6, 7, 8),
     "gru_backward": (0, 6, 7),
-    "attention": (2, 3),
-    "attention_backward": (3,),
+    "attention": (3, 4),
+    "attention_backward": (4,),
 }
 """All kernels, with the positions of the arguments that each writes."""
 
@@ -66,7 +66,8 @@ OPTIONAL = {
     "lstm_backward": (1,),
     "gru": (3, 4, 5),
     "gru_backward": (1,),
-    "attention": (1,),
+    "attention": (1, 2),
+    "attention_backward": (1,),
 }
 """The positions of arguments that may be empty: a bias, or which steps count."""
 
@@ -159,8 +160,8 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "gru_backward": [
             *(steps(2, 2), counts, steps(2, 6), steps(2, 2), steps(3, 2), array(2, 6), steps(2, 6), steps(2, 6), 0)
         ],
-        "attention": [projected, array(2, length), heads, joined, 2, 1],
-        "attention_backward": [projected, heads, joined, array(2 * length, 6 * width), 2],
+        "attention": [projected, array(2, length), array(*heads.shape), heads, joined, 2, 1],
+        "attention_backward": [projected, array(*heads.shape), heads, joined, array(2 * length, 6 * width), 2],
     }[name]
 
 

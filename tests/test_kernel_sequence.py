@@ -19,7 +19,8 @@ def random_layer(kind, choices, rng, dtype):
         width = heads * size
         shapes = [(features, width)] * 3 + [(width, features)] + [(width,)] * 3 + [(features,)]
         arrays = [(rng.normal(size=shape) / shape[0] ** 0.5).astype(dtype) for shape in shapes]
-        return Attention(*arrays, heads=heads, causal=choices.random() < 0.5), features
+        dropout = choices.choice((0.0, 0.3))
+        return Attention(*arrays, heads=heads, causal=choices.random() < 0.5, dropout=dropout), features
     cls = {"lstm": Lstm, "gru": Gru}[kind]
     features, units = choices.choice(SIZES[:8]), choices.choice(SIZES)
     shapes = [(features, cls.gates * units), (units, cls.gates * units)]
@@ -42,9 +43,9 @@ def test_random_sizes_give_what_numpy_gives(kind, dtype, full):
         dy = rng.normal(size=layer.forward(x).shape).astype(dtype)
 
         def work(layer=layer, x=x, mask=mask, dy=dy):
-            y = layer.forward(x, mask=mask)
-            dx = layer.backward(dy)
-            return [y, dx, *(gradient.copy() for gradient in layer.gradients.values()), layer.predict(x, mask=mask)]
+            layer.forward(x, training=True, mask=mask)
+            results = [layer.backward(dy), *(gradient.copy() for gradient in layer.gradients.values())]
+            return [layer.forward(x, mask=mask), *results, layer.predict(x, mask=mask)]
 
         compiled, plain, used = run_with_and_without_kernels(work)
         assert used >= {kind, f"{kind}_backward"}

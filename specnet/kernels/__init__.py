@@ -135,9 +135,9 @@ gru = _kernel("gru")
 gru_backward = _kernel("gru_backward")
 """(dh, counts, gates, part_of_h, h, recurrent_weight, d_gates, d_products, truncate): see lstm_backward."""
 attention = _kernel("attention")
-"""(projected, counts, attention, joined, heads, causal): what all heads find; see attention.h."""
+"""(projected, counts, kept, attention, joined, heads, causal): what all heads find; see attention.h."""
 attention_backward = _kernel("attention_backward")
-"""(projected, attention, d_joined, d_projected, heads): the gradients of queries, keys and values."""
+"""(projected, kept, attention, d_joined, d_projected, heads): the gradients of queries, keys and values."""
 cross_entropy: Callable[..., float | None] = getattr(_library, "cross_entropy", _return_none)
 """(x, classes, gradient, smoothing): returns the mean loss, None if an int64 class is out of range."""
 

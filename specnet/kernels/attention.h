@@ -25,29 +25,35 @@ EVERY_PROCESSOR static void NAMED(distribute_back)(const REAL *restrict row, REA
     INDEPENDENT for (size_t j = 0; j < steps; j++) d[j] = row[j] * (d[j] - sum) * scale;
 }
 
+EVERY_PROCESSOR static void NAMED(multiply_into)(REAL *to, const REAL *a, const REAL *b, size_t count) {
+    INDEPENDENT for (size_t j = 0; j < count; j++) to[j] = a[j] * b[j];
+}
+
 /* The units are the heads of all sequences. */
 static void NAMED(attention)(const Job *job, size_t first, size_t stop) {
     const Heads *p = job->array[0];
-    const size_t steps = p->steps, size = p->size, width = p->heads * size;
-    REAL *room = allocated(packed_size(&p->wide, size, steps) + packed_size(&p->narrow, steps, size), sizeof(REAL));
+    const size_t steps = p->steps, size = p->size, width = p->heads * size, flat = packed_size(&p->wide, size, steps),
+                 tall = packed_size(&p->narrow, steps, size), square = steps * steps;
+    REAL *room = allocated(flat + tall + (p->kept ? square : 0), sizeof(REAL));
     if (!room) {
         atomic_store(job->no_memory, 1);
         return;
     }
-    REAL *const keys = room, *const values = room + packed_size(&p->wide, size, steps);
+    REAL *const keys = room, *const values = room + flat, *const dropped = values + tall;
     const Right k = {keys, size, steps, 0}, v = {values, steps, size, 0};
     for (size_t unit = first; unit < stop; unit++) {
         const size_t sequence = unit / p->heads, head = unit % p->heads;
         const REAL *query = (const REAL *)p->projected + sequence * steps * 3 * width + head * size,
                    *counts = p->counts ? (const REAL *)p->counts + sequence * steps : NULL;
-        REAL *scores = (REAL *)p->attention + unit * steps * steps,
+        REAL *scores = (REAL *)p->attention + unit * square,
              *found = (REAL *)p->joined + sequence * steps * width + head * size;
         NAMED(pack_matrix)(&p->wide, query + width, size, steps, 1, 3 * width, (REAL)p->scale, keys);
         NAMED(pack_matrix)(&p->narrow, query + 2 * width, steps, size, 3 * width, 1, 1, values);
         NAMED(multiply_matrices)(&p->wide, query, 3 * width, 1, steps, &k, NULL, scores, steps, 0);
         for (size_t i = 0; i < steps; i++)
             NAMED(distribute)(scores + i * steps, counts, p->causal ? i + 1 : steps, steps);
-        NAMED(multiply_matrices)(&p->narrow, scores, steps, 1, steps, &v, NULL, found, width, 0);
+        if (p->kept) NAMED(multiply_into)(dropped, scores, (const REAL *)p->kept + unit * square, square);
+        NAMED(multiply_matrices)(&p->narrow, p->kept ? dropped : scores, steps, 1, steps, &v, NULL, found, width, 0);
     }
     free(room);
 }
@@ -55,26 +61,31 @@ static void NAMED(attention)(const Job *job, size_t first, size_t stop) {
 static void NAMED(attention_backward)(const Job *job, size_t first, size_t stop) {
     const Heads *p = job->array[0];
     const size_t steps = p->steps, size = p->size, width = p->heads * size, tall = packed_size(&p->narrow, steps, size),
-                 flat = packed_size(&p->wide, size, steps);
-    REAL *room = allocated(flat + tall + steps * steps, sizeof(REAL));
+                 flat = packed_size(&p->wide, size, steps), square = steps * steps;
+    REAL *room = allocated(flat + tall + square * (p->kept ? 2 : 1), sizeof(REAL));
     if (!room) {
         atomic_store(job->no_memory, 1);
         return;
     }
-    REAL *const packed = room + flat, *const d_scores = packed + tall;
+    REAL *const packed = room + flat, *const d_scores = packed + tall, *const dropped = d_scores + square;
     const Right across = {room, size, steps, 0}, down = {packed, steps, size, 0};
     for (size_t unit = first; unit < stop; unit++) {
         const size_t sequence = unit / p->heads, head = unit % p->heads,
                      at = sequence * steps * 3 * width + head * size;
-        const REAL *query = (const REAL *)p->projected + at, *scores = (const REAL *)p->attention + unit * steps * steps,
+        const REAL *query = (const REAL *)p->projected + at, *scores = (const REAL *)p->attention + unit * square,
                    *d_found = (const REAL *)p->joined + sequence * steps * width + head * size;
         REAL *d_query = (REAL *)p->d_projected + at;
         NAMED(pack_matrix)(&p->wide, query + 2 * width, size, steps, 1, 3 * width, 1, room);
         NAMED(multiply_matrices)(&p->wide, d_found, width, 1, steps, &across, NULL, d_scores, steps, 0);
+        if (p->kept) {
+            NAMED(multiply_into)(d_scores, d_scores, (const REAL *)p->kept + unit * square, square);
+            NAMED(multiply_into)(dropped, scores, (const REAL *)p->kept + unit * square, square);
+        }
         for (size_t i = 0; i < steps; i++)
             NAMED(distribute_back)(scores + i * steps, d_scores + i * steps, (REAL)p->scale, steps);
         NAMED(pack_matrix)(&p->narrow, d_found, steps, size, width, 1, 1, packed);
-        NAMED(multiply_matrices)(&p->narrow, scores, 1, steps, steps, &down, NULL, d_query + 2 * width, 3 * width, 0);
+        NAMED(multiply_matrices)(&p->narrow, p->kept ? dropped : scores, 1, steps, steps, &down, NULL, d_query + 2 * width,
+                                 3 * width, 0);
         NAMED(pack_matrix)(&p->narrow, query + width, steps, size, 3 * width, 1, 1, packed);
         NAMED(multiply_matrices)(&p->narrow, d_scores, steps, 1, steps, &down, NULL, d_query, 3 * width, 0);
         NAMED(pack_matrix)(&p->narrow, query, steps, size, 3 * width, 1, 1, packed);

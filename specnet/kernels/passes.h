@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
     size_t steps, heads, size;
-    const void *projected, *counts;
+    const void *projected, *counts, *kept; /* kept: what dropout multiplies the attention with */
     void *attention, *joined, *d_projected;
     double scale;
     int causal;

@@ -218,37 +218,38 @@ static int read_heads(Heads *p, Job *job, char type, const Py_buffer *projected,
     return 1;
 }
 
-/* (projected, counts, attention, joined, heads, causal) */
+/* (projected, counts, kept, attention, joined, heads, causal) */
 static PyObject *attention(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {
-    Py_buffer v[4];
+    Py_buffer v[5];
     Job job, numbers;
-    if (given != 6) Py_RETURN_FALSE;
-    if (!read_numbers(&numbers, arguments + 4, 2)) return NULL;
-    const char type = open_views(arguments, "rrww", 4, v);
+    if (given != 7) Py_RETURN_FALSE;
+    if (!read_numbers(&numbers, arguments + 5, 2)) return NULL;
+    const char type = open_views(arguments, "rrrww", 5, v);
     if (!type) Py_RETURN_FALSE;
-    Heads p = {.projected = v[0].buf, .counts = present(&v[1]), .attention = v[2].buf, .joined = v[3].buf,
-               .causal = numbers.number[1] != 0};
-    const int fits = read_heads(&p, &job, type, &v[0], &v[2], &v[3]) && numbers.number[0] == (double)p.heads &&
-                     empty_or_matrix(&v[1], (size_t)v[2].shape[0], p.steps);
+    Heads p = {.projected = v[0].buf, .counts = present(&v[1]), .kept = present(&v[2]), .attention = v[3].buf,
+               .joined = v[4].buf, .causal = numbers.number[1] != 0};
+    const int fits = read_heads(&p, &job, type, &v[0], &v[3], &v[4]) && numbers.number[0] == (double)p.heads &&
+                     empty_or_matrix(&v[1], (size_t)v[3].shape[0], p.steps) && (!p.kept || same_shape(v + 2, 2));
     job.work = type == 'f' ? attention_float32 : attention_float64;
     const int failed = fits && !run_released(&job);
-    close_views(v, 4);
+    close_views(v, 5);
     return failed ? NULL : PyBool_FromLong(fits);
 }
 
-/* (projected, attention, d_joined, d_projected, heads) */
+/* (projected, kept, attention, d_joined, d_projected, heads) */
 static PyObject *attention_backward(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {
-    Py_buffer v[4];
+    Py_buffer v[5];
     Job job, numbers;
-    if (given != 5) Py_RETURN_FALSE;
-    if (!read_numbers(&numbers, arguments + 4, 1)) return NULL;
-    const char type = open_views(arguments, "rrrw", 4, v);
+    if (given != 6) Py_RETURN_FALSE;
+    if (!read_numbers(&numbers, arguments + 5, 1)) return NULL;
+    const char type = open_views(arguments, "rrrrw", 5, v);
     if (!type) Py_RETURN_FALSE;
-    Heads p = {.projected = v[0].buf, .attention = v[1].buf, .joined = v[2].buf, .d_projected = v[3].buf};
-    const int fits = read_heads(&p, &job, type, &v[0], &v[1], &v[2]) && numbers.number[0] == (double)p.heads &&
-                     is_matrix(&v[3], (size_t)v[0].shape[0], (size_t)v[0].shape[1]);
+    Heads p = {.projected = v[0].buf, .kept = present(&v[1]), .attention = v[2].buf, .joined = v[3].buf,
+               .d_projected = v[4].buf};
+    const int fits = read_heads(&p, &job, type, &v[0], &v[2], &v[3]) && numbers.number[0] == (double)p.heads &&
+                     (!p.kept || same_shape(v + 1, 2)) && is_matrix(&v[4], (size_t)v[0].shape[0], (size_t)v[0].shape[1]);
     job.work = type == 'f' ? attention_backward_float32 : attention_backward_float64;
     const int failed = fits && !run_released(&job);
-    close_views(v, 4);
+    close_views(v, 5);
     return failed ? NULL : PyBool_FromLong(fits);
 }

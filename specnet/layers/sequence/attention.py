@@ -27,7 +27,7 @@ class _Pass(NamedTuple):
     weight: Array  # (features, 3 * heads * key_size): query, key and value beside each other
     projected: Array  # (positions, 3 * heads * key_size): x @ weight + bias
     attention: Array  # (batch, heads, time, time): how much each step takes of every other one; the sums are 1
-    kept: Array | None  # dropout: 0, or 1 / (1 - rate), for each element of `attention`
+    kept: Array  # dropout: 0, or 1 / (1 - rate), for each element of `attention`; empty without dropout
     joined: Array  # (positions, heads * key_size): what the heads found
 
 
@@ -124,7 +124,7 @@ class Attention(Layer):
             self.keep("weight", (features, 3 * width), dtype),
             self.keep("projected", (positions, 3 * width), dtype),
             self.keep("attention", (batch, self.heads, steps, steps), dtype),
-            self._draw((batch, self.heads, steps, steps), dtype) if training and self.dropout else None,
+            self._draw((batch, self.heads, steps, steps), dtype, training=training),
             self.keep("joined", (positions, width), dtype),
         )
         y = self._compute(made, mask, out)
@@ -139,7 +139,8 @@ class Attention(Layer):
         weight, projected, attention = (np.empty(shape, array.dtype) for shape in shapes)
         joined = np.empty((positions, width), array.dtype)
         rows = array.reshape(positions, features)
-        return self._compute(_Pass(rows, weight, projected, attention, None, joined), mask, out)
+        kept = np.empty(0, array.dtype)
+        return self._compute(_Pass(rows, weight, projected, attention, kept, joined), mask, out)
 
     def _compute(self, made: _Pass, mask: TimeMask | None, out: Array | None) -> Array:
         batch, _, steps, _ = made.attention.shape
@@ -162,9 +163,7 @@ class Attention(Layer):
 
     def _attend(self, made: _Pass, counts: Array) -> None:
         """Compute what the heads find, `made.joined`, from their queries, keys and values."""
-        if made.kept is None and kernels.attention(
-            made.projected, counts, made.attention, made.joined, self.heads, self.causal
-        ):
+        if kernels.attention(made.projected, counts, made.kept, made.attention, made.joined, self.heads, self.causal):
             return
         q, k, v = self._by_head(made.projected, made)
         scores = np.matmul(q, k.swapaxes(2, 3), out=made.attention)
@@ -177,7 +176,7 @@ class Attention(Layer):
         np.exp(scores - largest, out=scores)
         sums = scores.sum(axis=3, keepdims=True)
         np.divide(scores, sums, out=scores, where=sums > 0)
-        weights = scores if made.kept is None else scores * made.kept
+        weights = scores * made.kept if made.kept.size else scores
         self._by_head(made.joined, made)[0][...] = weights @ v
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -215,17 +214,15 @@ class Attention(Layer):
 
     def _attend_backward(self, made: _Pass, d_joined: Array, d_projected: Array) -> None:
         """Compute the gradients of queries, keys and values."""
-        if made.kept is None and kernels.attention_backward(
-            made.projected, made.attention, d_joined, d_projected, self.heads
-        ):
+        if kernels.attention_backward(made.projected, made.kept, made.attention, d_joined, d_projected, self.heads):
             return
         q, k, v = self._by_head(made.projected, made)
         dq, dk, dv = self._by_head(d_projected, made)
         d_found = self._by_head(d_joined, made)[0]
-        weights = made.attention if made.kept is None else made.attention * made.kept
+        weights = made.attention * made.kept if made.kept.size else made.attention
         dv[...] = weights.swapaxes(2, 3) @ d_found
         d_scores = d_found @ v.swapaxes(2, 3)
-        if made.kept is not None:
+        if made.kept.size:
             d_scores *= made.kept
         d_scores -= np.sum(d_scores * made.attention, axis=3, keepdims=True)  # each score lowers the other results
         d_scores *= made.attention
@@ -239,7 +236,9 @@ class Attention(Layer):
         parts = rows.shape[1] // (heads * self.key_size)
         return rows.reshape(batch, steps, parts, heads, self.key_size).transpose(2, 0, 3, 1, 4)
 
-    def _draw(self, shape: ShapeTuple, dtype: np.dtype[Any]) -> Array:
+    def _draw(self, shape: ShapeTuple, dtype: np.dtype[Any], *, training: bool) -> Array:
+        if not training or not self.dropout:
+            return np.empty(0, dtype)
         words = self.draws.words(self.name, shape[0], size_of(shape[1:]))
         kept = (words >= round(self.dropout * 2**32)).reshape(shape)
         return np.multiply(kept, 1 / (1 - self.dropout), dtype=dtype)
