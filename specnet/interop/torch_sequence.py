@@ -152,7 +152,7 @@ def checked(file: str, module: TorchModule, arrays: Mapping[str, npt.NDArray[Any
     for name, shape in module.torch_shapes().items():
         found = arrays.get(name)
         if found is None or found.shape != shape:
-            got = "none" if found is None else str(found.shape)
+            got = "none; assign its module with --map THEIRS=OURS" if found is None else str(found.shape)
             raise unsupported(file, f"{module.name}: expected {name} of shape {shape} in torch's layout, got {got}")
     return {f"{module.name}.{short}": array for short, array in module.from_torch(arrays).items()}
 

@@ -323,7 +323,8 @@ def recurrent_networks(nn):
         "relu": (nn.RNN(4, 3, nonlinearity="relu", **many), [{"type": "simple_rnn", "units": 3, "activation": "relu"}]),
         "two layers": (nn.LSTM(4, 3, 2, **many), [{"type": "lstm", "units": 3}] * 2),
         "both directions": (
-            nn.GRU(4, 3, 2, bidirectional=True, **many), [{"type": "bidirectional", "layers": [{"type": "gru", "units": 3}]}] * 2
+            nn.GRU(4, 3, 2, bidirectional=True, **many),
+            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 3}]}] * 2,
         ),
     }  # fmt: skip
 
@@ -334,7 +335,7 @@ def test_state_dicts_of_recurrent_networks_are_imported(tmp_path, name):
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     torch.manual_seed(0)
     module, entries = recurrent_networks(torch.nn)[name]
-    network = torch.nn.ModuleDict({"rnn": module, "out": torch.nn.Linear(6 if module.bidirectional else 3, 2)})
+    network = torch.nn.ModuleDict({"encoder": module, "output": torch.nn.Linear(6 if module.bidirectional else 3, 2)})
     layers = []
     for entry in entries:
         inner = {**entry.get("layers", [entry])[0], "return_sequences": True}
@@ -343,9 +344,9 @@ def test_state_dicts_of_recurrent_networks_are_imported(tmp_path, name):
     safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
     x = torch.randn(6, 5, 4)
     with torch.no_grad():
-        expected = network["out"](module(x)[0]).numpy()
+        expected = network["output"](module(x)[0]).numpy()
     first = f"{layers[0]['type']}_1"
-    for names in ({}, {"rnn": first, "out": "affine_1"}) if len(layers) == 1 else ({},):
+    for names in ({}, {"encoder": first, "output": "affine_1"}) if len(layers) == 1 else ({},):
         model = import_model(tmp_path / "t.safetensors", spec, names).model
         assert np.abs(model.predict(x.numpy()) - expected).max() < 1e-6
     if len(layers) == 1:  # the names of an export are those of a torch module
@@ -353,7 +354,7 @@ def test_state_dicts_of_recurrent_networks_are_imported(tmp_path, name):
         state = safetensors.load_file(tmp_path / "back.safetensors")
         module.load_state_dict({key.removeprefix("0."): array for key, array in state.items() if key[0] == "0"})
         with torch.no_grad():
-            assert np.abs(network["out"](module(x)[0]).numpy() - expected).max() < 1e-6
+            assert np.abs(network["output"](module(x)[0]).numpy() - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -362,9 +363,8 @@ def test_attention_of_torch_is_imported(tmp_path, bias):
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     nn = torch.nn
     torch.manual_seed(0)
-    network = nn.ModuleDict(
-        {"attention": nn.MultiheadAttention(6, 2, bias=bias, batch_first=True), "norm": nn.LayerNorm(6)}
-    )
+    attention = nn.MultiheadAttention(6, 2, bias=bias, batch_first=True)
+    network = nn.ModuleDict({"attention": attention, "norm": nn.LayerNorm(6)})
     for parameter in network.parameters():
         nn.init.normal_(parameter)
     safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
