@@ -80,7 +80,7 @@ REVIEWED = {
 
 def test_every_version_of_an_operator_was_reviewed():
     """Check that a higher NEWEST comes with a look at the definitions that changed."""
-    read = {*OPERATORS, *FOLDED, "Constant"} - {"layer"}
+    read = {*OPERATORS, *FOLDED, "Constant"} - {"layer", "attention"}
     versions = {operator: set() for operator in read}
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and schema.name in read and schema.since_version <= NEWEST:

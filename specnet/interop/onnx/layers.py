@@ -11,7 +11,7 @@ from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx import affine, norm
 from specnet.interop.onnx.builder import Entry, LayerBuilder, UnsupportedNodeError
 from specnet.interop.onnx.operator_sets import OLD_BROADCAST
-from specnet.interop.onnx.sequence import axes, recurrent
+from specnet.interop.onnx.sequence import attention, axes, recurrent
 from specnet.interop.onnx.spatial import conv, layout, pool, resize
 from specnet.interop.onnx.steps import Given, NodeRead
 
@@ -47,7 +47,7 @@ def _read_steps(reader: LayerBuilder, steps: Sequence[NodeRead]) -> LayerBuilder
             else:
                 axes.check_axes(reader, step.operator)
                 readers = {**OPERATORS, **axes.OPERATORS} if reader.axes else OPERATORS
-                used = readers[step.operator](reader, steps[index : index + 3])
+                used = readers[step.operator](reader, steps[index : index + 5])
         except CheckpointError as error:
             detail = str(error).removeprefix(f"{file}: ")
             raise unsupported(file, f"{step.name} ({step.operator}): {detail}") from None
@@ -174,6 +174,7 @@ def _refuse_operator(_reader: LayerBuilder, _steps: Sequence[NodeRead]) -> int:
 OPERATORS: dict[str, Callable[[LayerBuilder, Sequence[NodeRead]], int]] = {
     **dict.fromkeys(elementwise.OPERATORS, _refuse_operator),
     **affine.OPERATORS,
+    **attention.OPERATORS,
     **norm.OPERATORS,
     **conv.OPERATORS,
     **layout.OPERATORS,

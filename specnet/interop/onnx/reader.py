@@ -30,6 +30,7 @@ from specnet.interop.imported_model import (
 )
 from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx.layers import layers_of
+from specnet.interop.onnx.sequence import attention
 from specnet.interop.onnx.sequence.weights import recurrent_arrays
 from specnet.interop.onnx.spatial.layout import takes_channels_first
 from specnet.interop.onnx.steps import Given, GraphNode, NodeRead
@@ -208,6 +209,10 @@ class OnnxGraph:
         activation = self._find_activation(start, value)
         if activation is not None:
             return activation
+        if node.op_type == "MatMul" and len(variables) == 2:
+            found = attention.recognized(self.nodes, self.constants, value)
+            if found is not None and found[1] == parent:
+                return found
         if len(variables) == 1:
             step.operands = [self.constants.get(name) for name in node.input]
             step.constants = [(name, self.constants[name]) for name in node.input if name and name in self.constants]
