@@ -113,14 +113,11 @@ def _attention(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
         arrays["output_bias"], used = steps[4].constants[0][1], 5
     _fill_biases(arrays, features, width)
     others = {name: constants[array] for name, array in step.attributes["others"].items()}
-    entry: Entry = {
-        "type": "attention",
-        "heads": heads[0],
-        "key_size": None if width == features else width // heads[0],
-    }
-    entry |= {"causal": _is_causal(others, time, width // heads[0]), "bias": "output_bias" in arrays}
+    key_size = width // heads[0]
+    entry: Entry = {"type": "attention", "heads": heads[0], "key_size": None if width == features else key_size}
+    entry |= {"causal": _is_causal(others, time, key_size), "bias": "output_bias" in arrays}
     reader.note_use(source)
-    reader.add(entry, {name: reader.in_order(array) for name, array in arrays.items()}, source)
+    reader.add(entry, arrays, source)
     return used
 
 
