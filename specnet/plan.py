@@ -21,7 +21,7 @@ MAX_ELEMENTS = 2**31
 MAX_LAYERS = 32_768
 """The limit on the number of layers in a document."""
 
-NOTES = ("$schema", "name", "description", "metadata", "labels")
+NOTES = ("$schema", "name", "description", "metadata", "labels", "tokenizer")
 """The keys of a document that do not affect the function that the model computes."""
 
 

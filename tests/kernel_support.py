@@ -50,8 +50,25 @@ WRITTEN = {
     "max_pool_backward": (2,),
     "average_pool": (1,),
     "average_pool_backward": (1,),
+    "lstm": (5, 6, 7),
+    "lstm_backward": (0, 5),
+    "gru": (6, 7, 8),
+    "gru_backward": (0, 6, 7),
+    "attention": (2, 3),
+    "attention_backward": (3,),
 }
 """All kernels, with the positions of the arguments that each writes."""
+
+OPTIONAL = {
+    "convolve": (2,),
+    "convolve_back": (2,),
+    "lstm": (3, 4),
+    "lstm_backward": (1,),
+    "gru": (3, 4, 5),
+    "gru_backward": (1,),
+    "attention": (1,),
+}
+"""The positions of arguments that may be empty: a bias, or which steps count."""
 
 IN_PLACE = {
     "relu": 1,
@@ -83,6 +100,13 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
     column, classes = array(rows, 1), np.arange(rows) % width
     images, filtered, pooled = array(2, rows, 3, width), array(2, rows, 2, 2), array(2, rows // 2, 1, width)
     weight, geometry, pool = array(2, 2, width, 2), np.array([1, 1, 1, 1, 1, 0, 1]), np.array([2, 2, 2, 2, 0, 0, 0])
+    counts = array(2, rows)
+    length = min(rows, 50)
+    projected, heads, joined = array(2 * length, 6 * width), array(2, 2, length, length), array(2 * length, 2 * width)
+
+    def steps(count, units):
+        return array(count, rows, units)
+
     return {
         "sgd": [*matrices[:2], array(2)],
         "momentum": [*matrices[:3], array(4)],
@@ -123,6 +147,20 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "max_pool_backward": [images, pooled, array(2, rows, 3, width), pool],
         "average_pool": [images, pooled, pool],
         "average_pool_backward": [pooled, images, pool],
+        "lstm": [
+            *(steps(2, width), array(width, 8), array(2, 8), array(8), counts),
+            *(steps(2, 8), steps(3, 2), steps(3, 2)),
+        ],
+        "lstm_backward": [steps(2, 2), counts, steps(2, 8), steps(3, 2), array(2, 8), steps(2, 8), 0],
+        "gru": [
+            *(steps(2, width), array(width, 6), array(2, 6), array(6), array(2), counts),
+            *(steps(2, 6), steps(2, 2), steps(3, 2)),
+        ],
+        "gru_backward": [
+            *(steps(2, 2), counts, steps(2, 6), steps(2, 2), steps(3, 2), array(2, 6), steps(2, 6), steps(2, 6), 0)
+        ],
+        "attention": [projected, array(2, length), heads, joined, 2, 1],
+        "attention_backward": [projected, heads, joined, array(2 * length, 6 * width), 2],
     }[name]
 
 

@@ -41,6 +41,25 @@ SPATIAL_KINDS = {
 """Layers that return images of the same shape as their input."""
 
 
+SEQUENCE_KINDS = {
+    "lstm": {"type": "lstm", "units": 5, "return_sequences": True},
+    "gru": {"type": "gru", "units": 5, "return_sequences": True, "reverse": True},
+    "simple_rnn": {"type": "simple_rnn", "units": 5, "return_sequences": True},
+    "attention": {"type": "attention", "heads": 1, "dropout": 0.2},
+    "positional_encoding": {"type": "positional_encoding", "kind": "learned"},
+    "bidirectional": {
+        "type": "sequential",
+        "layers": [
+            {"type": "bidirectional", "layers": [{"type": "gru", "units": 3, "return_sequences": True}]},
+            {"type": "affine", "units": 5},
+        ],
+    },
+    "residual": {"type": "residual", "layers": [{"type": "attention", "heads": 5, "causal": True}]},
+    **{kind: KINDS[kind] for kind in ("relu", "sigmoid", "layer_norm", "dropout", "prelu")},
+}
+"""Layers that return sequences of the same shape as their input."""
+
+
 def one_by_one(model, x, dy, training):
     """Return y, dx and the gradients of the parameters, each layer called alone and with arrays of its own."""
     model.draws.step = 7
@@ -104,6 +123,21 @@ def test_any_three_layers_over_images_compute_the_same_in_a_network_as_one_by_on
     for second, third in itertools.product(SPATIAL_KINDS, SPATIAL_KINDS if full else ("relu", "batch_norm")):
         layers = [SPATIAL_KINDS["conv2d"], *({**SPATIAL_KINDS[kind]} for kind in (first, second, third))]
         model = model_of(*layers, {"type": "flatten"}, {"type": "affine", "units": 3}, input_shape=(4, 3, 2))
+        compare_with_one_by_one(model, rng, (first, second, third))
+
+
+@pytest.mark.parametrize("kernels_used", [True, False])
+@pytest.mark.parametrize("first", SEQUENCE_KINDS)
+@pytest.mark.parametrize("end", [{"type": "last_step"}, {"type": "time_average"}, {"type": "lstm", "units": 5}])
+def test_any_three_layers_over_sequences_compute_the_same_in_a_network_as_one_by_one(
+    first, end, kernels_used, monkeypatch, full
+):
+    if not kernels_used:
+        switch_off(monkeypatch)
+    rng = np.random.default_rng(0)
+    for second, third in itertools.product(SEQUENCE_KINDS, SEQUENCE_KINDS if full else ("relu", "layer_norm")):
+        layers = [{"type": "affine", "units": 5}, *({**SEQUENCE_KINDS[kind]} for kind in (first, second, third))]
+        model = model_of(*layers, {**end}, {"type": "affine", "units": 3}, input_shape=(4, 2))
         compare_with_one_by_one(model, rng, (first, second, third))
 
 

@@ -80,7 +80,7 @@ def test_truncated_idx_files_are_rejected(tmp_path, cut):
 def test_csv_files_are_read(tmp_path):
     (tmp_path / "d.csv").write_text('a,kind,"b"\n1,u,2\n3,v,4.5e0\n5,u,-6\n')
     pytest.importorskip("polars")
-    x, y, _, names = read_rows(tmp_path / "d.csv", None, "kind")
+    x, y, _, names = read_rows(tmp_path / "d.csv", None, "kind")[:4]
     assert names == ("a", "b")
     assert x.tolist() == [[1, 2], [3, 4.5], [5, -6]]
     assert y.tolist() == ["u", "v", "u"]
@@ -260,7 +260,7 @@ def test_parquet_files_and_columns_selected_by_name(tmp_path):
     pl = pytest.importorskip("polars", reason="polars is not installed")
     frame = pl.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "yes": [True, False], "k": ["u", "v"]})
     frame.write_parquet(tmp_path / "d.parquet")
-    x, y, w, names = read_rows(tmp_path / "d.parquet", None, "k", "b")
+    x, y, w, names = read_rows(tmp_path / "d.parquet", None, "k", "b")[:4]
     assert (x.tolist(), y.tolist(), w.tolist(), names) == ([[1, 1], [2, 0]], ["u", "v"], [0.5, 1.5], ("a", "yes"))
     assert read_rows(tmp_path / "d.parquet", ["yes"], ["a", "b"])[1].tolist() == [[1, 0.5], [2, 1.5]]
     with pytest.raises(DataError, match='"b" is both an input and a target or weight'):
@@ -273,8 +273,8 @@ def test_parquet_files_and_columns_selected_by_name(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1nonsense")
     with pytest.raises(DataError, match=r"bad\.parquet: cannot be read"):
         read_rows(tmp_path / "bad.parquet", None, "k")
-    pl.DataFrame({"a": [[1], [2]], "y": [1, 2]}).write_parquet(tmp_path / "d.parquet")
-    with pytest.raises(DataError, match=r'column "a": expected numbers, got List.*cannot be an input'):
+    pl.DataFrame({"a": [{"b": 1}, {"b": 2}], "y": [1, 2]}).write_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r'column "a": expected numbers, got Struct.*cannot be an input'):
         read_rows(tmp_path / "d.parquet", None, "y")
 
 
@@ -317,7 +317,7 @@ def test_text_of_hdf5_files_is_utf8(tmp_path):
         file["fixed"] = np.array([name.encode() for name in names])
         file["marked"] = np.array([name.encode() for name in names], h5py.string_dtype("utf-8", 5))
     for key in ("variable", "fixed", "marked"):
-        _, y, _, _ = read_rows(tmp_path / "d.h5", "fixed", key)
+        y = read_rows(tmp_path / "d.h5", "fixed", key).targets
         spec = specnet.ModelSpec(input_shape=(2,), layers=[{"type": "affine", "units": 2}], labels=names)
         assert conform_targets(y, spec, SoftmaxCrossEntropy(), 2, "d").tolist() == [0, 1]
 

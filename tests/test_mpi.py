@@ -95,7 +95,9 @@ def folder(tmp_path):
     x = rng.normal(size=(75, 6))
     y = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
     weights = rng.uniform(0.5, 2, 75)
-    np.savez(tmp_path / "rows.npz", x=x, y=y, w=weights, z=x[:, :3] + 100)
+    steps = x.reshape(75, 3, 2) * (np.arange(3) < rng.integers(1, 4, (75, 1)))[..., np.newaxis]
+    sums = np.cumsum(steps, axis=1)
+    np.savez(tmp_path / "rows.npz", x=x, y=y, w=weights, z=x[:, :3] + 100, steps=steps, sums=sums)
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", y)
     (tmp_path / "e.json").write_text(json.dumps(document()))
@@ -128,6 +130,18 @@ def variants():
         {"type": "conv_transpose2d", "filters": 3, "kernel_size": 2},
         {"type": "global_average_pool"},
     ]
+    for name, keys in (("sequences", {}), ("sequences, accumulated", {"batch_size": 5, "accumulate": 4})):
+        experiments[name] = document(loss="mean_squared_error", metrics=["r2", "mae"], **keys)
+        experiments[name]["data"]["train"] |= {"inputs": "steps", "targets": "sums", "weights": "w"}
+        experiments[name]["model"] |= {"input_shape": [3, 2]}
+        experiments[name]["model"]["layers"] = [
+            {"type": "mask"},
+            {"type": "standardize"},
+            {"type": "residual", "layers": [{"type": "attention", "heads": 2, "causal": True, "dropout": 0.2}]},
+            {"type": "lstm", "units": 4, "return_sequences": True},
+            {"type": "bidirectional", "layers": [{"type": "gru", "units": 3, "return_sequences": True}]},
+            {"type": "affine", "units": 2},
+        ]
     experiments["streamed"] = document()
     experiments["streamed"]["data"] = {
         "train": {"inputs": "x.npy", "targets": "y.npy", "in_memory": False},

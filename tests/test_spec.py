@@ -482,8 +482,9 @@ initializers = st.sampled_from(["he_normal", "glorot_uniform", "zeros", "ones", 
 )
 WITH_KEYS = {"affine", "dropout", "leaky_relu", "elu", "reshape", "standardize", "embedding"}
 COMPOSITES = {"sequential", "residual", "concat"}
-SPATIAL = {kind for kind, cls in layer_types().items() if cls.layer.__module__.startswith("specnet.layers.spatial.")}
-types_without_keys = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - SPATIAL - {"test_double"})
+IN_FOLDERS = {kind for kind, cls in layer_types().items() if cls.layer.__module__.count(".") > 2}
+"""Layers over images and sequences."""
+types_without_keys = sorted(set(layer_types()) - WITH_KEYS - COMPOSITES - IN_FOLDERS - {"test_double"})
 leaves = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("affine"), "units": st.integers(1, 6)},
@@ -586,9 +587,53 @@ def image_document(settings, shape, layers):
     return valid_document({**settings, "input_shape": shape}, layers[: end + 1], [])
 
 
-documents = st.builds(
-    valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first_layers, max_size=1)
-) | st.builds(image_document, settings, st.tuples(*[st.integers(1, 5)] * 3), st.lists(images, min_size=1, max_size=5))
+recurrent = st.fixed_dictionaries(
+    {"type": st.sampled_from(["simple_rnn", "lstm", "gru"]), "units": st.integers(1, 4)},
+    optional={
+        "bias": st.booleans(),
+        "recurrent_init": initializers,
+        "bias_init": initializers,
+        "truncate": st.none() | st.integers(1, 3),
+    },
+)
+over_steps = st.one_of(
+    recurrent.flatmap(lambda entry: st.booleans().map(lambda r: {**entry, "return_sequences": True, "reverse": r})),
+    recurrent.map(lambda entry: {"type": "bidirectional", "layers": [{**entry, "return_sequences": True}]}),
+    st.fixed_dictionaries(
+        {"type": st.just("attention"), "heads": st.integers(1, 3), "key_size": st.integers(1, 3)},
+        optional={"causal": st.booleans(), "dropout": st.floats(0, 0.9), "bias": st.booleans()},
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("positional_encoding")}, optional={"kind": st.sampled_from(["sinusoidal", "learned"])}
+    ),
+    st.sampled_from([{"type": kind} for kind in ("relu", "layer_norm", "dropout", "softmax")]),
+    st.just({"type": "residual", "layers": [{"type": "tanh"}, {"type": "attention", "heads": 1}]}),
+)
+at_the_end = recurrent | st.sampled_from([{"type": "last_step"}, {"type": "time_average"}])
+tokens = st.fixed_dictionaries(
+    {"type": st.just("embedding"), "vocabulary": st.integers(2, 5), "dimension": st.integers(1, 4)},
+    optional={"mask_index": st.none() | st.integers(0, 1)},
+)
+
+
+def sequence_document(settings, shape, first, layers, end):
+    """Build a document of layers over sequences, or over tokens."""
+    shape = shape[:1] if first and first[0]["type"] == "embedding" else shape
+    return valid_document({**settings, "input_shape": shape}, [*layers, *end], first)
+
+
+documents = (
+    st.builds(valid_document, settings, st.lists(entries, min_size=1, max_size=5), st.lists(first_layers, max_size=1))
+    | st.builds(image_document, settings, st.tuples(*[st.integers(1, 5)] * 3), st.lists(images, min_size=1, max_size=5))
+    | st.builds(
+        sequence_document,
+        settings,
+        st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        st.lists(tokens | st.just({"type": "mask"}), max_size=1),
+        st.lists(over_steps, min_size=1, max_size=4),
+        st.lists(at_the_end, max_size=1),
+    )
+)
 
 
 @given(documents)

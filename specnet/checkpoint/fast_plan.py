@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import ShapeTuple
+from specnet.arrays.tokens import size_fault, vocabulary_fault
 from specnet.checkpoint.plugins import missing_plugins
 from specnet.checkpoint.schema_check import accepts
 from specnet.composite import Composite
@@ -108,7 +109,16 @@ def _fast_plan(text: bytes, identity: str) -> ModelPlan | None:
     labels, width = document.get("labels", ()), layers[-1].output_shape[-1]
     if labels and (len(labels) != max(width, 2) or len(set(labels)) != len(labels)):
         return None
+    tokenizer, limit = document.get("tokenizer"), layers[0].input_limit
+    if tokenizer is not None and not (isinstance(tokenizer, dict) and _is_tokenizer(tokenizer, limit, input_shape)):
+        return None
     return ModelPlan(document["name"], document["dtype"], document["seed"], input_shape, layers)
+
+
+def _is_tokenizer(tokenizer: dict[str, Any], limit: int | None, input_shape: ShapeTuple) -> bool:
+    vocabulary = tokenizer.get("vocabulary", ())
+    fits = not size_fault(vocabulary, limit, len(input_shape))
+    return fits and vocabulary_fault(tokenizer["type"], vocabulary) is None
 
 
 def _is_shallow(entries: Any, levels: int) -> bool:

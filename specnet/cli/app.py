@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": ("sweep", "sweep"),
     "replay": ("train", "replay"),
     "predict": ("predict", "predict"),
+    "generate": ("predict", "generate"),
     "inspect": ("inspect", "inspect"),
     "diff": ("inspect", "diff"),
     "trace": ("trace", "trace"),
@@ -80,6 +81,7 @@ specnet {version}: neural networks as a JSON document and an HDF5 checkpoint
   specnet sweep EXPERIMENT         train all combinations of --set PATH=A,B and rank them
   specnet replay A B               repeat training from A to B, compare every bit
   specnet predict CKPT --data FILE predict for the rows of a data file
+  specnet generate CKPT            write lines of text, token after token
   specnet inspect CKPT             show statistics of every parameter, and warnings
   specnet diff A B                 compare two documents or checkpoints
   specnet trace DOC|CKPT --input X run one forward and backward pass, show every array

@@ -1,4 +1,4 @@
-"""The command predict."""
+"""The commands predict and generate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_ROWS = 10
 def predict(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5, IDX; or images.")
+        str, typer.Option("--data", "-d", help="A data file: .npz, .npy, .csv, .parquet, .h5, .txt, IDX; or images.")
     ],
     inputs: Annotated[
         str | None, typer.Option("--inputs", help='Name of the input array (default "x"), or columns, a,b,c.')
@@ -45,19 +45,23 @@ def predict(
     from specnet.checkpoint import load
     from specnet.data.raw import TABLES, kind_of
     from specnet.prediction.predict import predict_file
-    from specnet.prediction.streaming import can_stream, predict_stream
+    from specnet.prediction.streaming import can_stream, predict_stream, takes_stream
     from specnet.prediction.writers import write_prediction
 
     with joined(mpi, "stopped; no predictions were written") as (world, _):
         world.collectively(lambda: _reject_overwriting(checkpoint, data, out))
         if out is not None and targets is None and can_stream(data, out, alone=world.size == 1):
             model = world.collectively(lambda: load(checkpoint))
-            streamed = predict_stream(model, data, out, inputs, logits=logits, world=world)
-            if world.rank == 0:
-                _show_streamed(streamed, data, out, json=json)
-            return
+            if takes_stream(model):
+                streamed = predict_stream(model, data, out, inputs, logits=logits, world=world)
+                if world.rank == 0:
+                    _show_streamed(streamed, data, out, json=json)
+                return
         if world.size > 1:
-            msg = "under MPI, predict needs a .npy or .h5 file for both --data and --out, and no --targets"
+            msg = (
+                "under MPI, predict needs a .npy or .h5 file for both --data and --out, and no --targets; "
+                "the model must not be trained on windows or rows of differing length"
+            )
             raise world.mark_collective(DataError(msg))
     model = load(checkpoint)
     is_table = kind_of(Path(data)) in TABLES
@@ -76,6 +80,34 @@ def predict(
         _show(prediction)
     if prediction.metrics:
         say(metrics_text(prediction.metrics))
+
+
+def generate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint of a model trained on a .txt file.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text with which every line begins.")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Below 1: likelier tokens; 0: always the most likely one.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Draw only among this number of the most likely tokens.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Number of lines.")] = 1,
+    json: Json = False,
+) -> None:
+    """Write lines of text: the model predicts token after token.
+
+    Example: specnet generate runs/names/best.h5 --prompt Ma --seed 1 --temperature 0.8 --lines 10
+    """
+    from specnet.checkpoint import load
+    from specnet.prediction.generate import generate as generate_lines
+
+    written = generate_lines(load(checkpoint), prompt, seed=seed, temperature=temperature, top_k=top_k, lines=lines)
+    if json:
+        print_json({"lines": list(written)})
+        return
+    for line in written:
+        say(line)
 
 
 def _reject_overwriting(checkpoint: str, data: str, out: str | None) -> None:

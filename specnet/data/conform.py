@@ -73,6 +73,19 @@ def store_inputs(
     Values of uint8 are not converted.
     """
     raw = _fit_shape(raw, spec, source, names, trained=trained)
+    return store_values(raw, spec, source, scale, first_row=first_row, names=names)
+
+
+def store_values(
+    raw: RawArray,
+    spec: ModelSpec,
+    source: str,
+    scale: float | None = None,
+    *,
+    first_row: int = 0,
+    names: Sequence[str] = (),
+) -> tuple[RawArray, Conversion | None]:
+    """Check the values of inputs of any shape as `store_inputs`, and return what it does."""
     source = f"{source}: inputs"
     dtype: np.dtype[Any] = np.dtype(spec.dtype)
     limit = spec.plan().layers[0].input_limit
@@ -95,12 +108,7 @@ def store_inputs(
 
 def _fit_shape(raw: RawArray, spec: ModelSpec, source: str, names: Sequence[str], *, trained: bool) -> RawArray:
     """Return rows of numbers in the model's input shape; a last axis of length 1 is added if it is missing."""
-    if raw.dtype.kind not in "biuf":
-        msg = f"{source}: inputs: expected numbers, got {_what_else(raw, names)}"
-        raise DataError(msg)
-    if raw.ndim == 0 or len(raw) == 0:
-        msg = f"{source}: inputs: there are no rows"
-        raise DataError(msg)
+    require_numbers(raw, source, names)
     if raw.ndim > 1 and (*raw.shape[1:], 1) == spec.input_shape:
         raw = raw[..., np.newaxis]
     if raw.shape[1:] != spec.input_shape:
@@ -112,6 +120,16 @@ def _fit_shape(raw: RawArray, spec: ModelSpec, source: str, names: Sequence[str]
         msg = f"{source}: inputs: the model expects shape {batch_of(spec.input_shape)}, got {raw.shape}{hint}"
         raise DataError(msg)
     return raw
+
+
+def require_numbers(raw: RawArray, source: str, names: Sequence[str] = ()) -> None:
+    """Check that inputs are numbers, and at least one row of them. Raises DataError."""
+    if raw.dtype.kind not in "biuf":
+        msg = f"{source}: inputs: expected numbers, got {_what_else(raw, names)}"
+        raise DataError(msg)
+    if raw.ndim == 0 or len(raw) == 0:
+        msg = f"{source}: inputs: there are no rows"
+        raise DataError(msg)
 
 
 def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0, names: Sequence[str] = ()) -> RawArray:
@@ -131,13 +149,27 @@ def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0,
 def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int, source: str) -> RawArray:
     """Convert targets to the form that the loss takes: class indices (int64), or numbers of the output's shape.
 
-    Class names are converted to their index in the model's `labels` (`index_labels`). Raises DataError.
+    If each time step of the outputs has classes, (time, classes), there is an index for each step. Class names are
+    converted to their index in the model's `labels` (`index_labels`). Raises DataError.
     """
     source = f"{source}: targets"
     if raw.ndim == 0 or len(raw) != rows:
         msg = f"{source}: expected {rows} rows, like the inputs, got {len(raw) if raw.ndim else 'a single value'}"
         raise DataError(msg)
-    classes = loss.takes_classes()
+    raw = target_numbers(raw, spec, loss, source)
+    if loss.takes_classes():
+        return check_target_values(_fit_classes(raw, rows, spec, source), spec, loss, source)
+    expected = (rows, *spec.output_shape)
+    if raw.shape == (rows,) and spec.output_shape == (1,):
+        raw = raw[:, np.newaxis]
+    if raw.shape != expected:
+        msg = f"{source}: the model's outputs have shape {batch_of(spec.output_shape)}, got {raw.shape}"
+        raise DataError(msg)
+    return check_target_values(raw, spec, loss, source)
+
+
+def target_numbers(raw: RawArray, spec: ModelSpec, loss: TargetRules, source: str) -> RawArray:
+    """Convert targets of any shape to numbers: class names to indices, text to what it states. Raises DataError."""
     if are_classes(spec, loss):
         raw = index_labels(raw, spec.labels, source)
     elif raw.dtype.kind in "US":
@@ -145,14 +177,15 @@ def conform_targets(raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
     if raw.dtype.kind not in "biuf":
         msg = f"{source}: expected numbers, got {raw.dtype}"
         raise DataError(msg)
-    if classes:
-        return _check_classes(raw, spec, source)
-    expected = (rows, *spec.output_shape)
-    if raw.shape == (rows,) and spec.output_shape == (1,):
-        raw = raw[:, np.newaxis]
-    if raw.shape != expected:
-        msg = f"{source}: the model's outputs have shape {batch_of(spec.output_shape)}, got {raw.shape}"
-        raise DataError(msg)
+    return raw
+
+
+def check_target_values(raw: RawArray, spec: ModelSpec, loss: TargetRules, source: str) -> RawArray:
+    """Convert numbers of any shape to class indices (int64), or to the model's dtype. Raises DataError."""
+    if loss.takes_classes():
+        hint = "" if spec.labels else "; to name classes otherwise, set labels in the model document"
+        _check_indices(raw, spec.output_shape[-1], "a class", source, hint=hint)
+        return raw.astype(np.int64)
     values = finite(raw, np.dtype(spec.dtype), source)
     if loss.target_bounds is not None:
         low, high = loss.target_bounds
@@ -197,15 +230,16 @@ def conform_weights(raw: RawArray | None, spec: ModelSpec, rows: int, source: st
     return values
 
 
-def _check_classes(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
-    if raw.ndim == 2 and raw.shape[1] == 1:
-        raw = raw[:, 0]
-    if raw.ndim != 1:
-        msg = f"{source}: expected one class index per row, got shape {raw.shape}"
+def _fit_classes(raw: RawArray, rows: int, spec: ModelSpec, source: str) -> RawArray:
+    """Return an index for each row, or for each time step of a row; a last axis of length 1 may be left."""
+    steps = spec.output_shape[:-1]
+    if raw.shape == (rows, *steps, 1):
+        raw = raw[..., 0]
+    if raw.shape != (rows, *steps):
+        per = f"one class index for each of the {steps[0]} steps of a row" if steps else "one class index per row"
+        msg = f"{source}: expected {per}, got shape {raw.shape}"
         raise DataError(msg)
-    hint = "" if spec.labels else "; to name classes otherwise, set labels in the model document"
-    _check_indices(raw, spec.output_shape[-1], "a class", source, hint=hint)
-    return raw.astype(np.int64)
+    return raw
 
 
 def _check_indices(raw: RawArray, count: int, what: str, source: str, first_row: int = 0, hint: str = "") -> None:

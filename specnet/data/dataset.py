@@ -66,6 +66,7 @@ class Dataset:
     `stored` are the inputs, or uint8 values that `conversion` converts a few rows at a time, as they need a quarter of
     the memory of float32. `names` are the names of the input columns, if the rows come from a table.
     `block_rows` is the number of rows in the whole block if these are only the part of one process; otherwise 0.
+    `padded` says that rows are sequences of differing length, the inputs of any step of which have the same range.
     """
 
     stored: RawArray
@@ -74,6 +75,7 @@ class Dataset:
     names: tuple[str, ...] = ()
     block_rows: int = 0
     conversion: Conversion | None = None
+    padded: bool = False
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -95,7 +97,8 @@ class Dataset:
     def rows(self, indices: RawArray | slice) -> Dataset:
         """Return some rows: copies for indices, views for a slice."""
         weights = None if self.weights is None else self.weights[indices]
-        return Dataset(self.stored[indices], self.targets[indices], weights, self.names, conversion=self.conversion)
+        stored, targets = self.stored[indices], self.targets[indices]
+        return Dataset(stored, targets, weights, self.names, conversion=self.conversion, padded=self.padded)
 
     def in_order(self, rows: int, first: int = 0, stop: int | None = None) -> Iterator[Dataset]:
         """Yield rows [first, stop) in order, at most `rows` at a time; fewer if a row is large."""
@@ -126,12 +129,16 @@ class Dataset:
         for start in range(first, count, step):
             rows = indices[start : start + step]
             inputs = gathered[: len(rows)]
-            if not kernels.gather(self.stored, rows, inputs):
-                self.stored.take(rows, 0, inputs, "clip")
+            self._gather(rows, inputs)
             if self.conversion is not None:
                 inputs = self.conversion(inputs, converted[: len(rows)])
             weights = None if self.weights is None else self.weights[rows]
-            yield Dataset(inputs, self.targets[rows], weights)
+            yield Dataset(inputs, np.ascontiguousarray(self.targets[rows]), weights)
+
+    def _gather(self, rows: RawArray, out: RawArray) -> None:
+        """Copy the stored values of some rows into `out`."""
+        if not kernels.gather(self.stored, rows, out):
+            self.stored.take(rows, 0, out, "clip")
 
     def _shared_blocks(self, size: int, order: Order | None, first: int, share: BatchShare) -> Iterator[Dataset]:
         """Yield this process's part of the blocks, without reading any other row."""
@@ -144,6 +151,13 @@ class Dataset:
             part = self.rows(places if indices is None else indices[places])
             yield replace(part, block_rows=rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that holds the rows."""
+        arrays = [self.stored, self.targets, *([] if self.weights is None else [self.weights])]
+        bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]  # views may overlap
+        return sum(stop - start for start, stop in bounds)
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of all values. A run can only resume with the data that it began with."""
         hasher = hashlib.sha256()
@@ -154,6 +168,8 @@ class Dataset:
     def features(self) -> Features:
         """Return the range of each input."""
         low, high = self.stored.min(axis=0), self.stored.max(axis=0)
+        if self.padded:
+            low[:], high[:] = low.min(axis=0), high.max(axis=0)
         if self.conversion is not None:
             low, high = self.conversion(low), self.conversion(high)
         return Features(low.astype(np.float64), high.astype(np.float64))
@@ -161,7 +177,9 @@ class Dataset:
 
 def finish_digest(hasher: Any, targets: RawArray, weights: RawArray | None) -> str:
     """Return the SHA-256, in hex, of what `hasher` has seen of the inputs, then targets and weights."""
-    hasher.update(np.ascontiguousarray(targets).data)
+    step = max(PART_BYTES // max(targets.nbytes // max(len(targets), 1), 1), 1)
+    for start in range(0, len(targets), step):  # of overlapping targets, a copy of all is larger than their file
+        hasher.update(np.ascontiguousarray(targets[start : start + step]).data)
     if weights is not None:
         hasher.update(weights.data)
     return hasher.hexdigest()

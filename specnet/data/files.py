@@ -27,6 +27,7 @@ from specnet.data.raw import (
     text_array,
     unpacked,
 )
+from specnet.data.sequences.text import read_lines
 from specnet.errors import DataError
 from specnet.files.hdf5_storage import storage_fault
 from specnet.files.regular import check_regular, open_regular
@@ -45,15 +46,28 @@ def read_rows(
     fill: Fill = None,
     missing: Sequence[str] | None = None,
     text_targets: bool = False,
+    lengths: str | None = None,
+    text_inputs: bool = False,
+    shared: bool = False,
     note: Note = ignore,
 ) -> RawRows:
     """Read arrays or columns by name from one file. With None for targets or weights, these are not read.
 
     Formats by suffix: .npz and .h5 (names of arrays), .csv and .parquet (names of columns; with None for inputs, all
     columns except targets, weights and those in `beside`; `fill` replaces missing values, in a .csv those in `missing`;
-    with `text_targets` a target column is read as text), .npy and IDX (the one array of the file). Raises DataError.
+    with `text_targets` a target column is read as text, with `text_inputs` the one input column is text, and with
+    `shared` a column may be an input and a target), .npy and IDX (the one array of the file), .txt (its lines).
+    `lengths` names the array of the lengths of rows. Raises DataError.
     """
     kind = kind_of(path)
+    if kind == "txt":
+        if inputs is not None or weights is not None:
+            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets, weights, lengths and window"
+            raise DataError(msg)
+        return read_lines(path, note)
+    if lengths is not None and kind not in ("npz", "h5"):
+        msg = f"{path}: only .npz and .h5 files have an array of lengths; in a .parquet file, rows are lists"
+        raise DataError(msg)
     if kind in TABLES:
         from specnet.data.tables import open_table, rows_of  # noqa: PLC0415 - needs an extra
 
@@ -65,6 +79,8 @@ def read_rows(
             beside=beside,
             fill=fill,
             text_targets=text_targets,
+            text_inputs=text_inputs,
+            shared=shared,
         )
     if kind == "images":
         msg = f"{path}: is a folder, expected a file; only the data entry of an experiment can be a folder of images"
@@ -74,10 +90,13 @@ def read_rows(
             msg = f"{path}: a .{kind} file holds one array; put targets and weights in separate files"
             raise DataError(msg)
         return RawRows(read_array(path))
-    names = [array_name(path, name) for name in ("x" if inputs is None else inputs, targets, weights) if name]
+    wanted = ("x" if inputs is None else inputs, targets, weights, lengths)
+    names = [array_name(path, name) for name in wanted if name]
     read = _read_npz if kind == "npz" else _read_hdf5
     arrays = iter([checked_text(path, array) for array in guarded(path, lambda: read(path, names))])
-    return RawRows(next(arrays), next(arrays) if targets else None, next(arrays) if weights else None)
+    x, y, w, counts = (next(arrays) if name else None for name in wanted)
+    assert x is not None
+    return RawRows(x, y, w, lengths=counts)
 
 
 def array_name(path: Path, name: Columns) -> str:

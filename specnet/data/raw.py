@@ -42,6 +42,7 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".h5": "h5",
     ".hdf5": "h5",
+    ".txt": "txt",
 }
 
 
@@ -60,12 +61,19 @@ STEPWISE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class RawRows(NamedTuple):
-    """Contents of a file before conversion for a model: arrays, and the names of the input columns of a table."""
+    """Contents of a file before conversion for a model: arrays, and the names of the input columns of a table.
+
+    With `lengths`, the numbers of steps of the rows, `inputs` has the steps of all rows, one row behind the other.
+    With `text`, a text for each row, `inputs` is empty; `lines` are the numbers of the rows' lines in a text file.
+    """
 
     inputs: RawArray
     targets: RawArray | None = None
     weights: RawArray | None = None
     names: tuple[str, ...] = ()
+    lengths: RawArray | None = None
+    text: Sequence[str] | None = None
+    lines: Sequence[int] | None = None
 
 
 def ignore(_text: str) -> None:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from specnet.arrays.frames import canonical
 from specnet.arrays.parameters import ShapeTuple
-from specnet.data.conform import conform_targets, conform_weights, refuse_lost_digits, store_inputs
-from specnet.data.dataset import Dataset
 from specnet.data.files import read_array, read_rows
 from specnet.data.image_folder import read_images
-from specnet.data.labels import TargetRules, labels_of
 from specnet.data.large_arrays import LargeArray, open_large
-from specnet.data.raw import Note, RawArray, RawRows, ignore, kind_by_name, kind_of
-from specnet.data.streaming import AnyDataset, StreamedDataset
+from specnet.data.raw import TABLES, Note, RawRows, ignore, kind_by_name, kind_of
+from specnet.data.raw_entry import RawEntry
+from specnet.data.sequences.windows import Windows
 from specnet.document.base import Document
 from specnet.document.messages import first_duplicate, mismatch, problem
 from specnet.errors import DataError
-from specnet.fields import Flag, Text, as_tuple, expecting
+from specnet.fields import Flag, PositiveInteger, Text, as_tuple, expecting
 from specnet.spec.model_spec import ModelSpec
 
 MOST_COLUMNS = 2**17
@@ -78,20 +76,32 @@ class DataEntry(Document):
                 {"inputs": "images.npy", "targets": "labels.npy"},
                 {"path": "iris.csv", "targets": "species"},
                 {"path": "photos", "scale": 255},
+                {"path": "words.npz", "lengths": "lengths"},
+                {"path": "power.csv", "inputs": ["load"], "window": 64, "horizon": 1},
+                {"path": "names.txt"},
             ]
         }
     )
 
     path: Text = ""
-    """The file (.npz, .csv, .parquet, .h5), or a folder that has a folder of images for each class; relative to the
-    document. Omit it if inputs and targets are files."""
+    """The file (.npz, .csv, .parquet, .h5, .txt), or a folder that has a folder of images for each class; relative to
+    the document. Omit it if inputs and targets are files."""
     inputs: Columns | None = None
     """Name of the input array or columns, or, without path, a separate file (.npy, IDX). Default: "x"; in a table, all
     columns except targets and weights."""
     targets: Columns | None = None
-    """Name of the target array or column, or, without path, a separate file. Default: "y"."""
+    """Name of the target array or column, or, without path, a separate file. Default: "y"; with window, the inputs
+    themselves."""
     weights: Text | None = None
     """Name of the array or column with the weight of each row, or, without path, a separate file."""
+    lengths: Text | None = None
+    """Name of the array with the number of steps of each row, in a .npz or .h5 file whose inputs have the steps of all
+    rows, one row behind the other. Rows are padded at the end."""
+    window: PositiveInteger | None = None
+    """Number of steps of a window: the file holds one long series, and each window of it is a row."""
+    horizon: Annotated[int, Field(ge=0, le=2**53 - 1), expecting("an integer of at least 0")] | None = None
+    """Number of steps after a window whose targets are the targets of the window; 0: the target of its last step.
+    Default: 1."""
     fill: Annotated[
         float | dict[str, float] | None,
         BeforeValidator(_parse_fill),
@@ -109,10 +119,29 @@ class DataEntry(Document):
 
     @model_validator(mode="after")
     def _has_files(self) -> Self:
-        if not self.path and (self.inputs is None or self.targets is None):
+        if not self.path and (self.inputs is None or (self.targets is None and self.window is None)):
             message = "expected the key path, or files under inputs and targets; add one"
             raise problem(message, "missing")
         return self
+
+    @model_validator(mode="after")
+    def _is_one_kind_of_sequence(self) -> Self:
+        if self.window is None and self.horizon is not None:
+            raise problem("horizon is for windows over a series; add window, or leave horizon out", "missing")
+        extra = next((key for key in ("lengths", "weights") if getattr(self, key) is not None), "")
+        if self.window is not None and extra:
+            raise problem(f"windows over a series have no {extra}; leave {extra} or window out", "wrong_value")
+        if self.lengths is not None and not self.path:
+            message = "lengths names an array of a .npz or .h5 file; name the file under path"
+            raise problem(message, "wrong_value")
+        return self
+
+    @property
+    def windows(self) -> Windows | None:
+        """The windows that are the rows; None without window."""
+        if self.window is None:
+            return None
+        return Windows(self.window, 1 if self.horizon is None else self.horizon)
 
     def files(self) -> list[str]:
         """Return the paths of the files, as the document states them."""
@@ -128,12 +157,12 @@ class DataEntry(Document):
         return values
 
     def like(self, other: DataEntry, names: tuple[str, ...]) -> DataEntry:
-        """Return the entry; `scale` is that of `other`, in training, if it leaves it out.
+        """Return the entry; `scale`, `window` and `horizon` are those of `other`, in training, if it leaves them out.
 
         In a file of the same format, this also holds for columns, arrays, `fill` and `missing`. `names` are the input
         columns used in training. Raises DataError if this entry has different ones.
         """
-        defaults: dict[str, Any] = {"scale": other.scale}
+        defaults: dict[str, Any] = {"scale": other.scale, "window": other.window, "horizon": other.horizon}
         if self.path and other.path and kind_by_name(self.path) == kind_by_name(other.path):
             columns = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
             if names and columns is not None and tuple(map(canonical, columns)) != tuple(map(canonical, names)):
@@ -144,81 +173,88 @@ class DataEntry(Document):
                 "inputs": names or other.inputs,
                 "targets": other.targets,
                 "weights": other.weights,
+                "lengths": other.lengths,
                 "fill": other.fill,
                 "missing": other.missing,
             }
         return self.model_copy(update={key: value for key, value in defaults.items() if getattr(self, key) is None})
 
-    def read(self, folder: Path, input_shape: ShapeTuple, note: Note = ignore, text_targets: bool = False) -> RawEntry:
-        """Read the files, a target column as text with `text_targets`; large inputs are only opened.
+    def read(self, folder: Path, model: ModelSpec, note: Note = ignore, text_targets: bool = False) -> RawEntry:
+        """Read the files for a model, a target column as text with `text_targets`; large inputs are only opened.
 
-        Images must have the size of `input_shape`. Calls `note` with what is left out. Raises DataError.
+        Images must have the size of the model's inputs. Calls `note` with what is left out. Raises DataError.
         """
-        if self.path:
-            path = folder / self.path
-            if kind_of(path) in ("npy", "idx"):
-                msg = f"{path}: holds one array; without path, name one file each under inputs and targets"
-                raise DataError(msg)
-            large = open_large(path, self.inputs, in_memory=self.in_memory)
-            if large is not None:
-                rest = read_rows(path, self.targets or "y", None, self.weights)
-                rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
-            elif kind_of(path) == "images":
-                rows = self._read_images(path, input_shape)
-            else:
-                names = self.inputs, self.targets or "y", self.weights
-                rows = read_rows(
-                    path, *names, fill=self.fill, missing=self.missing, text_targets=text_targets, note=note
-                )
-            return RawEntry(rows, large, self.path, self.path, self.scale)
-        inputs, targets = str(self.inputs), str(self.targets)
-        large = open_large(folder / inputs, None, in_memory=self.in_memory)
+        if not self.path:
+            return self._read_arrays(folder)
+        path = folder / self.path
+        if kind_of(path) in ("npy", "idx"):
+            msg = f"{path}: holds one array; without path, name one file each under inputs and targets"
+            raise DataError(msg)
+        large = self._open_large(path, self.inputs)
+        if large is not None:
+            rest = read_rows(path, self.targets or "y", None, self.weights)
+            rows = rest._replace(inputs=rest.inputs[:0], targets=rest.inputs)
+        elif kind_of(path) == "images":
+            rows = self._read_images(path, model.input_shape)
+        else:
+            rows = self._read_file(path, model, note, text_targets)
+        return RawEntry(rows, large, self.path, self.path, self.scale, self.windows)
+
+    def _read_file(self, path: Path, model: ModelSpec, note: Note, text_targets: bool) -> RawRows:
+        is_text = kind_of(path) == "txt"
+        if is_text and (self.targets, self.lengths, self.window) != (None, None, None):
+            msg = f"{path}: is text, whose lines are the rows; leave out inputs, targets, weights, lengths and window"
+            raise DataError(msg)
+        text_inputs = model.tokenizer is not None and kind_of(path) in TABLES
+        if text_inputs and self.window is not None:
+            msg = f"{path}: the model's tokenizer takes rows of text, not windows; leave window out"
+            raise DataError(msg)
+        targets = self.targets or (None if is_text or self.window else "y")
+        rows = read_rows(
+            path,
+            self.inputs,
+            targets,
+            self.weights,
+            fill=self.fill,
+            missing=self.missing,
+            text_targets=text_targets,
+            lengths=self.lengths,
+            text_inputs=text_inputs,
+            shared=self.window is not None,
+            note=note,
+        )
+        return rows if targets or is_text else rows._replace(targets=rows.inputs)
+
+    def _read_arrays(self, folder: Path) -> RawEntry:
+        inputs, targets = str(self.inputs), str(self.targets or self.inputs)
+        large = self._open_large(folder / inputs, None)
         x = np.empty(0) if large is not None else read_array(folder / inputs)
         weights = None if self.weights is None else read_array(folder / self.weights)
-        return RawEntry(RawRows(x, read_array(folder / targets), weights), large, inputs, targets, self.scale)
+        y = x if targets == inputs else read_array(folder / targets)
+        return RawEntry(RawRows(x, y, weights), large, inputs, targets, self.scale, self.windows)
+
+    def _open_large(self, path: Path, name: Columns | None) -> LargeArray | None:
+        """Open inputs that stay in their file; None for those to read into memory, as all sequences are."""
+        if self.window is None and self.lengths is None:
+            return open_large(path, name, in_memory=self.in_memory)
+        if self.in_memory is False:
+            key = "lengths" if self.window is None else "window"
+            msg = f"{path}: with {key}, inputs are in memory; leave in_memory out"
+            raise DataError(msg)
+        return None
 
     def _read_images(self, folder: Path, input_shape: ShapeTuple) -> RawRows:
-        if self.inputs is not None or self.targets is not None or self.weights is not None:
+        if any(getattr(self, key) is not None for key in ("inputs", "targets", "weights", "lengths", "window")):
             msg = f"{folder}: is a folder of images, whose names are the classes; leave out inputs, targets and weights"
             raise DataError(msg)
         return read_images(folder, input_shape)
 
 
-class RawEntry(NamedTuple):
-    """Contents of the files of an entry, and their names for messages. `large`: inputs that stay in their file."""
-
-    rows: RawRows
-    large: LargeArray | None
-    source: str
-    target_source: str
-    scale: float | None = None
-
-    def labels(self, spec: ModelSpec, loss: TargetRules) -> tuple[str, ...]:
-        """Return the class names: those of the model document, or those in text targets. Raises DataError."""
-        return labels_of(self.rows.targets, spec, loss, self.target_source)
-
-    def fit(self, spec: ModelSpec, loss: TargetRules) -> AnyDataset:
-        """Convert the rows for a model and its loss. Raises DataError."""
-        raw, large = self.rows, self.large
-        assert raw.targets is not None
-        if large is not None:
-            y, weights = self._targets(raw.targets, spec, loss, large.shape[0] if large.shape else 0)
-            return StreamedDataset(large, y, weights, spec, self.source, self.scale)
-        stored, conversion = store_inputs(raw.inputs, spec, self.source, self.scale, names=raw.names)
-        refuse_lost_digits(raw.inputs, stored.dtype, self.source, raw.names)
-        y, weights = self._targets(raw.targets, spec, loss, len(stored))
-        return Dataset(stored, y, weights, raw.names, conversion=conversion)
-
-    def _targets(
-        self, raw: RawArray, spec: ModelSpec, loss: TargetRules, rows: int
-    ) -> tuple[RawArray, RawArray | None]:
-        """Return targets and weights, converted. Raises DataError."""
-        y = conform_targets(raw, spec, loss, rows, self.target_source)
-        return y, conform_weights(self.rows.weights, spec, rows, self.target_source)
-
-
 class Fraction(Document):
-    """A random fraction of the training rows to hold out, drawn with the seed of the training."""
+    """A random fraction of the training rows to hold out, drawn with the seed of the training.
+
+    Of windows over a series, those whose targets are in its last part are held out.
+    """
 
     fraction: Annotated[float, Field(gt=0, lt=1), expecting("a number between 0 and 1")]
     """Fraction of the rows, between 0 and 1."""

@@ -23,6 +23,7 @@ from specnet.data.raw import (
     refuse_bomb,
     text_array,
 )
+from specnet.data.sequences.list_columns import are_lists, lists_of, refuse_other_lengths
 from specnet.document.messages import describe
 from specnet.errors import DataError
 from specnet.files.regular import check_regular
@@ -105,12 +106,15 @@ def rows_of(
     beside: Sequence[str] = (),
     fill: Fill = None,
     text_targets: bool = False,
+    text_inputs: bool = False,
+    shared: bool = False,
 ) -> RawRows:
     """Return columns by name; with `inputs` None, all columns except targets, weights and `beside`. Raises DataError.
 
     A single target column may be text (class names), and stays text with `text_targets` though it looks like numbers;
-    all other columns must be numbers. A missing value is an error that names row and column, unless `fill` replaces it:
-    a number, or a number for each column. Rows are counted as in the file.
+    with `text_inputs` the one input column is text. Other columns are numbers, or in a .parquet file lists. A missing
+    value is an error that names row and column, unless `fill` replaces it: a number, or a number for each column. With
+    `shared`, a column may be an input and a target. Rows are counted as in the file.
     """
     path, columns = table.path, table.frame.columns
     target_names, weight_names, beside_names = (
@@ -121,21 +125,33 @@ def rows_of(
     filled = fill if fill is None or isinstance(fill, float | int) else {canonical(k): v for k, v in fill.items()}
     for name in (*target_names, *weight_names, *input_names, *(filled if isinstance(filled, Mapping) else ())):
         pick(path, name, columns, "column")
-    shared = [name for name in input_names if name in (*target_names, *weight_names)]
-    if shared:
-        msg = f'{path}: the column "{shared[0]}" is both an input and a target or weight; remove it from the inputs'
+    both = [name for name in input_names if name in weight_names or (name in target_names and not shared)]
+    if both:
+        msg = f'{path}: the column "{both[0]}" is both an input and a target or weight; remove it from the inputs'
         raise DataError(msg)
     if not input_names:
         msg = f"{path}: there are no columns for the inputs besides {', '.join(excluded)}"
         raise DataError(msg)
-    x = _read_matrix(table, input_names, filled)
+    text = x = lengths = None
+    if text_inputs:
+        x, text = np.empty(0), _read_text(table, input_names)
+    elif are_lists(table.frame, input_names):
+        x, lengths = lists_of(path, table.frame, input_names)
+    else:
+        x = _read_matrix(table, input_names, filled)
     y = None
-    if len(target_names) == 1:
+    if target_names and are_lists(table.frame, target_names):
+        if lengths is None:
+            msg = f'{path}: column "{target_names[0]}": has lists, which are targets only of inputs that are lists'
+            raise DataError(msg)
+        y, target_lengths = lists_of(path, table.frame, target_names)
+        refuse_other_lengths(path, target_names[0], lengths, target_lengths)
+    elif len(target_names) == 1:
         y = _read_target(table, target_names[0], as_text=text_targets)
     elif target_names:
         y = np.stack([_read_numbers(table, name, None, "the target") for name in target_names], axis=1)
     w = _read_numbers(table, weight_names[0], None) if weight_names else None
-    return RawRows(x, y, w, input_names)
+    return RawRows(x, y, w, input_names, lengths, text)
 
 
 def _column_names(columns: Columns) -> tuple[str, ...]:
@@ -165,6 +181,17 @@ def refuse_commas(path: Path, column: pl.Series) -> None:
         remedy = "write decimal points, and no thousands separators"
         msg = f'{path}: column "{column.name}": its numbers have commas ("{first}"); {remedy}'
         raise DataError(msg)
+
+
+def _read_text(table: Table, names: Sequence[str]) -> list[str]:
+    """Return a column of text, without missing values."""
+    if len(names) > 1:
+        listed = ", ".join(names)
+        msg = f"{table.path}: the model's tokenizer takes one column of text, got {listed}; name it under inputs"
+        raise DataError(msg)
+    column = table.frame[names[0]].cast(polars().String, strict=False)
+    _refuse_missing(table.path, column, "text")
+    return column.to_list()
 
 
 def _read_matrix(table: Table, names: Sequence[str], fill: Fill) -> RawArray:

@@ -84,6 +84,8 @@ def classify(
         rows = file_rows(model, path, inputs, targets)  # weights only help to recognize the data of the run
     if rows.loss is None or rows.experiment is None or rows.targets is None or not rows.loss.has_classes():
         return None
+    if rows.loss.takes_classes() and len(model.output_shape) > 1:  # a class for each time step
+        return None
     if not len(rows.inputs):
         msg = f"{os.fspath(path)}: expected at least one row, got none"
         raise DataError(msg)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from specnet.data.dataset import Dataset
 from specnet.data.raw import RawArray
+from specnet.data.sequences.windows import last_part
 from specnet.data.spec import DataEntry, Fraction
 from specnet.errors import DataError, SpecnetError
 from specnet.model import Model
@@ -59,11 +60,17 @@ def _held_out(
     experiment: ExperimentSpec, data: Dataset, fraction: Fraction, digest: Any
 ) -> npt.NDArray[np.bool_] | None:
     """Return which rows of the run's own data were held out; None for other data."""
+    windows = experiment.data.train.windows
     try:
-        held_out = held_out_rows(experiment.training, data, fraction, "")
+        if windows is None:
+            held_out = held_out_rows(experiment.training, data, fraction, "")
+            trained = ~held_out
+        else:
+            stop, first = last_part(len(data), windows, fraction.fraction, "")
+            held_out, trained = np.arange(len(data)) >= first, np.arange(len(data)) < stop
     except DataError:
         return None
-    train, validation = data.rows(np.flatnonzero(~held_out)), data.rows(np.flatnonzero(held_out))
+    train, validation = data.rows(np.flatnonzero(trained)), data.rows(np.flatnonzero(held_out))
     return held_out if digest == data_digest(train, validation) else None
 
 

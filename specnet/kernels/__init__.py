@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from types import ModuleType
 
-VERSION = 4
+VERSION = 5
 
 ACTIVATIONS = ("leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "mish", "gelu", "gelu_tanh")
 """The activations that `activation` and `activation_slope` know by their positions here; see activations.h."""

@@ -64,6 +64,7 @@ static inline size_t own_class(const int64_t *classes, size_t row, size_t width)
 #include "blas.h"
 #include "views.h"
 #include "geometry.h"
+#include "passes.h"
 #include "shapes.h"
 
 #define REAL float
@@ -145,18 +146,21 @@ KERNELS(DEFINE)
 
 #include "calls.h"
 #include "convolution_calls.h"
+#include "sequence_calls.h"
 
 #define METHOD(NAME) {#NAME, (PyCFunction)(void (*)(void))NAME, METH_FASTCALL, NULL}
 #define KERNEL_METHOD(NAME, MODES) METHOD(NAME),
 static PyMethodDef methods[] = {KERNELS(KERNEL_METHOD) METHOD(activation), METHOD(activation_slope), METHOD(affine_row),
                                 METHOD(dense_row), METHOD(cross_entropy), METHOD(dropout), METHOD(gather),
-                                METHOD(convolve), METHOD(convolve_back), METHOD(convolve_weight),
+                                METHOD(convolve), METHOD(convolve_back), METHOD(convolve_weight), METHOD(lstm),
+                                METHOD(lstm_backward), METHOD(gru), METHOD(gru_backward), METHOD(attention),
+                                METHOD(attention_backward),
                                 {"threads", threads, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 static int prepare(PyObject *module) {
     static atomic_flag prepared = ATOMIC_FLAG_INIT;
     if (!atomic_flag_test_and_set(&prepared)) pthread_atfork(NULL, NULL, forget_threads);
-    return PyModule_AddIntConstant(module, "VERSION", 4);
+    return PyModule_AddIntConstant(module, "VERSION", 5);
 }
 
 /* Slots that later versions of Python know: each interpreter may have its own lock, or none (a free-threaded Python). */

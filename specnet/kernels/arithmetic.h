@@ -58,3 +58,6 @@
 #undef TARGET
 #undef TILED
 #include "convolution.h"
+#include "products.h"
+#include "recurrent.h"
+#include "attention.h"

@@ -58,7 +58,7 @@ static inline __attribute__((always_inline)) FUSED TARGET void TILED(product)(co
         }
         REAL all[2 * LANES];
         EACH(v, vectors) *(TILED(vector) *)(all + v * LANES) = sum[r][v];
-        for (size_t c = 0; c < t->columns; c++) out[c] = all[c];
+        for (size_t c = 0; c < t->columns; c++) out[c] = t->added ? out[c] + all[c] : all[c];
     }
 }
 

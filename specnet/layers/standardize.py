@@ -13,13 +13,20 @@ from specnet.arrays.conversion import FLOAT64, SMALLEST, as_floats, batch_of
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer
+from specnet.layers.sequence.steps import Mask
 
 BOTH = "expected both mean and std, or neither; got only one of them"
 
 
 def fit_standardize(layers: Sequence[Layer], batches: Iterable[npt.ArrayLike]) -> None:
-    """Fit a model's first layer to the model's inputs, if it is a Standardize that is not fitted yet."""
+    """Fit a model's first layer to the model's inputs, if it is a Standardize that is not fitted yet.
+
+    A mask may come before it; padding then does not count.
+    """
     first = layers[0]
+    if isinstance(first, Mask) and len(layers) > 1:
+        mask, first = first, layers[1]
+        batches = (x[mask.mask_of(x)] for x in map(np.asarray, batches))
     if isinstance(first, Standardize) and not first.fitted:
         first.fit(batches)
 

@@ -39,7 +39,7 @@ class OutOfRange(NamedTuple):
             return
         state = model.run_state or {}
         column = int(self.far.argmax())
-        input_name = names[column] if column < len(names) else f"input {column + 1}"
+        input_name = names[column] if len(names) == self.x.size else f"input {column + 1}"
         value = self.x.reshape(-1)[column]
         low, high = (state[f"features/{key}"].reshape(-1)[column] for key in ("low", "high"))
         yield (

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from specnet.arrays.frames import canonical, trained_names
-from specnet.data.conform import conform_targets, conform_weights, store_inputs
+from specnet.data.conform import conform_weights, store_inputs
 from specnet.data.dataset import Conversion, Dataset, converted
 from specnet.data.files import array_name, read_array, read_rows
 from specnet.data.image_folder import read_images
 from specnet.data.labels import index_note, reads_text
-from specnet.data.raw import TABLES, Columns, RawArray, RawRows, kind_by_name, kind_of
+from specnet.data.raw import TABLES, Columns, NotThereError, RawArray, RawRows, kind_by_name, kind_of
+from specnet.data.sequences.ragged import conform_step_targets, padded
+from specnet.data.sequences.text import tokenized
+from specnet.data.sequences.windows import Windows, cut_targets, cut_windows
 from specnet.data.spec import DataEntry
 from specnet.errors import DataError, SpecError
 from specnet.files.paths import user_path
@@ -56,7 +59,8 @@ def predict_file(
 
     By default, the inputs have the names of the run's training data. The columns of a table are looked up by name, so
     their order does not matter. For a .npy or IDX file, `targets` names a second file; for a folder of images, any
-    `targets` mean the names of its folders. Raises DataError.
+    `targets` mean the names of its folders, for a text file the tokens that follow. Of a model trained on windows, the
+    rows are all windows over the file; with `targets`, those whose targets are in the file. Raises DataError.
     """
     rows = file_rows(model, path, inputs, targets)
     metrics = {}
@@ -114,7 +118,7 @@ class FileRows:
 
     def part(self, start: int, stop: int) -> RawArray:
         """Return the inputs of rows [start, stop)."""
-        return converted(self.stored[start:stop], self.conversion)
+        return converted(np.ascontiguousarray(self.stored[start:stop]), self.conversion)
 
 
 def file_rows(
@@ -131,13 +135,22 @@ def file_rows(
     notes: list[str] = []
     source = os.fspath(path)
     raw = _read(model, experiment, user_path(path), inputs, targets, weights, notes, text_targets=text_targets)
-    x, conversion = store_inputs(raw.inputs, model.spec, source, input_scale(experiment), trained=True, names=raw.names)
+    if targets is not None and loss is None:
+        msg = f"{source}: targets need the loss of a run, and the checkpoint holds no training run"
+        raise DataError(msg)
+    windows, scale = trained_windows(experiment), input_scale(experiment)
+    if windows is None:
+        raw = padded(tokenized(raw, model.spec, source), model.spec, source, scale)
+        names = raw.names if raw.lengths is None else ()
+        x, conversion = store_inputs(raw.inputs, model.spec, source, scale, trained=True, names=names)
+    else:
+        _, x, conversion = cut_windows(raw, model.spec, windows, source, scale, targets=targets is not None)
     y = None
-    if raw.targets is not None:
-        if loss is None:
-            msg = f"{source}: targets need the loss of a run, and the checkpoint holds no training run"
-            raise DataError(msg)
-        y = conform_targets(raw.targets, model.spec, loss, len(x), source)
+    if targets is not None and loss is not None:
+        if windows is None:
+            y = conform_step_targets(raw, model.spec, loss, len(x), source)
+        elif raw.targets is not None:
+            y = cut_targets(raw.targets, model.spec, loss, windows, len(raw.inputs), source)
         notes += filter(None, [index_note(raw.targets, model.spec, loss)])
     w = conform_weights(raw.weights, model.spec, len(x), source)
     return FileRows(x, conversion, y, raw.names, experiment, loss, tuple(notes), w)
@@ -146,6 +159,11 @@ def file_rows(
 def input_scale(experiment: ExperimentSpec | None) -> float | None:
     """Return the number by which the run divided its inputs, so that files are divided too."""
     return None if experiment is None else experiment.data.train.scale
+
+
+def trained_windows(experiment: ExperimentSpec | None) -> Windows | None:
+    """Return the windows that were the rows of the run, so that files are windowed too; None without windows."""
+    return None if experiment is None else experiment.data.train.windows
 
 
 def _read(
@@ -181,8 +199,10 @@ def _read(
         inputs = columns
     elif inputs is None and experiment is not None:
         inputs = trained_inputs(experiment, source)
+    lengths = entry.lengths if kind_by_name(entry.path) == kind else None
     not_inputs = [name for name in (entry.targets or "y", entry.weights) if isinstance(name, str)]
-    return read_rows(
+    read = partial(
+        read_rows,
         source,
         inputs,
         targets,
@@ -191,8 +211,16 @@ def _read(
         fill=entry.fill,
         missing=entry.missing,
         text_targets=text_targets,
+        text_inputs=model.spec.tokenizer is not None and kind in TABLES,
+        shared=entry.window is not None,
         note=lambda text: notes.append(text.removeprefix(f"{source}: ")),
     )
+    try:
+        return read(lengths=lengths)
+    except NotThereError:
+        if lengths is None:
+            raise
+        return read()  # rows that are padded already need no lengths
 
 
 def trained_inputs(experiment: ExperimentSpec, source: Path) -> Columns:

@@ -57,6 +57,12 @@ def can_stream(data: str | os.PathLike[str], out: str | os.PathLike[str], *, alo
     return True
 
 
+def takes_stream(model: Model) -> bool:
+    """Return whether the rows of a file are those of its array: not windows over it, or of differing length."""
+    experiment = run_experiment(model)
+    return experiment is None or (experiment.data.train.windows is None and experiment.data.train.lengths is None)
+
+
 def predict_stream(
     model: Model,
     data: str | os.PathLike[str],

@@ -72,7 +72,7 @@ class ShapeFollower:
                 return None
             layer_path = (*path, index)
             check = self._composite_faults if isinstance(layer, CompositeSpec) else self._leaf_faults
-            if _place_error(layer, layer_path, first=source == INPUT):
+            if _place_error(layer, layer_path, layers[0], first=source == INPUT):
                 return None  # place_faults reports it
             try:
                 output = yield from check(layer, shape, layer_path, source, masked)
@@ -130,7 +130,7 @@ def place_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), *, firs
     """Yield the errors of layers at positions where they are not allowed, whatever the shapes."""
     for index, layer in enumerate(layers):
         layer_path = (*path, index)
-        message = layer and _place_error(layer, layer_path, first=first and index == 0)
+        message = layer and _place_error(layer, layer_path, layers[0], first=first and index == 0)
         if message:
             yield layer_path, problem(message, "misplaced")
         elif isinstance(layer, CompositeSpec):
@@ -152,12 +152,15 @@ def name_faults(layers: Sequence[LayerSpec | None], path: KeyPath = (), prefix: 
                 yield from name_faults(inside, (*path, index, *inner), length + 1)
 
 
-def _place_error(layer: LayerSpec, path: KeyPath, *, first: bool) -> str:
+def _place_error(layer: LayerSpec, path: KeyPath, beginning: LayerSpec | None, *, first: bool) -> str:
     """Return the message if the layer is not allowed at this position, otherwise "".
 
-    `first` says whether the layer's input is the model's input.
+    `beginning` is the first layer of its list; `first` says whether the layer's input is the model's input. A mask may
+    come before a layer that must be the first, as it passes its input on.
     """
-    reason = "" if path == (0,) or isinstance(layer, CompositeSpec) else layer.must_be_first
+    is_behind_mask = path == (1,) and beginning is not None and beginning.type == "mask" and layer.type != "mask"
+    is_at_the_start = path == (0,) or is_behind_mask
+    reason = "" if is_at_the_start or isinstance(layer, CompositeSpec) else layer.must_be_first
     if reason:
         return f"{layer.type} must be the model's first layer: {reason}"
     limits = set(_input_limits(layer))

@@ -27,6 +27,7 @@ from pydantic_core import InitErrorDetails, core_schema
 import specnet.spec.layers  # noqa: F401 - registers the built-in layers
 from specnet.arrays.conversion import size_of
 from specnet.arrays.parameters import ShapeTuple
+from specnet.arrays.tokens import size_fault
 from specnet.composite import dotted
 from specnet.document.base import Document
 from specnet.document.json_places import MAX_INTEGER
@@ -39,6 +40,7 @@ from specnet.spec.checks import ShapeFollower, limit_of_elements, name_faults, n
 from specnet.spec.composite_spec import LAYERS_SCHEMA, CompositeSpec, LayerReader
 from specnet.spec.layer_table import html_table, layer_rows, multiply_adds_of
 from specnet.spec.siblings import name_siblings, resolve_defaults
+from specnet.spec.tokenizer_spec import Tokenizer
 
 FAMILY = "specnet-model"
 
@@ -144,6 +146,8 @@ class ModelSpec(Document):
     """The layers, from first to last."""
     labels: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
     """Names of the output classes, in output order."""
+    tokenizer: Tokenizer = Field(default=None, examples=["characters", {"type": "words"}])
+    """How text becomes the integers that the first layer, an embedding, takes: "characters", "words" or an object."""
     metadata: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(default_factory=dict)
     """Any object; the only place for additional keys."""
 
@@ -159,6 +163,7 @@ class ModelSpec(Document):
             dtype: Literal["float32", "float64"] = ...,
             seed: int = ...,
             labels: Sequence[str] = ...,
+            tokenizer: str | Mapping[str, Any] | None = ...,
             metadata: Mapping[str, Any] = ...,
             format: str = ...,  # noqa: A002
         ) -> None: ...
@@ -198,10 +203,21 @@ class ModelSpec(Document):
                 raise problem(message, "wrong_value")
         return labels
 
+    @field_validator("tokenizer")
+    @classmethod
+    def _check_tokenizer(cls, tokenizer: Tokenizer, info: ValidationInfo) -> Tokenizer:
+        if tokenizer is not None and info.data.get("layers") and "input_shape" in info.data:
+            shape = info.data["input_shape"]
+            limit = info.data["layers"][0].plan(shape).input_limit
+            fault = size_fault(tokenizer.vocabulary, limit, len(shape))
+            if fault:
+                raise problem(fault, "wrong_value")
+        return tokenizer
+
     @model_serializer(mode="wrap")
     def _omit_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
-        optional = ("$schema", "schema_", "description", "labels", "metadata")
+        optional = ("$schema", "schema_", "description", "labels", "tokenizer", "metadata")
         return {key: value for key, value in document.items() if value or key not in optional}
 
     @property

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from specnet.arrays.randomness import permutation
 from specnet.data.labels import few_rows, index_note, near_equal, reads_text
 from specnet.data.raw import Note, NotThereError, ignore
-from specnet.data.spec import DataEntry, Fraction, RawEntry
+from specnet.data.raw_entry import RawEntry
+from specnet.data.sequences.windows import WindowedDataset
+from specnet.data.spec import DataEntry, Fraction
 from specnet.data.streaming import AnyDataset
 from specnet.document.json_places import Finding
 from specnet.errors import DataError
@@ -53,16 +55,17 @@ def load_data(spec: ExperimentSpec, folder: Path, note: Note = ignore) -> RunDat
 def _training_rows(
     spec: ExperimentSpec, folder: Path, note: Note = ignore
 ) -> tuple[ExperimentSpec, AnyDataset, tuple[str, ...]]:
-    """Read the training rows; return the experiment with the model's labels, the rows, and their column names."""
+    """Read the training rows; return the experiment with the model's labels and tokens, the rows, and their columns."""
     loss = spec.training.loss.build()
     model = spec.built_model
-    raw = spec.data.train.read(folder, model.input_shape, note, reads_text(model, loss))
-    labels = raw.labels(model, loss)
+    raw = spec.data.train.read(folder, model, note, reads_text(model, loss))
+    labels, tokenizer = raw.labels(model, loss), raw.tokenizer(model, note)
     for text in near_equal(labels):
         note(f"{raw.target_source}: {text}")
     _note_indices(raw, spec, note)
-    if labels != model.labels:
-        spec = spec.model_copy(update={"model": model.model_copy(update={"labels": labels})})
+    if labels != model.labels or tokenizer != model.tokenizer:
+        model = model.model_copy(update={"labels": labels, "tokenizer": tokenizer})
+        spec = spec.model_copy(update={"model": model})
     return spec, raw.fit(spec.built_model, loss), raw.rows.names
 
 
@@ -72,15 +75,15 @@ def _rows_like(
     """Read rows with the same columns as the training rows."""
     loss = spec.training.loss.build()
     full, text_targets = entry.like(spec.data.train, names), reads_text(spec.built_model, loss)
-    input_shape = spec.built_model.input_shape
+    model = spec.built_model
     notes: list[str] = []
     try:
-        raw = full.read(folder, input_shape, notes.append, text_targets)
+        raw = full.read(folder, model, notes.append, text_targets)
     except NotThereError:
         if full.weights == entry.weights:
             raise
         full = full.model_copy(update={"weights": None})
-        raw = full.read(folder, input_shape, text_targets=text_targets)
+        raw = full.read(folder, model, text_targets=text_targets)
         notes.append(
             f'{raw.target_source}: there are no weights "{spec.data.train.weights}"; every validation row counts alike'
         )
@@ -99,7 +102,12 @@ def _note_indices(raw: RawEntry, spec: ExperimentSpec, note: Note) -> None:
 def split(
     training: TrainingSpec, train: AnyDataset, validation: Fraction, source: str
 ) -> tuple[AnyDataset, AnyDataset]:
-    """Hold out a fraction of the rows; return training and validation rows. Raises DataError as `held_out_rows`."""
+    """Hold out a fraction of the rows; return training and validation rows. Raises DataError as `held_out_rows`.
+
+    Of windows over a series, those of the last part are held out.
+    """
+    if isinstance(train, WindowedDataset):
+        return train.split(validation.fraction, source)
     held_out = held_out_rows(training, train, validation, source)
     return train.rows(np.flatnonzero(~held_out)), train.rows(np.flatnonzero(held_out))
 
@@ -130,10 +138,10 @@ def held_out_rows(training: TrainingSpec, rows: AnyDataset, validation: Fraction
 
 
 def classes_in(training: TrainingSpec, rows: AnyDataset) -> npt.NDArray[np.int64] | None:
-    """Return the class of each row, None if the targets are not classes."""
+    """Return the class of each row, None if rows do not have one class each."""
     loss, targets = training.loss.build(), rows.targets
     if loss.takes_classes():
-        return targets
+        return targets if targets.ndim == 1 else None
     if loss.yes_or_no and targets.shape[1:] == (1,) and bool(((targets == 0) | (targets == 1)).all()):
         return targets[:, 0].astype(np.int64)
     return None

@@ -11,6 +11,7 @@ import pytest
 import specnet
 from specnet.errors import path_text
 from specnet.layers import Attention, Bidirectional, Gru, Lstm, PositionalEncoding, SimpleRnn
+from specnet.layers.standardize import fit_standardize
 from specnet.testing import check_gradients, check_layer
 from tests.kernel_support import needs_kernels, run_with_and_without_kernels, switch_off
 from tests.support import SEQUENCE_LAYERS, model_of, predict_in_threads
@@ -433,7 +434,7 @@ def test_a_stepper_of_tokens_and_its_errors():
         ([{"type": "bidirectional", "layers": []}], (0, "layers"), "expected at least one layer"),
         ([{"type": "bidirectional", "layers": [{"type": "relu"}]}], (0, "layers"), "expected a recurrent layer"),
         (
-            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 2}] * 2}],
+            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 2, "return_sequences": True}] * 2}],
             (0, "layers"),
             "one recurrent layer",
         ),
@@ -477,6 +478,20 @@ def test_padding_may_be_mixed_after_the_time_axis_has_ended():
     x[0, 2:] = 0
     assert model.forward(x).shape == (2, 2)
     assert np.allclose(model.predict(x), model.forward(x))
+
+
+def test_standardize_behind_a_mask_is_fitted_to_what_is_no_padding():
+    layers = [{"type": "mask"}, {"type": "standardize"}, {"type": "gru", "units": 2}]
+    model = model_of(*layers, input_shape=(4, 2))
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, size=(20, 4, 2))
+    mask = np.arange(4) < rng.integers(1, 5, (20, 1))
+    x[~mask] = 0
+    fit_standardize(model.layers, [x[:7], x[7:]])
+    assert np.allclose(model.buffers["standardize_1.mean"], x[mask].mean(axis=0))
+    assert np.allclose(model.buffers["standardize_1.std"], x[mask].std(axis=0))
+    with pytest.raises(specnet.SpecError, match="standardize must be the model's first layer"):
+        model_of({"type": "mask"}, {"type": "tanh"}, {"type": "standardize"}, input_shape=(4, 2))
 
 
 def test_wrong_arrays_are_told_with_their_shapes():

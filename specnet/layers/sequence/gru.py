@@ -59,24 +59,20 @@ class Gru(Recurrent):
         return shapes, output_shape
 
     def step(self, arrays: Mapping[str, Array], t: int) -> None:
-        h, gates, part = arrays["h"], arrays["gates"][t], arrays["part_of_h"][t]
+        h, gates, part, products = arrays["h"], arrays["gates"][t], arrays["part_of_h"][t], arrays["products"]
         width = 2 * self.units
-        r, _, n = np.split(gates, 3, axis=1)
+        r, z, n = self._split(gates)
         if self.reset_after:
-            products = h[t] @ self._recurrent
-            part[...] = products[:, width:]
-            if self._recurrent_bias is not None:
-                part += self._recurrent_bias
+            np.dot(h[t], self._recurrent, products)
+            np.add(products[:, width:], 0 if self._recurrent_bias is None else self._recurrent_bias, part)
             gates[:, :width] += products[:, :width]
             sigmoid(gates[:, :width])
-            n += r * part
+            n += np.multiply(r, part, products[:, width:])
         else:
             gates[:, :width] += h[t] @ self._recurrent[:, :width]
             sigmoid(gates[:, :width])
-            part[...] = r * h[t]
-            n += part @ self._recurrent[:, width:]
+            n += np.multiply(r, h[t], part) @ self._recurrent[:, width:]
         np.tanh(n, n)
-        z = gates[:, self.units : width]
         np.subtract(h[t], n, h[t + 1])
         h[t + 1] *= z
         h[t + 1] += n
@@ -92,15 +88,21 @@ class Gru(Recurrent):
             dh, made.counts, gates, part, h, self._recurrent, d_gates, d_products, self.truncate or 0
         ):
             return d_gates, d_products
-        r, z, n = np.split(gates, 3, axis=2)
-        to_n = (1 - z) * (1 - n * n)  # ∂h/∂(the sum in n), and so on
-        to_products = np.concatenate([to_n * part * r * (1 - r), (h[:-1] - n) * z * (1 - z), to_n * r], axis=2)
+        r, z, n = self._split(gates)
+        to_n = (1 - z) * (1 - n * n)  # ∂h/∂(the sum in n)
+        dr, dz, dn = self._split(d_products)  # at first ∂h/∂(each product) of all steps
+        np.multiply(to_n * part, r * (1 - r), dr)
+        np.multiply(h[:-1] - n, z * (1 - z), dz)
+        np.multiply(to_n, r, dn)
+        by_gate, before = d_products.reshape(*dh.shape[:2], 3, self.units), np.empty_like(h[0])
         for t in range(len(dh) - 1, -1, -1):
-            np.multiply(to_products[t], np.tile(dh[t], 3), d_products[t])
+            by_gate[t] *= dh[t, :, np.newaxis]
             if made.counts.size:
                 d_products[t, made.counts[t] == 0] = 0
             if not self.is_cut(t):
-                self.hand_on(made, t, dh, d_products[t] @ self._recurrent.T + dh[t] * z[t])
+                np.dot(d_products[t], self._recurrent.T, before)
+                before += dh[t] * z[t]
+                self.hand_on(made, t, dh, before)
         d_gates[...] = d_products
         np.multiply(dh, to_n, d_gates[..., 2 * self.units :])
         if made.counts.size:
@@ -111,8 +113,8 @@ class Gru(Recurrent):
         h, gates = made.arrays["h"], made.arrays["gates"]
         width = 2 * self.units
         for t in range(len(dh) - 1, -1, -1):
-            r, z, n = np.split(gates[t], 3, axis=1)
-            dr, dz, dn = np.split(d_gates[t], 3, axis=1)
+            r, z, n = self._split(gates[t])
+            dr, dz, dn = self._split(d_gates[t])
             np.multiply(dh[t] * (1 - z), 1 - n * n, dn)
             np.multiply(dh[t] * (h[t] - n), z * (1 - z), dz)
             d_part = dn @ self._recurrent[:, width:].T
@@ -133,6 +135,10 @@ class Gru(Recurrent):
         before, part = (array.reshape(-1, self.units) for array in (made.arrays["h"][:-1], made.arrays["part_of_h"]))
         gradient[:, :width] = before.T @ d_recurrent[:, :width]
         gradient[:, width:] = part.T @ d_recurrent[:, width:]
+
+    def _split(self, gates: Array) -> list[Array]:
+        """Return the columns of r, z, n."""
+        return [gates[..., n * self.units : (n + 1) * self.units] for n in range(3)]
 
     def compiled(self, made: Pass) -> bool:
         if not self.reset_after:

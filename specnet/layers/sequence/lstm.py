@@ -9,7 +9,7 @@ import numpy as np
 
 from specnet import kernels
 from specnet.arrays.parameters import Array
-from specnet.layers.sequence.base import Pass, sigmoid
+from specnet.layers.sequence.base import Pass
 from specnet.layers.sequence.recurrent import Recurrent
 
 
@@ -24,42 +24,58 @@ class Lstm(Recurrent):
     states = ("h", "c")
     records: ClassVar[Mapping[str, int]] = {"gates": 4}
 
+    def walk(self, made: Pass) -> None:
+        made.arrays["scale"] = np.repeat(np.array([0.5, 0.5, 1, 0.5], self._weight.dtype), self.units)
+        super().walk(made)
+
     def step(self, arrays: Mapping[str, Array], t: int) -> None:
-        h, c, gates = arrays["h"], arrays["c"], arrays["gates"][t]
-        gates += h[t] @ self._recurrent
-        i, f, g, o = np.split(gates, 4, axis=1)
-        sigmoid(gates[:, : 2 * self.units])  # i and f
-        np.tanh(g, g)
-        sigmoid(o)
+        h, c, gates, room = arrays["h"], arrays["c"], arrays["gates"][t], arrays["products"]
+        gates += np.dot(h[t], self._recurrent, room)
+        scale = arrays["scale"]  # sigmoid(x) = tanh(x / 2) / 2 + 1 / 2: one tanh for all gates
+        gates *= scale
+        np.tanh(gates, gates)
+        gates *= scale
+        gates += 1 - scale
+        i, f, g, o = self._split(gates)
         np.multiply(f, c[t], c[t + 1])
-        c[t + 1] += i * g
-        np.multiply(o, np.tanh(c[t + 1]), h[t + 1])
+        room = room[:, : self.units]
+        c[t + 1] += np.multiply(i, g, room)
+        np.multiply(o, np.tanh(c[t + 1], room), h[t + 1])
 
     def walk_back(self, made: Pass, dh: Array) -> tuple[Array, Array]:
         c, gates = made.arrays["c"], made.arrays["gates"]
         d_gates = self.keep("d_gates", gates.shape, gates.dtype)
         if kernels.lstm_backward(dh, made.counts, gates, c, self._recurrent, d_gates, self.truncate or 0):
             return d_gates, d_gates
-        i, f, g, o = np.split(gates, 4, axis=2)
+        i, f, g, o = self._split(gates)
         tanh_c = np.tanh(c[1:])
-        through_c = np.concatenate([g * i * (1 - i), c[:-1] * f * (1 - f), i * (1 - g * g)], axis=2)  # ∂c/∂gates
-        through_o, h_to_c = tanh_c * o * (1 - o), o * (1 - tanh_c * tanh_c)
-        dc = np.zeros_like(c[0])
+        di, df, dg, do = self._split(d_gates)  # at first ∂c/∂i, ∂c/∂f, ∂c/∂g and ∂h/∂o of all steps
+        np.multiply(g, i * (1 - i), di)
+        np.multiply(c[:-1], f * (1 - f), df)
+        np.multiply(i, 1 - g * g, dg)
+        np.multiply(tanh_c, o * (1 - o), do)
+        h_to_c = o * (1 - tanh_c * tanh_c)
+        through_c = d_gates.reshape(*c[1:].shape[:2], 4, self.units)[:, :, :3]
+        dc, before = np.zeros_like(c[0]), np.empty_like(c[0])
         for t in range(len(dh) - 1, -1, -1):
-            dc_after = dc
-            dc = dc + dh[t] * h_to_c[t]
-            np.multiply(through_c[t], np.tile(dc, 3), d_gates[t, :, : 3 * self.units])
-            np.multiply(through_o[t], dh[t], d_gates[t, :, 3 * self.units :])
-            dc = dc * f[t]
+            dc_after = dc.copy() if made.counts.size else dc
+            dc += np.multiply(dh[t], h_to_c[t], before)
+            through_c[t] *= dc[:, np.newaxis]
+            do[t] *= dh[t]
+            dc *= f[t]
             if made.counts.size:
                 padding = made.counts[t] == 0
                 d_gates[t, padding] = 0
                 dc[padding] = dc_after[padding]
             if self.is_cut(t):
-                dc[...] = 0
+                dc.fill(0)
             else:
-                self.hand_on(made, t, dh, d_gates[t] @ self._recurrent.T)
+                self.hand_on(made, t, dh, np.dot(d_gates[t], self._recurrent.T, before))
         return d_gates, d_gates
+
+    def _split(self, gates: Array) -> list[Array]:
+        """Return the columns of i, f, g, o."""
+        return [gates[..., n * self.units : (n + 1) * self.units] for n in range(4)]
 
     def compiled(self, made: Pass) -> bool:
         arrays = made.arrays

@@ -159,6 +159,7 @@ class Recurrent(Layer):
         product(made.x.reshape(steps * batch, made.x.shape[2]), self._weight, inputs.reshape(steps * batch, width))
         if self._bias is not None:
             inputs += self._bias
+        made.arrays["products"] = np.empty((batch, width), inputs.dtype)
         for t in range(steps):
             self.step(made.arrays, t)
             if made.counts.size:
@@ -168,7 +169,10 @@ class Recurrent(Layer):
 
     @abstractmethod
     def step(self, arrays: Mapping[str, Array], t: int) -> None:
-        """Compute the states t + 1 from the states t; arrays["gates"][t] holds x @ weight + bias, then the gates."""
+        """Compute the states t + 1 from the states t.
+
+        arrays["gates"][t] holds x @ weight + bias, and then the gates; arrays["products"] is room for h @ weight.
+        """
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         made, d_inputs = self._fill_gradients(dy)

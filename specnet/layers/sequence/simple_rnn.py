@@ -43,7 +43,7 @@ class SimpleRnn(Recurrent):
 
     def step(self, arrays: Mapping[str, Array], t: int) -> None:
         h, sums = arrays["h"], arrays["gates"][t]
-        sums += h[t] @ self._recurrent
+        sums += np.dot(h[t], self._recurrent, arrays["products"])
         if self.activation == "tanh":
             np.tanh(sums, h[t + 1])
         else:

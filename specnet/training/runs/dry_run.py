@@ -73,7 +73,7 @@ def dry_run(
 
 def _row_bytes(rows: AnyDataset, size: int) -> int:
     if isinstance(rows, Dataset):
-        return rows.stored.nbytes + rows.targets.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
+        return rows.nbytes
     return rows.working_bytes(size) + rows.targets.nbytes
 
 

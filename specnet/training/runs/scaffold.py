@@ -58,6 +58,9 @@ def scaffold(
     SpecnetError if the documents exist, unless `force`.
     """
     source, folder = user_path(data), user_path(out)
+    if kind_of(source) == "txt":
+        msg = f"{source}: is text, and init reads numbers; docs/training.md has an experiment for text to begin with"
+        raise DataError(msg)
     draft = Scaffold({}, {})
     entry: dict[str, Any] = {"path": relative_path(source, folder), "targets": target}
     if kind_of(source) in TABLES:
