@@ -66,7 +66,8 @@ class Found:
         """Return a number under the first of its names that is present (Keras 2 has other names for some)."""
         value = next((self.config[key] for key in keys if self.config.get(key) is not None), default)
         if isinstance(value, Mapping):  # how Keras 2 writes arrays
-            value = np.asarray(value.get("config", {}).get("value", math.nan)).item()
+            written = value.get("config")
+            value = np.asarray(written.get("value", math.nan)).item() if isinstance(written, Mapping) else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise Unsupported(f"{keys[0]}={value!r:.40}")
         return undo_float32_rounding(float(value))

@@ -85,6 +85,11 @@ class Graph:
         """Add a scalar constant of the model's dtype; return its name."""
         return self.array(f"number_{len(self.arrays)}", np.array(value, self.model.dtype))
 
+    def check_room(self, numbers: int) -> None:
+        """Check, before it is made, that an array of this many numbers may be added. Raises SpecnetError."""
+        self._use(size=numbers * self.model.dtype.itemsize)
+        self._left[1] += numbers * self.model.dtype.itemsize
+
     def _use(self, nodes: int = 0, size: int = 0) -> None:
         self._left = [self._left[0] - nodes, self._left[1] - size]
         if min(self._left) < 0:

@@ -79,12 +79,12 @@ class Structure:
         inputs = tuple(self._same.get(value, value) for value in node.input)
         domain = plain_domain(node.domain)
         read = GraphNode(node.op_type, domain, node.name, inputs, tuple(node.output), {})
-        if not domain and self._states.take(read, self.onnx, node.attribute):
-            return
-        if domain or node.op_type not in (*OPERATORS, *FOLDED, "Constant"):
-            self.nodes[node.output[0]] = read  # to be refused together with the others
-            return
         try:
+            if not domain and self._states.take(read, node.attribute):
+                return
+            if domain or node.op_type not in (*OPERATORS, *FOLDED, "Constant"):
+                self.nodes[node.output[0]] = read  # to be refused together with the others
+                return
             check_node(node, self.version, self.onnx)
             self._add_known(read, node)
         except UnsupportedNodeError as error:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from specnet.interop.onnx.builder import UnsupportedNodeError
+from specnet.interop.onnx.constants import Constants
 from specnet.interop.onnx.steps import GraphNode
 
 RECURRENT = ("GRU", "LSTM", "RNN")
@@ -24,26 +23,29 @@ _SIZES = ("Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze")
 class States:
     """The values of a graph that are sizes, and those that are zeros of such a size."""
 
-    def __init__(self, constants: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, constants: Constants) -> None:
         self._constants = constants
         self._sizes: set[str] = set()
         self._zeros: set[str] = set()
 
-    def take(self, node: GraphNode, onnx: Any, attributes: Any) -> bool:
-        """Record a node that computes sizes, or zeros of a size; return False for any other node."""
+    def take(self, node: GraphNode, attributes: Any) -> bool:
+        """Record a node that computes sizes, or zeros of a size; return False for any other node.
+
+        Raises UnsupportedNodeError if its value cannot be read.
+        """
         variable = {name for name in node.input if name and name not in self._constants}
         of_sizes = bool(variable) and variable <= self._sizes
         if node.op_type == "Shape" or (of_sizes and node.op_type in _SIZES):
             self._sizes.add(node.output[0])
-        elif self._makes_zeros(node, onnx, attributes):
+        elif self._makes_zeros(node, attributes):
             self._zeros.add(node.output[0])
         else:
             return False
         return True
 
-    def _makes_zeros(self, node: GraphNode, onnx: Any, attributes: Any) -> bool:
+    def _makes_zeros(self, node: GraphNode, attributes: Any) -> bool:
         if node.op_type == "ConstantOfShape":
-            return not any(onnx.numpy_helper.to_array(entry.t).any() for entry in attributes if entry.name == "value")
+            return not any(self._constants.read_tensor(entry.t).any() for entry in attributes if entry.name == "value")
         is_zero = bool(node.input) and self._is_zero(node.input[0])
         return is_zero and (node.op_type == "Expand" or (node.op_type == "Slice" and node.input[0] in self._zeros))
 

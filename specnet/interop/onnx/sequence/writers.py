@@ -70,6 +70,7 @@ def _attention(graph: Graph, layer: GraphLayer, x: str) -> str:
     scores = graph.node("MatMul", [query, key])
     scores = graph.node("Mul", [scores, graph.number(1 / np.sqrt(width // heads))])
     if layer.fields["causal"]:
+        graph.check_room(steps * steps)
         later = np.triu(np.full((steps, steps), -np.inf, graph.model.dtype), 1)
         scores = graph.node("Add", [scores, graph.array(f"{layer.name}.later", later)])
     found = graph.node("MatMul", [graph.node("Softmax", [scores], axis=-1), value])
@@ -88,6 +89,7 @@ def _product(graph: Graph, layer: GraphLayer, x: str, name: str) -> str:
 def _positional_encoding(graph: Graph, layer: GraphLayer, x: str) -> str:
     steps, features = layer.plan.input_shape
     if "weight" not in layer:
+        graph.check_room(steps * features)
         table = graph.array(f"{layer.name}.table", sinusoids(steps, features, graph.model.dtype))
     else:
         table = graph.array(f"{layer.name}.weight", layer["weight"])
