@@ -125,8 +125,10 @@ def test_a_target_for_each_step():
     assert numbers.shape == (10, 5, 1)
     assert np.array_equal(numbers[0, :3, 0], x[:3, 0])
     assert not numbers[0, 3:].any()
-    np.savez("d.npz", x=x, y=y[:-1], n=LENGTHS)
+    np.savez("d.npz", x=x, y=data.targets, n=LENGTHS)  # padded already
     layers[-1] = {"type": "affine", "units": 3}
+    assert np.array_equal(loaded(document(layers)).train.targets, data.targets)
+    np.savez("d.npz", x=x, y=y[:-1], n=LENGTHS)
     assert refusal(document(layers)) == "d.npz: targets: expected 30, one for each step of the inputs, got 29"
     np.savez("d.npz", x=x, y=np.where(np.arange(STEPS) == 4, 3, y), n=LENGTHS)
     assert "targets: row 3, column 1: expected a class from 0 to 2, got 3" in refusal(document(layers))
@@ -166,6 +168,12 @@ def test_what_does_not_fit_is_refused_with_its_place(change, message):
     assert message in refusal(document())
 
 
+def test_digits_that_float32_loses_are_refused_though_padding_widens_the_range():
+    times = np.concatenate([1.7e9 + np.arange(length) for length in LENGTHS])  # all rows start alike
+    np.savez("d.npz", x=np.stack([times, times], 1), y=TARGETS, n=LENGTHS)
+    assert "too close together for float32" in refusal(document())
+
+
 def test_a_step_that_looks_like_padding_is_refused():
     x = steps()
     x[6] = 0
@@ -175,6 +183,10 @@ def test_a_step_that_looks_like_padding_is_refused():
         "choose a value of the mask layer that no step has"
     )
     x[6, 1] = 1  # one of two features
+    x[3] = 0
+    np.savez("d.npz", x=x, y=TARGETS, n=LENGTHS)
+    assert refusal(document()).startswith("d.npz: row 2, step 1: is 0")
+    x[3] = 1
     np.savez("d.npz", x=x, y=TARGETS, n=LENGTHS)
     assert len(loaded(document()).train) == 10
     layers = [{"type": "embedding", "vocabulary": 9, "dimension": 2, "mask_index": 4}, {"type": "last_step"}]
@@ -235,6 +247,20 @@ def test_lists_of_parquet_files_that_do_not_fit():
 def test_keys_that_contradict_are_problems_of_the_document(entry, message):
     with pytest.raises(SpecError, match=message):
         load_experiment(document(entry=entry))
+
+
+def test_a_number_of_a_list_that_is_not_finite_is_located():
+    pl.DataFrame({"x": [[[1.0, 2.0]], [[1.0, 2.0], [3.0, float("nan")]]], "y": [0, 1]}).write_parquet("d.parquet")
+    message = "d.parquet: inputs: row 2, column 2, 2: expected a finite number, got nan"
+    assert refusal(document(entry={"path": "d.parquet"})) == message
+
+
+def test_a_separate_file_for_validation_has_lengths_too():
+    np.savez("d.npz", x=steps(), y=TARGETS, n=LENGTHS)
+    np.savez("v.npz", x=steps(1), y=TARGETS, n=LENGTHS[::-1])
+    spec = document()
+    spec["data"]["validation"] = {"path": "v.npz"}
+    assert np.array_equal(loaded(spec).validation.inputs[0, :4], steps(1)[:4])
 
 
 def test_lengths_are_read_into_memory_and_only_from_files_of_arrays():

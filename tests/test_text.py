@@ -10,6 +10,7 @@ import specnet
 from specnet import CheckpointMismatchError, DataError, SpecError, SpecnetError
 from specnet.arrays.tokens import join_tokens, split_text
 from specnet.checkpoint import fast_plan
+from specnet.inspection.classification import classify
 from specnet.prediction.generate import generate
 from specnet.training.experiment import load_experiment
 from specnet.training.loading import load_data
@@ -320,6 +321,18 @@ def test_draws_follow_the_probabilities(trained):
     assert abs(squared.count(first) / len(squared) - 0.9) < 0.03
 
 
+def test_each_token_is_predicted_at_the_last_token_so_far():
+    tokenizer = {"type": "characters", "vocabulary": ["a", "b"]}
+    layers = [{"type": "embedding", "vocabulary": 5, "dimension": 5, "mask_index": 0}, {"type": "affine", "units": 5}]
+    bigrams = specnet.build(specnet.ModelSpec(input_shape=[9], tokenizer=tokenizer, layers=layers))
+    bigrams.parameters["embedding_1.weight"][...] = np.eye(5)
+    follows = bigrams.parameters["affine_1.weight"]
+    follows.fill(0)
+    follows[1, 3] = follows[3, 4] = follows[4, 1] = 1  # the start, a, b, the end
+    assert list(generate(bigrams, temperature=0)) == ["ab"]
+    assert list(generate(bigrams, "bba", temperature=0)) == ["bbab"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -369,6 +382,10 @@ def test_train_generate_and_predict_as_commands():
     outputs = np.load("p.npz")["outputs"]
     assert outputs.shape == (8, 7, 16)
     assert np.allclose(outputs.sum(axis=-1), 1, atol=1e-6)
+    Path("long.txt").write_text("nannan\n")  # longer than all lines of the run, which is nothing unusual
+    code, _, err = run_specnet("predict", "runs/names/last.h5", "--data", "long.txt", "--out", "p.npy")
+    assert (code, err) == (0, "p.npy: 1 rows\n")
+    assert classify(specnet.load("runs/names/last.h5"), "names.txt") is None  # not one class for each row
     code, out, err = run_specnet("predict", "runs/names/last.h5", "--data", "names.txt", "--targets", "next", "--json")
     assert code == 0, err
     last = json.loads(out)["metrics"]["loss"]

@@ -238,6 +238,27 @@ def test_shuffled_blocks_and_shares_of_processes_hold_the_windows():
     assert np.array_equal(part, x[[2, 3, 6, 7, 10, 11, 13, 14]])
 
 
+def test_without_kernels_the_same_rows_are_gathered(monkeypatch):
+    np.savez("d.npz", x=SERIES)
+    data = loaded({"path": "d.npz", "window": 5}, (5,), (1,)).train
+    monkeypatch.setattr("specnet.kernels.gather", lambda *_: False)
+    for block in data.blocks(4, Order(9, 9)):
+        for row, target in zip(block.inputs, block.targets, strict=True):
+            first = int(np.sqrt(target[0])) - 5
+            assert np.array_equal(row, SERIES[first : first + 5])
+
+
+def test_an_input_far_outside_the_range_is_named_by_its_place_in_the_window():
+    rows = [f"{at % 5},{at % 7}" for at in range(40)]
+    Path("d.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    specnet.train(document({"path": "d.csv", "window": 3}, (3, 2), (2,)), out="r")
+    rows[0] = "1,1000"
+    Path("d.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    code, _, err = run_specnet("predict", "r/last.h5", "--data", "d.csv", "--out", "p.npy")
+    assert code == 0, err
+    assert "1 of 38 rows have inputs far outside the range of the training rows: row 1, input 2 is 1000" in err
+
+
 def test_train_resume_predict_and_replay_as_commands():
     x = np.sin(np.arange(120) / 5)
     np.save("d.npy", x)
@@ -266,6 +287,9 @@ def test_train_resume_predict_and_replay_as_commands():
     assert answer["rows"] == 113
     truth = np.lib.stride_tricks.sliding_window_view(x[6:], 2)
     assert answer["metrics"]["loss"] == pytest.approx(np.mean((expected[:113] - truth) ** 2))
+    code, _, err = run_specnet("report", "whole", "--data", "d.csv", "--out", "r.html")
+    assert code == 0, err
+    assert "d.csv: ignored for whole, because the report evaluates only classifiers" in err
     code, _, err = run_specnet("predict", "whole/last.h5", "--data", "d.csv", "--out", "t.npy")
     assert code == 0, err
     assert np.allclose(np.load("t.npy"), expected)

@@ -143,6 +143,11 @@ class DataEntry(Document):
             return None
         return Windows(self.window, 1 if self.horizon is None else self.horizon)
 
+    @property
+    def forecasts(self) -> bool:
+        """Whether the targets are later steps of the inputs themselves."""
+        return self.window is not None and self.targets is None
+
     def files(self) -> list[str]:
         """Return the paths of the files, as the document states them."""
         if self.path:
@@ -209,7 +214,7 @@ class DataEntry(Document):
         if text_inputs and self.window is not None:
             msg = f"{path}: the model's tokenizer takes rows of text, not windows; leave window out"
             raise DataError(msg)
-        targets = self.targets or (None if is_text or self.window else "y")
+        targets = self.targets or (None if is_text or self.forecasts else "y")
         rows = read_rows(
             path,
             self.inputs,

@@ -73,6 +73,8 @@ def classify(
     is the folder of the run, in which the training rows are looked up.
     """
     experiment = experiment_of(model)
+    if targets is None and experiment is not None and experiment.data.train.forecasts:
+        return None
     if targets is None:
         targets = (experiment.data.train.targets if experiment is not None else None) or "y"
     weights = None if experiment is None or not experiment.data.train.path else experiment.data.train.weights

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.data.streaming import AnyDataset
@@ -128,10 +129,14 @@ def evaluate(
     """Return loss and metrics over all rows, from outputs of `predict`; each process evaluates its share of them."""
     epoch_metrics = EpochMetrics(metrics, model.output_shape, loss, masked=model.masks_outputs)
     for part in data.in_order(evaluation_rows(model), *world.share(len(data))):
-        inputs = part.inputs
-        outputs, mask = model.predict(inputs), model.output_mask(inputs)
+        outputs, mask = _predicted(model, part.inputs)
         epoch_metrics.begin(outputs, part.targets, len(part), mask)
         mean = loss(outputs, part.targets, part.weights, mask)[0]
         epoch_metrics.add(mean, loss.weight_of(part.targets, part.weights, mask), len(part))
     epoch_metrics.flush()
     return epoch_metrics.combined(world)
+
+
+def _predicted(model: Model, inputs: npt.NDArray[Any]) -> tuple[Array, TimeMask | None]:
+    """Return outputs and their mask. The caller keeps no reference to the inputs while the next ones are made."""
+    return model.predict(inputs), model.output_mask(inputs)
