@@ -53,6 +53,7 @@ class LayerBuilder:
         """Return a builder of layers that start at the current value."""
         inner = LayerBuilder(self.file, self.given, self.shape, prefix, names)
         inner.first, inner.flattened, inner.axes = self.first, self.flattened, self.axes
+        inner.directions = self.directions
         return inner
 
     def add(self, entry: Entry, arrays: Arrays | None = None, source: str = "") -> None:

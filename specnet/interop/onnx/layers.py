@@ -71,6 +71,7 @@ def _read_branches(reader: LayerBuilder, step: NodeRead) -> None:
     if len({(branch.first, branch.flattened, branch.axes) for branch in branches}) > 1:
         raise UnsupportedNodeError("combines values with their channels on different axes")
     reader.first, reader.flattened, reader.axes = branches[0].first, branches[0].flattened, branches[0].axes
+    reader.directions = branches[0].directions
     if kind == "residual":
         if not lists[0]:  # x + f(x): `layers` is the branch that is not empty
             lists.reverse()
