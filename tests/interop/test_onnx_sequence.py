@@ -295,3 +295,57 @@ def test_the_layout_with_the_batch_first_is_read(tmp_path):
     evaluator = ReferenceEvaluator(onnx.helper.make_model(turned, opset_imports=model.opset_import))
     (expected,) = evaluator.run(None, {"x": x})
     assert np.abs(imported.predict(x) - expected).max() < 1e-6
+
+
+def node(kind, inputs, outputs, **attributes):
+    return onnx.helper.make_node(kind, inputs.split(), outputs.split(","), **attributes)
+
+
+BOTH = {"direction": "bidirectional", "hidden_size": 3}
+TURNED = node("Transpose", "x", "t", perm=[1, 0, 2])
+GRAPHS = {
+    "residual with the time first": (
+        [TURNED, node("LSTM", "t w r", "s", hidden_size=3), node("Squeeze", "s one", "q"), node("Add", "t q", "a"),
+         node("Relu", "a", "e"), node("Transpose", "e", "y", perm=[1, 0, 2])], ["residual", "relu"]),
+    "state beside the last step": (
+        [TURNED, node("LSTM", "t w r", "s,h", hidden_size=3), node("Squeeze", "h zero", "q"),
+         node("Gather", "x last", "g", axis=1), node("Concat", "q g", "y", axis=1)], ["concat"]),
+    "affine with the time first": (
+        [TURNED, node("GRU", "t w2 r2", "s", **BOTH), node("Transpose", "s", "d", perm=[0, 2, 1, 3]),
+         node("Reshape", "d joined", "j"), node("MatMul", "j m", "k"), node("Add", "k b", "a"),
+         node("Gather", "a last", "y", axis=0)], ["bidirectional", "affine", "last_step"]),
+    "one of two directions": (
+        [TURNED, node("GRU", "t w2 r2", ",h", **BOTH), node("Gather", "h last", "y", axis=0)],
+        "takes index -1 of 2 directions"),
+    "directions in the other order": (
+        [TURNED, node("GRU", "t w2 r2", ",h", **BOTH), node("Gather", "h last", "c", axis=0),
+         node("Gather", "h first", "d", axis=0), node("Concat", "c d", "y", axis=1)], "takes index -1 of 2 directions"),
+    "cell state": ([TURNED, node("LSTM", "t w r", ",,c"), node("Squeeze", "c zero", "y")], "its last cell state is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "expected"), GRAPHS.values(), ids=GRAPHS.keys())
+def test_values_with_the_time_first_are_followed(tmp_path, nodes, expected):
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 12, 3), "r": (1, 12, 3), "w2": (2, 9, 3), "r2": (2, 9, 3), "m": (6, 3), "b": (3,)}
+    constants = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    constants |= {"one": np.array([1]), "zero": np.array([0]), "joined": np.array([0, 0, -1])}
+    constants |= {"first": np.array(0), "last": np.array(-1)}
+    value = onnx.helper.make_tensor_value_info
+    arrays = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    made = onnx.helper.make_graph(nodes, "g", [value("x", 1, ["n", 5, 3])], [value("y", 1, None)], arrays)
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    if isinstance(expected, str):
+        with pytest.raises(specnet.CheckpointError, match=expected):
+            import_model(tmp_path / "m.onnx")
+        return
+    imported = import_model(tmp_path / "m.onnx").model
+    x = rng.normal(size=(4, 5, 3)).astype("f4")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert np.abs(imported.predict(x) - session.run(None, {"x": x})[0]).max() < 1e-6
+    assert [layer.type for layer in imported.spec.layers] == expected
