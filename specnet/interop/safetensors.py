@@ -25,6 +25,7 @@ from specnet.interop.imported_model import (
     unsupported,
 )
 from specnet.interop.torch_layout import TorchLayout, torch_layouts
+from specnet.interop.torch_sequence import checked, in_torchs_form, layer_of, split_key, torch_modules
 from specnet.model import Model
 from specnet.spec.model_spec import ModelSpec
 
@@ -36,13 +37,6 @@ LARGEST_HEADER = 100_000_000
 
 TORCH_NAMES = {"scale": "weight", "shift": "bias", "slope": "weight", "count": "num_batches_tracked"}
 """The torch names of parameters and buffers whose names differ from specnet's."""
-
-
-def _torch_name(layers: Mapping[str, int], full: str) -> str:
-    """Return the name of an array in an nn.Sequential: the index of its layer, and its name in torch."""
-    layer, _, short = full.rpartition(".")
-    short = TORCH_NAMES.get(short, short)
-    return f"{layers[layer]}.{short}" if layer in layers else f"{layer}.{short}"
 
 
 def to_safetensors(model: Model) -> bytes:
@@ -66,10 +60,12 @@ def to_safetensors(model: Model) -> bytes:
 def _to_torch_arrays(model: Model) -> Arrays:
     numbers = {spec.name: index for index, spec in enumerate(model.spec.layers)}
     layouts = torch_layouts(model.spec)
-    return {
-        _torch_name(numbers, full): np.asarray(layouts[full].to_torch(array) if full in layouts else array, order="C")
-        for full, array in arrays_of(model).items()
-    }
+    made = {}
+    for layer, short, array in in_torchs_form(torch_modules(model.spec), arrays_of(model)):
+        layout = layouts.get(f"{layer}.{short}")
+        value = array if layout is None else layout.to_torch(array)
+        made[f"{numbers.get(layer, layer)}.{TORCH_NAMES.get(short, short)}"] = np.asarray(value, order="C")
+    return made
 
 
 def from_safetensors(
@@ -86,15 +82,20 @@ def from_safetensors(
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(arrays):
         raise unsupported(name, f"its arrays do not match {DIGEST_KEY} in its metadata; the file is damaged")
     spec = spec or document_of(name, metadata.get(MODEL_KEY))
-    expected = array_names(spec)
     notes: list[str] = []
-    modules = _match_modules(name, spec, expected, sorted(arrays, key=_natural_order), names or {}, notes)
-    layouts = torch_layouts(spec)
-    matched = {}
-    for full in expected:
-        layer, _, short = full.rpartition(".")
-        key = f"{modules[layer]}.{TORCH_NAMES.get(short, short)}".lstrip(".")
-        if key in arrays:
+    others, layouts = torch_modules(spec), torch_layouts(spec)
+    keys = {split_key(key, arrays): key for key in sorted(arrays, key=_natural_order)}
+    expected = {full: layer_of(full, others) for full in array_names(spec)}
+    layers, found = list(dict.fromkeys(expected.values())), list(dict.fromkeys(module for module, _ in keys))
+    modules = _match_modules(name, spec, layers, found, names or {}, notes)
+    matched: Arrays = {}
+    for layer, module in others.items():
+        own = [short for short in module.torch_shapes() if (modules[layer], short) in keys]
+        matched |= checked(name, module, {short: arrays.pop(keys[modules[layer], short]) for short in own})
+    for full in (full for full in expected if full not in matched):
+        short = full.rpartition(".")[2]
+        key = keys.get((modules[expected[full]], TORCH_NAMES.get(short, short)))
+        if key is not None and key in arrays:
             matched[full] = _from_torch(name, full, arrays.pop(key), layouts.get(full))
     if MODEL_KEY not in metadata:
         notes += [_reordered(full, layout) for full, layout in layouts.items() if layout.flattened]
@@ -133,14 +134,12 @@ def _read_safetensors(name: str, path: str | os.PathLike[str]) -> tuple[dict[str
 def _match_modules(
     name: str,
     spec: ModelSpec,
-    expected: Sequence[str],
-    keys: Sequence[str],
+    layers: Sequence[str],
+    modules: Sequence[str],
     names: Mapping[str, str],
     notes: list[str],
 ) -> dict[str, str]:
     """Return the module of each layer with arrays, by the layer's full name; add a note if the order decides."""
-    layers = list(dict.fromkeys(full.rpartition(".")[0] for full in expected))
-    modules = list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
     numbers = {layer.name: str(index) for index, layer in enumerate(spec.layers)}
     matched = {ours: theirs for theirs, ours in names.items()}
     for theirs, ours in names.items():

@@ -14,6 +14,8 @@ FOLDER = Path(__file__).parents[1] / "golden" / "foreign"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
 IMAGES = np.linspace(-2, 2, 4 * 7 * 6 * 2, dtype="f4").reshape(4, 7, 6, 2)
+SERIES = np.linspace(-2, 2, 4 * 5 * 3, dtype="f4").reshape(4, 5, 3)
+SERIES[1, 3:], SERIES[2, 1:] = 0, 0  # padding, for a network with a mask
 KERAS = {
     "name": "golden",
     "input_shape": [6],
@@ -72,7 +74,7 @@ def test_the_imported_model_predicts_as_the_original(file):
     documents = {"keras2-weights.h5": KERAS, "keras2.weights.h5": KERAS, "keras3.weights.h5": KERAS}
     document = {**documents, "torch.safetensors": TORCH}.get(file)
     imported = import_model(FOLDER / file, document and specnet.ModelSpec(**document))
-    inputs = IMAGES if "images" in file else INPUTS
+    inputs = IMAGES if "images" in file else SERIES if "series" in file else INPUTS
     assert np.abs(imported.model.predict(inputs) - EXPECTED[file]["outputs"]).max() < 5e-7
 
 

@@ -248,6 +248,37 @@ def test_invalid_settings_of_spatial_layers_are_rejected_in_one_line(tmp_path, c
         assert refused >= 7, key
 
 
+RECURRENT = {
+    "GRU": ("units", "activation", "recurrent_activation", "return_state", "stateful"),
+    "SimpleRNN": ("units", "activation"),
+    "Bidirectional": ("merge_mode", "layer", "backward_layer"),
+    "Masking": ("mask_value",),
+    "TimeDistributed": ("layer",),
+}
+
+
+@pytest.mark.parametrize("class_name", RECURRENT)
+def test_invalid_settings_of_recurrent_layers_are_rejected_in_one_line(class_name):
+    inner = {"class_name": "LSTM", "config": {"name": "l", "units": 2}}
+    odd = [{"class_name": "LSTM"}, {"class_name": "LSTM", "config": []}, {**inner, "module": "os"}, {"config": {}}]
+    for key in RECURRENT[class_name]:
+        refused = 0
+        for value in (-1, 10**400, [2**62], {}, "a", float("nan"), 2**29, [], *odd):
+            config = {"name": "n", "units": 2, "layer": inner, key: value}
+            layers = [
+                {"class_name": "InputLayer", "config": {"batch_shape": [None, 9, 3]}},
+                {"class_name": class_name, "config": config},
+            ]
+            try:
+                network = KerasNetwork("k.keras", {"class_name": "Sequential", "config": {"layers": layers}})
+                network.spec({})
+            except specnet.CheckpointError as error:
+                assert "\n" not in str(error)
+                assert len(str(error)) < 700
+                refused += 1
+        assert refused >= 6, key
+
+
 @pytest.mark.full
 def test_many_layers_with_the_same_name_are_imported_quickly(tmp_path):
     def add_layers(members, _archive):

@@ -218,6 +218,8 @@ BOMBS = {
     "matrices.onnx": (onnx_document([{"type": "upsample1d", "size": 1}] * 300, [2048, 1]), "imported"),
     "matrix.onnx": (onnx_document([{"type": "upsample1d", "size": 2**30}], [2**10, 1]), "imported"),
     "taps.onnx": (onnx_document([{"type": "average_pool1d", "pool_size": 1}] * 9, [2**24, 1]), "imported"),
+    "causal.onnx": (onnx_document([{"type": "attention", "heads": 1, "causal": True}] * 3, [2**15, 1]), "imported"),
+    "positions.onnx": (onnx_document([{"type": "positional_encoding"}], [2**24, 8]), "imported"),
     "zeros.keras": (keras_spatial("ZeroPadding2D", padding=2**30), "an output would have"),
     "large.keras": (keras_spatial("UpSampling2D", size=2**15), "an output would have"),
     "depthwise.keras": (

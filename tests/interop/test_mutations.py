@@ -30,6 +30,21 @@ IMAGES = model_of(
     input_shape=(4, 3, 2),
     dtype="float32",
 ).spec
+SEQUENCES = model_of(
+    {"type": "lstm", "units": 3, "return_sequences": True},
+    {"type": "bidirectional", "layers": [{"type": "gru", "units": 2, "return_sequences": True}]},
+    {"type": "simple_rnn", "units": 4},
+    {"type": "affine", "units": 2},
+    input_shape=(5, 3),
+    dtype="float32",
+).spec
+ATTENTION = model_of(
+    {"type": "positional_encoding", "kind": "learned", "length": 7},
+    {"type": "residual", "layers": [{"type": "attention", "heads": 2, "causal": True}]},
+    {"type": "last_step"},
+    input_shape=(5, 4),
+    dtype="float32",
+).spec
 INTERESTING = (
     b"\0",
     b"\xff",
@@ -54,12 +69,12 @@ def exported(suffix):
     return make
 
 
-def spatial(suffix):
-    """Return a maker of a network over images, for ONNX without its document, so that the graph is read."""
+def built(spec, suffix):
+    """Return a maker of a network, for ONNX without its document, so that the graph is read."""
 
     def make(folder):
         path = folder / f"good{suffix}"
-        export(path, specnet.build(IMAGES), suffix.removeprefix("."))
+        export(path, specnet.build(spec), suffix.removeprefix("."))
         if suffix != ".onnx":
             return path.read_bytes()
         import onnx
@@ -101,9 +116,14 @@ FORMATS = {
     "torch.safetensors": (golden("torch.safetensors"), specnet.ModelSpec(**TORCH), 200),
     "m.onnx": (exported(".onnx"), None, 400),
     "torch.onnx": (golden("torch-dynamo.onnx"), None, 200),
-    "spatial.onnx": (spatial(".onnx"), None, 400),
-    "spatial.safetensors": (spatial(".safetensors"), None, 100),
-    "spatial.keras": (spatial(".keras"), None, 30),
+    "spatial.onnx": (built(IMAGES, ".onnx"), None, 400),
+    "spatial.safetensors": (built(IMAGES, ".safetensors"), None, 100),
+    "spatial.keras": (built(IMAGES, ".keras"), None, 30),
+    "recurrent.onnx": (built(SEQUENCES, ".onnx"), None, 400),
+    "recurrent.safetensors": (built(SEQUENCES, ".safetensors"), SEQUENCES, 100),
+    "recurrent.keras": (built(SEQUENCES, ".keras"), None, 30),
+    "attention.onnx": (built(ATTENTION, ".onnx"), None, 400),
+    "attention.safetensors": (built(ATTENTION, ".safetensors"), ATTENTION, 100),
     "m.keras": (golden("keras3.keras"), None, 40),
     "m.h5": (golden("keras3.h5"), None, 15),
     "keras2.h5": (golden("keras2.h5"), None, 10),

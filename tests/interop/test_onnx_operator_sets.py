@@ -36,11 +36,13 @@ REVIEWED = {
     "Flatten": "1 9 11 13 21 23 24 25",
     "Gather": "1 11 13",
     "Gelu": "20",
+    "GRU": "1 3 7 14 22",
     "Gemm": "1 6 7 9 11 13",
     "GlobalAveragePool": "1 22",
     "GlobalMaxPool": "1 22",
     "Greater": "1 7 9 13",
     "Identity": "1 13 14 16 19 21 23 24 25",
+    "LSTM": "1 7 14 22",
     "LayerNormalization": "17",
     "LeakyRelu": "1 6 16",
     "Log": "1 6 13",
@@ -56,6 +58,7 @@ REVIEWED = {
     "Pad": "1 2 11 13 18 19 21 23 24 25",
     "Pow": "1 7 12 13 15",
     "RMSNormalization": "23",
+    "RNN": "1 7 14 22",
     "ReduceMax": "1 11 12 13 18 20",
     "ReduceMean": "1 11 13 18",
     "Relu": "1 6 13 14",
@@ -66,6 +69,7 @@ REVIEWED = {
     "Slice": "1 10 11 13",
     "Softmax": "1 11 13",
     "Softplus": "1 22",
+    "Squeeze": "1 11 13 21 23 24 25",
     "Sub": "1 6 7 13 14",
     "Tanh": "1 6 13",
     "Transpose": "1 13 21 23 24 25",
@@ -76,7 +80,7 @@ REVIEWED = {
 
 def test_every_version_of_an_operator_was_reviewed():
     """Check that a higher NEWEST comes with a look at the definitions that changed."""
-    read = {*OPERATORS, *FOLDED, "Constant"} - {"layer"}
+    read = {*OPERATORS, *FOLDED, "Constant"} - {"layer", "attention"}
     versions = {operator: set() for operator in read}
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and schema.name in read and schema.since_version <= NEWEST:

@@ -8,7 +8,7 @@ import specnet
 from specnet.interop.exporting import export
 from specnet.interop.importing import import_model
 from tests.interop.nets import random_model, same_floats
-from tests.support import SPATIAL_LAYERS
+from tests.support import SEQUENCE_LAYERS, SPATIAL_LAYERS
 from tests.test_cli import run
 
 LAYERS = [
@@ -295,5 +295,106 @@ def test_a_weight_of_another_shape_is_reported_in_torchs_layout(tmp_path):
         ("2.weight", (12, 6), r"affine_1.weight: expected the shape \(6, 12\) in torch's layout, got \(12, 6\)"),
     ):
         safetensors.save_file({**right, key: np.ones(shape, "f4")}, tmp_path / "t.safetensors")
+        with pytest.raises(specnet.CheckpointError, match=expected):
+            import_model(tmp_path / "t.safetensors", spec)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_layers_over_sequences_round_trip_bit_for_bit(tmp_path, suffix):
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors", reason="safetensors is not installed")
+    for dtype in ("float32", "float64"):
+        for entry, shape in SEQUENCE_LAYERS.values():
+            model = random_model([entry], 1, dtype, shape)
+            assert export(tmp_path / f"m.{suffix}", model).difference == 0
+            imported = import_model(tmp_path / f"m.{suffix}")
+            assert imported.model.spec == model.spec
+            assert imported.notes == ()
+            assert same_floats(imported.model, model)
+
+
+def recurrent_networks(nn):
+    """Return modules of torch, and entries of the same layers; all take (batch, 5, 4)."""
+    many = {"batch_first": True}
+    return {
+        "lstm": (nn.LSTM(4, 3, **many), [{"type": "lstm", "units": 3}]),
+        "gru": (nn.GRU(4, 3, **many), [{"type": "gru", "units": 3}]),
+        "without bias": (nn.GRU(4, 3, bias=False, **many), [{"type": "gru", "units": 3, "bias": False}]),
+        "relu": (nn.RNN(4, 3, nonlinearity="relu", **many), [{"type": "simple_rnn", "units": 3, "activation": "relu"}]),
+        "two layers": (nn.LSTM(4, 3, 2, **many), [{"type": "lstm", "units": 3}] * 2),
+        "both directions": (
+            nn.GRU(4, 3, 2, bidirectional=True, **many),
+            [{"type": "bidirectional", "layers": [{"type": "gru", "units": 3}]}] * 2,
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "without bias", "relu", "two layers", "both directions"])
+def test_state_dicts_of_recurrent_networks_are_imported(tmp_path, name):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    torch.manual_seed(0)
+    module, entries = recurrent_networks(torch.nn)[name]
+    network = torch.nn.ModuleDict({"encoder": module, "output": torch.nn.Linear(6 if module.bidirectional else 3, 2)})
+    layers = []
+    for entry in entries:
+        inner = {**entry.get("layers", [entry])[0], "return_sequences": True}
+        layers.append({**entry, "layers": [inner]} if "layers" in entry else inner)
+    spec = specnet.ModelSpec(input_shape=(5, 4), layers=[*layers, {"type": "affine", "units": 2}])
+    safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
+    x = torch.randn(6, 5, 4)
+    with torch.no_grad():
+        expected = network["output"](module(x)[0]).numpy()
+    first = f"{layers[0]['type']}_1"
+    for names in ({}, {"encoder": first, "output": "affine_1"}) if len(layers) == 1 else ({},):
+        model = import_model(tmp_path / "t.safetensors", spec, names).model
+        assert np.abs(model.predict(x.numpy()) - expected).max() < 1e-6
+    if len(layers) == 1:  # the names of an export are those of a torch module
+        export(tmp_path / "back.safetensors", model)
+        state = safetensors.load_file(tmp_path / "back.safetensors")
+        module.load_state_dict({key.removeprefix("0."): array for key, array in state.items() if key[0] == "0"})
+        with torch.no_grad():
+            assert np.abs(network["output"](module(x)[0]).numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_of_torch_is_imported(tmp_path, bias):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    nn = torch.nn
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(6, 2, bias=bias, batch_first=True)
+    network = nn.ModuleDict({"attention": attention, "norm": nn.LayerNorm(6)})
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    safetensors.save_file(network.state_dict(), tmp_path / "t.safetensors")
+    layers = [{"type": "attention", "heads": 2, "bias": bias}, {"type": "layer_norm"}]
+    model = import_model(tmp_path / "t.safetensors", specnet.ModelSpec(input_shape=(5, 6), layers=layers)).model
+    x = torch.randn(3, 5, 6)
+    with torch.no_grad():
+        expected = network["norm"](network["attention"](x, x, x)[0]).numpy()
+    assert np.abs(model.predict(x.numpy()) - expected).max() < 2e-6
+    export(tmp_path / "back.safetensors", model)
+    state = safetensors.load_file(tmp_path / "back.safetensors")
+    network["attention"].load_state_dict({key.removeprefix("0."): a for key, a in state.items() if key[0] == "0"})
+
+
+def test_a_recurrent_weight_of_another_shape_is_reported_in_torchs_layout(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    spec = specnet.ModelSpec(input_shape=(5, 4), layers=[{"type": "gru", "units": 3}])
+    shapes = {"weight_ih_l0": (9, 4), "weight_hh_l0": (9, 3), "bias_ih_l0": (9,), "bias_hh_l0": (9,)}
+    right = {f"0.{name}": np.ones(shape, "f4") for name, shape in shapes.items()}
+    for change, expected in (
+        (
+            {"0.weight_ih_l0": np.ones((4, 9), "f4")},
+            r"gru_1: expected weight_ih_l0 of shape \(9, 4\) in torch's layout",
+        ),
+        ({"0.bias_hh_l0": np.ones((8,), "f4")}, r"gru_1: expected bias_hh_l0 of shape \(9,\) .*, got \(8,\)"),
+        ({"0.bias_hh_l0": None}, r"gru_1: expected bias_hh_l0 of shape \(9,\) in torch's layout, got none"),
+        ({"0.weight_ih_l0_reverse": np.ones((9, 4), "f4")}, "'0.weight_ih_l0_reverse' is not part of the model"),
+        ({"0.weight_ih_l1": np.ones((9, 3), "f4")}, r"2 modules with arrays \(0.l0, 0.l1\), the model has 1"),
+    ):
+        arrays = {name: array for name, array in {**right, **change}.items() if array is not None}
+        safetensors.save_file(arrays, tmp_path / "t.safetensors")
         with pytest.raises(specnet.CheckpointError, match=expected):
             import_model(tmp_path / "t.safetensors", spec)

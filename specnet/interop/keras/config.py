@@ -9,10 +9,11 @@ from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import CheckpointError
 from specnet.interop.imported_model import Arrays, LayerNames, checked_inputs, shape_after, spec_of_layers, unsupported
 from specnet.interop.keras.layers import READERS, Entry, Found, Unsupported, Variable, is_kerass
+from specnet.interop.keras.sequence import SEQUENCE_READERS
 from specnet.interop.keras.spatial import SPATIAL_READERS
 from specnet.spec.model_spec import ModelSpec
 
-_ALL_READERS = {**READERS, **SPATIAL_READERS}
+_ALL_READERS = {**READERS, **SEQUENCE_READERS, **SPATIAL_READERS}
 
 
 _REMEDY = "a file stores only their names, and specnet runs no code from a file; export the model to ONNX instead"
@@ -44,6 +45,7 @@ class KerasNetwork:
         self.notes: list[str] = []
         self._problems: list[str] = []
         self._dtypes: set[str] = set()
+        self._is_masked = False
         class_name, model_config, layers = _split_entry(file, config)
         if class_name != "Sequential":
             raise unsupported(file, f"expected a Sequential model, got a {class_name!r:.40} model; {_REMEDY}")
@@ -83,6 +85,10 @@ class KerasNetwork:
             keras_name = str(config.get("name", class_name))
             name = names(keras_name)
             self._collect_common_settings(name, layer, config)
+            for key in ("layer", "backward_layer"):
+                wrapped = config.get(key)
+                if isinstance(wrapped, Mapping) and isinstance(wrapped.get("config"), Mapping):
+                    self._collect_common_settings(name, wrapped, wrapped["config"])
             is_trained = trained and bool(config.get("trainable", True))
             if class_name == "Sequential":
                 nested, inner_layers, inner_shape = self._read_layers(
@@ -91,7 +97,9 @@ class KerasNetwork:
                 new: list[Entry] = [{"type": "sequential", "name": name, "layers": nested}] if nested else []
                 keras_layers.append(KerasLayer(class_name, keras_name, (), inner_layers))
             else:
-                new, variables = self._read_layer(class_name, Found(name, config, shape), layer, prefix, names)
+                new, variables = self._read_layer(
+                    class_name, Found(name, config, shape, masked=self._is_masked), layer, prefix, names
+                )
                 if not is_trained and any(variable.trained for variable in variables):
                     variables = [variable._replace(trained=False) for variable in variables]
                     self.notes.append(f"{prefix}{name}: is not trained in Keras (trainable: false); freeze it here too")
@@ -113,6 +121,7 @@ class KerasNetwork:
             self._problems.append(f"{prefix}{reader.name} ({class_name:.40}): {reason}")
             return [], []
         self.notes += reader.notes
+        self._is_masked |= any(entry["type"] == "mask" or "mask_index" in entry for entry in entries)
         for index, entry in enumerate(entries):
             entry["name"] = reader.name if index == reader.main else names(f"{reader.name}_{entry['type']}")
         self.fills |= {f"{prefix}{reader.name}.{target}": value for target, value in reader.fills.items()}

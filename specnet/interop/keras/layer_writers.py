@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
@@ -36,8 +35,9 @@ def initializer_settings(fields: Mapping[str, Any], kernel: str = "kernel") -> E
     """Return the settings of a layer's initializers, if Keras has them; `kernel` begins the name of the weight's."""
     config: Entry = {}
     class_names = {initializer: class_name for class_name, initializer in INITIALIZERS.items()}
-    for field, setting in (("weight_init", f"{kernel}_initializer"), ("bias_init", "bias_initializer")):
-        if isinstance(fields[field], str):
+    names = {"weight": kernel, "recurrent": "recurrent", "bias": "bias"}
+    for field, setting in ((f"{ours}_init", f"{theirs}_initializer") for ours, theirs in names.items()):
+        if isinstance(fields.get(field), str):
             initializer = {"module": "keras.initializers", "class_name": class_names[fields[field]], "config": {}}
             config[setting] = {**initializer, "registered_name": None}
     return config
@@ -78,9 +78,6 @@ WRITERS: dict[str, Callable[[Mapping[str, Any], ShapeTuple], Written]] = {
     "batch_norm": _write_batch_norm,
     "dropout": lambda fields, _: Written("Dropout", {"rate": fields["rate"]}),
     "elu": lambda fields, _: Written("ELU", {"alpha": fields["alpha"]}),
-    "embedding": lambda fields, _: Written(
-        "Embedding", {"input_dim": fields["vocabulary"], "output_dim": fields["dimension"]}, ("weight",)
-    ),
     "flatten": lambda _fields, _: Written("Flatten", {"data_format": "channels_last"}),
     "gelu": _write_gelu,
     "layer_norm": lambda fields, _: Written(
@@ -101,24 +98,3 @@ WRITERS: dict[str, Callable[[Mapping[str, Any], ShapeTuple], Written]] = {
     "standardize": _write_standardize,
     "tanh": _activation_writer("tanh"),
 }
-
-
-def short_name(target: str) -> str:
-    """Return the name of the array of a variable in specnet."""
-    return {"depthwise": "weight", "turned": "weight"}.get(target, target)
-
-
-def to_keras_array(
-    target: str, layer: str, arrays: Mapping[str, npt.NDArray[Any]], shape: ShapeTuple
-) -> npt.NDArray[Any]:
-    """Return Keras's array for a layer's variable; `arrays` by full name, `shape` is that of an input."""
-    if target == "":  # the row count of a Normalization
-        return np.zeros((), np.int32)
-    if target == "variance":
-        return np.asarray(arrays[f"{layer}.std"] * arrays[f"{layer}.std"])
-    array = arrays[f"{layer}.{short_name(target)}"]
-    if target == "depthwise":
-        return array.reshape(*array.shape[:-2], shape[-1], array.shape[-1] // shape[-1])
-    if target == "turned":
-        return array.swapaxes(-1, -2)
-    return array.reshape((1,) * (len(shape) - 1) + (-1,)) if target == "slope" else array

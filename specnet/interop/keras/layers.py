@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from specnet.arrays.parameters import ShapeTuple
 from specnet.interop.imported_model import undo_float32_rounding
@@ -31,8 +30,8 @@ class Unsupported(Exception):  # noqa: N818 - a reason, collected with others be
 class Variable(NamedTuple):
     """A variable of a Keras layer: the specnet array for it, "" if it is dropped, and whether Keras trains it.
 
-    The targets "depthwise" and "turned" are weights in another layout. `layer` is the index of the variable's layer, if
-    Keras's layer becomes several.
+    Targets such as "turned" are weights in another layout, see arrays.py. `layer` is the index of the variable's layer,
+    if Keras's layer becomes several.
     """
 
     target: str
@@ -43,13 +42,14 @@ class Variable(NamedTuple):
 class Found:
     """A layer of a Keras config: the input of its reader, and the variables, fills and notes that the reader adds.
 
-    If it becomes several layers, the one at index `main` has its name.
+    `masked` says whether its input has a mask. If it becomes several layers, the one at index `main` has its name.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], shape: ShapeTuple) -> None:
+    def __init__(self, name: str, config: Mapping[str, Any], shape: ShapeTuple, *, masked: bool = False) -> None:
         self.name = name
         self.config = config
         self.shape = shape
+        self.masked = masked
         self.variables: list[Variable] = []
         self.fills: dict[str, float] = {}
         """The fill values of arrays that Keras omits, for a normalization without scale or center."""
@@ -66,7 +66,8 @@ class Found:
         """Return a number under the first of its names that is present (Keras 2 has other names for some)."""
         value = next((self.config[key] for key in keys if self.config.get(key) is not None), default)
         if isinstance(value, Mapping):  # how Keras 2 writes arrays
-            value = np.asarray(value.get("config", {}).get("value", math.nan)).item()
+            written = value.get("config")
+            value = np.asarray(written.get("value", math.nan)).item() if isinstance(written, Mapping) else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise Unsupported(f"{keys[0]}={value!r:.40}")
         return undo_float32_rounding(float(value))
@@ -256,21 +257,12 @@ def _normalization(layer: Found) -> list[Entry]:
     return [{"type": "standardize", "mean": values[0], "std": values[1]}]
 
 
-def _embedding(layer: Found) -> list[Entry]:
-    layer.need("mask_zero", 0)
-    layer.need("lora_rank", None)
-    layer.variables = [Variable("weight")]
-    sizes = {"vocabulary": layer.config.get("input_dim"), "dimension": layer.config.get("output_dim")}
-    return [{"type": "embedding", **sizes}]
-
-
 READERS: dict[str, Callable[[Found], list[Entry]]] = {
     "Activation": activation_after,
     "BatchNormalization": _batch_norm,
     "Dense": _dense,
     "Dropout": _dropout,
     "ELU": lambda layer: [{"type": "elu", "alpha": layer.number("alpha", default=1.0)}],
-    "Embedding": _embedding,
     "Flatten": _flatten,
     "LayerNormalization": _layer_norm,
     "LeakyReLU": lambda layer: [
@@ -283,18 +275,3 @@ READERS: dict[str, Callable[[Found], list[Entry]]] = {
     "Reshape": _reshape,
     "Softmax": _softmax,
 }
-
-
-LEAST_RANK = {"variance": 1, "slope": 1, "depthwise": 3, "turned": 3}
-"""The least rank of an array for these targets."""
-
-
-def from_keras_array(target: str, array: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
-    """Return a Keras variable's name and array in specnet: std for a variance, a slope of shape (features,)."""
-    if target == "variance":
-        return "std", np.maximum(np.sqrt(array), array.dtype.type(EPSILON))
-    if target == "depthwise":
-        return "weight", array.reshape(*array.shape[:-2], 1, array.shape[-2] * array.shape[-1])
-    if target == "turned":
-        return "weight", array.swapaxes(-1, -2)
-    return target, array.reshape(array.shape[-1:]) if target == "slope" else array

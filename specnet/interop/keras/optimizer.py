@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specnet.errors import SpecnetError
-from specnet.interop.keras.layers import from_keras_array
+from specnet.interop.keras.arrays import BOTH_BIASES, from_keras_array
 from specnet.model import Model
 from specnet.training.optimizers.base import Optimizer
 from specnet.training.optimizers.rules import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
@@ -121,6 +121,8 @@ def restored(model: Model, written: Any, stored: Stored, trained: Sequence[str])
     unsupported = [key for key in (*rule.refused, "use_ema", "decay", "is_legacy_optimizer") if settings.get(key)]
     if unsupported:
         return None, [f"{not_imported}: specnet's has no {unsupported[0]}"]
+    if any(target.endswith(BOTH_BIASES) for target in trained):
+        return None, [f"{not_imported}: Keras's GRU trains two biases, specnet's their sum"]
     try:
         rate = settings.get("learning_rate")
         slots = rule.slots(1.0, settings)
@@ -187,7 +189,7 @@ def _convert_state(
     for variable in trained:
         owner, _, target = variable.rpartition(".")
         for slot, factor in slots.items():
-            name, value = from_keras_array(target, next(slot_arrays))
+            ((name, value),) = from_keras_array(target, next(slot_arrays)).items()
             full = f"{owner}.{name}"
             key = f"{slot}/{full}"
             if [size for size in value.shape if size > 1] != [size for size in state[key].shape if size > 1]:

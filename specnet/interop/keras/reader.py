@@ -22,8 +22,9 @@ import numpy.typing as npt
 from specnet.interop.foreign_file import Archive, json_object, open_archive
 from specnet.interop.hdf5.sandbox import Hdf5Content, read_hdf5
 from specnet.interop.imported_model import MODEL_KEY, Arrays, Imported, document_of, fill_model, unsupported
+from specnet.interop.keras.arrays import PLACES, from_keras_array
 from specnet.interop.keras.config import KerasLayer, KerasNetwork
-from specnet.interop.keras.layers import LEAST_RANK, from_keras_array, keys_by_class
+from specnet.interop.keras.layers import keys_by_class
 from specnet.interop.keras.optimizer import Stored, restored
 from specnet.interop.keras.writer import config_of
 
@@ -121,7 +122,8 @@ def arrays_by_key(
         if layer.inner:
             arrays |= arrays_by_key(name, content, layer.inner, key, keys_of)
         else:
-            take(name, layer, variables.get(key, []), arrays)
+            places = PLACES.get(layer.class_name, ("",))
+            take(name, layer, [array for place in places for array in variables.get(f"{key}{place}", [])], arrays)
     depth = group.count("/") + 2
     stored = {"/".join(path.split("/")[:depth]) for path in content.arrays if path.startswith(f"{group}/")}
     seeds = {key for key in stored if key not in variables and f"{key}/seed_generator" in content.attributes}
@@ -151,10 +153,12 @@ def take(name: str, layer: KerasLayer, found: Sequence[npt.NDArray[Any]], arrays
     for variable, array in zip(variables, found, strict=True):
         if variable.target:
             owner, _, short = variable.target.rpartition(".")
-            if array.dtype.kind not in "iuf" or array.ndim < LEAST_RANK.get(short, 0):
-                raise unsupported(name, f"{layer.name}: {short} cannot be {array.dtype} of shape {array.shape}")
-            specnet_name, value = from_keras_array(short, array)
-            arrays[f"{owner}.{specnet_name}"] = value
+            try:
+                made = from_keras_array(short, array)
+            except ValueError:
+                detail = f"{layer.name}: {short} cannot be {array.dtype} of shape {array.shape}"
+                raise unsupported(name, detail) from None
+            arrays |= {f"{owner}.{specnet_name}": value for specnet_name, value in made.items()}
 
 
 def legacy_groups(name: str, content: Hdf5Content, base: str) -> Iterator[tuple[str, Arrays]]:

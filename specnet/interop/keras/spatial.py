@@ -156,7 +156,8 @@ def _global_pool(kind: str, axes: int) -> Callable[[Found], list[Entry]]:
     def read(layer: Found) -> list[Entry]:
         _need_channels_last(layer, axes)
         kept = [{"type": "reshape", "shape": [*[1] * axes, layer.shape[-1]]}] if layer.config.get("keepdims") else []
-        return [{"type": kind}, *kept]
+        is_average = layer.masked and kind == "global_average_pool" and axes == 1  # Keras's leaves padded steps out
+        return [{"type": "time_average" if is_average else kind}, *kept]
 
     return read
 

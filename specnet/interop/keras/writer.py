@@ -14,12 +14,13 @@ import numpy.typing as npt
 from specnet.arrays.parameters import ShapeTuple
 from specnet.errors import SpecnetError
 from specnet.interop.imported_model import MODEL_KEY, Arrays, arrays_of
-from specnet.interop.keras.layer_writers import WRITERS, Written, short_name, to_keras_array
+from specnet.interop.keras.arrays import PLACES, short_name, to_keras_array
+from specnet.interop.keras.layer_writers import WRITERS, Written
 from specnet.interop.keras.layers import Entry, keys_by_class
+from specnet.interop.keras.sequence_writers import SEQUENCE_WRITERS
 from specnet.interop.keras.spatial_writers import SPATIAL_WRITERS
 from specnet.model import Model
 from specnet.plan import LayerPlan
-from specnet.spec.composite_spec import CompositeSpec
 from specnet.spec.model_spec import ModelSpec
 
 VERSION = "3.12.0"
@@ -29,11 +30,12 @@ VERSION = "3.12.0"
 _DATE = "1980-01-01@00:00:00"
 
 
-_ALL_WRITERS = {**WRITERS, **SPATIAL_WRITERS}
+_ALL_WRITERS = {**WRITERS, **SEQUENCE_WRITERS, **SPATIAL_WRITERS}
 
 
 _NAMES = {
     "weight": "kernel",
+    "recurrent_weight": "recurrent_kernel",
     "scale": "gamma",
     "shift": "beta",
     "running_mean": "moving_mean",
@@ -61,7 +63,7 @@ def _forms(specs: Sequence[Any], plans: Sequence[LayerPlan], prefix: str) -> Ite
         if spec.type == "sequential":
             inner = tuple(_forms(spec.layers, plan.layers, f"{full}."))
             yield KerasForm(full, spec.name, Written("Sequential", {}), inner, plan.input_shape)
-        elif isinstance(spec, CompositeSpec) or spec.type not in _ALL_WRITERS:
+        elif spec.type not in _ALL_WRITERS:
             msg = f"{full}: a Keras Sequential has no layer of type {spec.type!r}; export to onnx instead"
             raise SpecnetError(msg)
         else:
@@ -126,7 +128,10 @@ def _sequential_entry(
 def _layer_entry(layer: KerasForm, dtype: str) -> dict[str, Any]:
     if layer.inner:
         return _sequential_entry(layer.name, layer.inner, layer.shape, dtype, dtype)
-    entry = _entry(layer.written.class_name, {"name": layer.name, "dtype": dtype, **layer.written.config})
+    config = {"name": layer.name, "dtype": dtype, **layer.written.config}
+    if "layer" in config:
+        config["layer"] = {**config["layer"], "config": {"dtype": dtype, **config["layer"]["config"]}}
+    entry = _entry(layer.written.class_name, config)
     return {**entry, "build_config": {"input_shape": [None, *layer.shape]}}
 
 
@@ -163,10 +168,11 @@ def _write_group(group: Any, arrays: Arrays, layers: Sequence[KerasForm]) -> Non
         layer_group = layers_group.create_group(key)
         if layer.inner:
             _write_group(layer_group, arrays, layer.inner)
-        variables = layer_group.create_group("vars")
-        variables.attrs["name"] = layer.name
-        for index, array in enumerate(_variable_arrays(arrays, layer)):
-            variables[str(index)] = array
+        layer_group.create_group("vars").attrs["name"] = layer.name
+        variables, places = _variable_arrays(arrays, layer), PLACES.get(layer.written.class_name, ("",))
+        count = len(variables) // len(places)
+        for index, array in enumerate(variables):
+            layer_group[f"{places[index // count]}/vars/{index % count}".lstrip("/")] = array
 
 
 def to_keras_h5(model: Model) -> bytes:
@@ -205,18 +211,21 @@ def _named_arrays(
         for name, array in _named_arrays(model, arrays, inner, trained=trained):
             yield f"{layer.name}/{name}", array
     for target, array in zip(layer.written.variables, _variable_arrays(arrays, layer), strict=True):
-        if (f"{layer.full}.{short_name(target)}" in model.parameters) == trained:
+        owner, _, last = f"{layer.full}.{target}".rpartition(".")
+        if (f"{owner}.{short_name(last)}" in model.parameters) == trained:
             yield f"{layer.name}/{_variable_name(layer, target)}", array
 
 
 def _variable_name(layer: KerasForm, target: str) -> str:
     if layer.written.class_name in ("Embedding", "RMSNormalization", "Normalization") and target:
         return {"weight": "embeddings"}.get(target, target)
-    return _NAMES.get(short_name(target), target)
+    owner, _, last = target.rpartition(".")
+    return f"{owner}/{_NAMES.get(short_name(last), short_name(last))}".lstrip("/")
 
 
 def _remove_keys(value: Any, *keys: str) -> Any:
-    """Return a copy of JSON data without these keys, at every depth."""
+    """Return a copy of JSON data without these keys, at every depth but within "layer", a layer inside a wrapper."""
     if isinstance(value, dict):
-        return {key: _remove_keys(inner, *keys) for key, inner in value.items() if key not in keys}
+        items = ((key, inner) for key, inner in value.items() if key not in keys)
+        return {key: inner if key == "layer" else _remove_keys(inner, *keys) for key, inner in items}
     return [_remove_keys(inner, *keys) for inner in value] if isinstance(value, list) else value

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from specnet.interop.imported_model import Arrays
 from specnet.interop.onnx.builder import LayerBuilder, UnsupportedNodeError, vector_of
 from specnet.interop.onnx.operator_sets import OLD_BROADCAST, align
+from specnet.interop.onnx.sequence import axes
+from specnet.interop.onnx.sequence.positions import add_positions, are_positions
 from specnet.interop.onnx.steps import NodeRead
 
 MOST_LISTED = 2**20
@@ -52,6 +54,8 @@ def _matmul(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 def _add(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     """Read a constant that is added right after a product with weights, but for dropout in between, as its bias."""
+    if are_positions(reader, _aligned(reader, steps[0])):
+        return add_positions(reader, steps[0])
     layer = reader.layer_without_bias()
     if layer is None:
         return _standardize(reader, steps)
@@ -116,6 +120,8 @@ def _prelu(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
 
 def _embedding(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     step = steps[0]
+    if not step.position and not reader.integers:
+        return axes.OPERATORS["Gather"](reader, steps)
     if step.attributes.get("axis", 0) != 0 or step.position != 1 or step.constants[0][1].ndim != 2:
         raise UnsupportedNodeError("does not select rows of a matrix")
     name, weight = step.constants[0]

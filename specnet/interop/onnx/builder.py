@@ -28,6 +28,8 @@ class LayerBuilder:
 
     `shape` is specnet's, without the batch axis. `first` says that the graph's value has its channels on the second
     axis. `flattened` is the shape that was flattened from such a value: the graph's features are then in another order.
+    `axes` names the axes of a value that has them in the order of a recurrent operator, see `sequence/axes.py`;
+    `directions` is the size of the axis "d".
     """
 
     def __init__(self, file: str, given: Given, shape: ShapeTuple, prefix: str, names: LayerNames) -> None:
@@ -36,6 +38,8 @@ class LayerBuilder:
         self.shape = shape
         self.first = given.channels_first
         self.flattened: ShapeTuple = ()
+        self.axes = ""
+        self.directions = 1
         self.version = given.version
         self.integers = given.integers and shape == given.shape and not prefix
         self.prefix = prefix
@@ -48,7 +52,8 @@ class LayerBuilder:
     def branch(self, prefix: str, names: LayerNames) -> LayerBuilder:
         """Return a builder of layers that start at the current value."""
         inner = LayerBuilder(self.file, self.given, self.shape, prefix, names)
-        inner.first, inner.flattened = self.first, self.flattened
+        inner.first, inner.flattened, inner.axes = self.first, self.flattened, self.axes
+        inner.directions = self.directions
         return inner
 
     def add(self, entry: Entry, arrays: Arrays | None = None, source: str = "") -> None:

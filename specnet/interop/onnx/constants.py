@@ -12,7 +12,7 @@ import numpy.typing as npt
 from specnet.interop.onnx.builder import UnsupportedNodeError
 from specnet.interop.onnx.operator_sets import OLD_BROADCAST, align
 
-FOLDED = ("Add", "Cast", "Identity", "Transpose")
+FOLDED = ("Add", "Cast", "Identity", "Slice", "Transpose")
 """The operators that are computed at once if all their inputs are constants."""
 
 
@@ -75,6 +75,8 @@ class Constants(dict[str, npt.NDArray[Any]]):
                 return first
             if node.op_type == "Transpose":
                 return first.transpose(attributes.get("perm"))
+            if node.op_type == "Slice":
+                return self._part_of(first, values[1:] if all(node.input) else [])
             if node.op_type == "Cast":
                 dtype = np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(cast_type(attributes, self.onnx)))
                 self.use(first.size * dtype.itemsize)
@@ -95,6 +97,18 @@ class Constants(dict[str, npt.NDArray[Any]]):
         if not attributes.get("broadcast") or np.broadcast_shapes(first.shape, aligned.shape) != first.shape:
             raise UnsupportedNodeError(f"adds constants of the shapes {first.shape} and {second.shape}")
         return aligned
+
+    def _part_of(self, array: npt.NDArray[Any], numbers: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the part of an array that a Slice takes, a view. Raises UnsupportedNodeError."""
+        if len(numbers) not in (3, 4) or any(number.ndim != 1 or number.dtype.kind != "i" for number in numbers):
+            raise UnsupportedNodeError("takes a part of a constant, expected starts, ends and axes")
+        part = [slice(None)] * array.ndim
+        starts, ends, axes, *steps = (number.tolist() for number in numbers)
+        if any(step != 1 for step in (steps[0] if steps else ())):
+            raise UnsupportedNodeError("takes every second number of a constant, or backwards")
+        for start, end, axis in zip(starts, ends, axes, strict=True):
+            part[axis] = slice(start, end)
+        return array[tuple(part)]
 
     def use(self, size: int) -> None:
         """Take this many bytes of those that are left. Raises UnsupportedNodeError."""

@@ -64,12 +64,14 @@ class Graph:
             self.arrays,
         )
 
-    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        """Add a node; return the name of its output."""
+    def node(self, kind: str, inputs: list[str], output: str = "", place: int = 0, **attributes: Any) -> str:
+        """Add a node; return the name of its output, which has this place among those of the operator."""
         self._use(nodes=1)
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(
-            self.onnx.helper.make_node(kind, inputs, [name], name=f"node_{len(self.nodes)}", **attributes)
+            self.onnx.helper.make_node(
+                kind, inputs, [*[""] * place, name], name=f"node_{len(self.nodes)}", **attributes
+            )
         )
         return name
 
@@ -82,6 +84,11 @@ class Graph:
     def number(self, value: float) -> str:
         """Add a scalar constant of the model's dtype; return its name."""
         return self.array(f"number_{len(self.arrays)}", np.array(value, self.model.dtype))
+
+    def check_room(self, numbers: int) -> None:
+        """Check, before it is made, that an array of this many numbers may be added. Raises SpecnetError."""
+        self._use(size=numbers * self.model.dtype.itemsize)
+        self._left[1] += numbers * self.model.dtype.itemsize
 
     def _use(self, nodes: int = 0, size: int = 0) -> None:
         self._left = [self._left[0] - nodes, self._left[1] - size]
@@ -120,10 +127,10 @@ class Graph:
         """Add layers in sequence; return the name of the last output. Raises SpecnetError for an unsupported type."""
         for spec, plan in zip(specs, plans, strict=True):
             name = f"{prefix}{spec.name}"
-            if isinstance(spec, CompositeSpec):
-                x = self._composite(spec, plan, x, name)
-            elif spec.type in self.writers:
+            if spec.type in self.writers:
                 x = self.writers[spec.type](self, GraphLayer(self.model, name, spec, plan), x)
+            elif isinstance(spec, CompositeSpec):
+                x = self._composite(spec, plan, x, name)
             else:
                 msg = f"{name}: ONNX has no operator for a layer of type {spec.type!r}"
                 raise SpecnetError(msg)

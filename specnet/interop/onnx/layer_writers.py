@@ -1,4 +1,4 @@
-"""Writers that add the ONNX nodes of each layer type; those of spatial layers are in `spatial`."""
+"""Writers that add the ONNX nodes of each layer type; those over positions and time are in `spatial` and `sequence`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from specnet.errors import SpecnetError
 from specnet.interop.onnx.graph import Graph, GraphLayer, LayerWriter
+from specnet.interop.onnx.sequence.writers import SEQUENCE_WRITERS, check_mask
 from specnet.interop.onnx.spatial.writers import SPATIAL_WRITERS
 from specnet.layers.elu import SELU_ALPHA, SELU_SCALE
 
@@ -160,6 +161,8 @@ def _reshape(graph: Graph, layer: GraphLayer, x: str) -> str:
 
 
 def _embedding(graph: Graph, layer: GraphLayer, x: str) -> str:
+    if layer.fields["mask_index"] is not None:
+        check_mask(graph, layer)
     return graph.node("Gather", [graph.array(f"{layer.name}.weight", layer["weight"]), x])
 
 
@@ -198,6 +201,7 @@ def _either(write: LayerWriter) -> LayerWriter:
 
 
 _CHANNELS_LAST: dict[str, LayerWriter] = {
+    **SEQUENCE_WRITERS,
     "affine": _affine,
     "embedding": _embedding,
     "flatten": _reshape,

@@ -11,6 +11,7 @@ from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx import affine, norm
 from specnet.interop.onnx.builder import Entry, LayerBuilder, UnsupportedNodeError
 from specnet.interop.onnx.operator_sets import OLD_BROADCAST
+from specnet.interop.onnx.sequence import attention, axes, recurrent
 from specnet.interop.onnx.spatial import conv, layout, pool, resize
 from specnet.interop.onnx.steps import Given, NodeRead
 
@@ -23,6 +24,10 @@ def layers_of(file: str, steps: Sequence[NodeRead], given: Given) -> tuple[list[
     reader = _read_steps(LayerBuilder(file, given, given.shape, "", LayerNames()), steps)
     if reader.flattened:
         raise unsupported(file, "its output is a flattened (channels, ...), which specnet has in another order")
+    if reader.axes:
+        raise unsupported(
+            file, "its output does not have the batch on the first axis; export the model with the batch first"
+        )
     if reader.first and len(reader.shape) > 1:
         reader.notes.append(f"an output has the shape {reader.graph_shape} in the file, {reader.shape} here")
     return reader.entries, reader.arrays, reader.notes
@@ -34,12 +39,15 @@ def _read_steps(reader: LayerBuilder, steps: Sequence[NodeRead]) -> LayerBuilder
         step = steps[index]
         try:
             if step.ways:
-                _read_branches(reader, step)
+                if not axes.joins_directions(reader, step):
+                    _read_branches(reader, step)
                 used = 1
             elif step.position and step.operator not in _ANY_POSITION:
                 raise UnsupportedNodeError("its first input is a constant")  # noqa: TRY301 - named like the others
             else:
-                used = OPERATORS[step.operator](reader, steps[index : index + 3])
+                axes.check_axes(reader, step.operator)
+                readers = {**OPERATORS, **axes.OPERATORS} if reader.axes else OPERATORS
+                used = readers[step.operator](reader, steps[index : index + 5])
         except CheckpointError as error:
             detail = str(error).removeprefix(f"{file}: ")
             raise unsupported(file, f"{step.name} ({step.operator}): {detail}") from None
@@ -60,9 +68,10 @@ def _read_branches(reader: LayerBuilder, step: NodeRead) -> None:
         raise UnsupportedNodeError("combines integer values")
     branches = [_read_steps(reader.branch(prefix, inner), branch) for branch in step.ways]
     lists, shapes = [branch.entries for branch in branches], [branch.shape for branch in branches]
-    if len({(branch.first, branch.flattened) for branch in branches}) > 1:
+    if len({(branch.first, branch.flattened, branch.axes) for branch in branches}) > 1:
         raise UnsupportedNodeError("combines values with their channels on different axes")
-    reader.first, reader.flattened = branches[0].first, branches[0].flattened
+    reader.first, reader.flattened, reader.axes = branches[0].first, branches[0].flattened, branches[0].axes
+    reader.directions = branches[0].directions
     if kind == "residual":
         if not lists[0]:  # x + f(x): `layers` is the branch that is not empty
             lists.reverse()
@@ -166,9 +175,12 @@ def _refuse_operator(_reader: LayerBuilder, _steps: Sequence[NodeRead]) -> int:
 OPERATORS: dict[str, Callable[[LayerBuilder, Sequence[NodeRead]], int]] = {
     **dict.fromkeys(elementwise.OPERATORS, _refuse_operator),
     **affine.OPERATORS,
+    **attention.OPERATORS,
     **norm.OPERATORS,
     **conv.OPERATORS,
     **layout.OPERATORS,
+    **recurrent.OPERATORS,
+    "Squeeze": axes.OPERATORS["Squeeze"],
     **pool.OPERATORS,
     **resize.OPERATORS,
     "Cast": _cast,

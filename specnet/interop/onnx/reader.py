@@ -30,6 +30,8 @@ from specnet.interop.imported_model import (
 )
 from specnet.interop.onnx import activations as elementwise
 from specnet.interop.onnx.layers import layers_of
+from specnet.interop.onnx.sequence import attention
+from specnet.interop.onnx.sequence.weights import recurrent_arrays
 from specnet.interop.onnx.spatial.layout import takes_channels_first
 from specnet.interop.onnx.steps import Given, GraphNode, NodeRead
 from specnet.interop.onnx.structure import LARGEST_GRAPH, Structure
@@ -86,6 +88,7 @@ def _from_document(
 def _arrays_from(spec: ModelSpec, constants: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     """Return the arrays of a document's model that are among the constants, in specnet's layout."""
     arrays = {full: constants[full] for full in array_names(spec) if full in constants}
+    arrays |= recurrent_arrays(spec, constants)
     for layer, entry, _ in spec.walk():
         weight, slope = f"{layer}.weight", f"{layer}.slope"
         if entry.type in (*CONVOLUTIONS, *TRANSPOSED) and weight in arrays:
@@ -199,13 +202,17 @@ class OnnxGraph:
         node, parent = self.nodes[value], self.parents[value]
         variables = self._variables(node)
         step = NodeRead(node.op_type, node.name or value, dict(node.attributes))
-        step.outputs = sum(bool(name) for name in node.output)
+        step.outputs, step.output = sum(bool(name) for name in node.output), node.output.index(value)
         if node.op_type == "Cast":
             to = self._structure.output_type(node)
             step.attributes["to_name"] = self._types.DataType.Name(to) if to in self._types.DataType.values() else to
         activation = self._find_activation(start, value)
         if activation is not None:
             return activation
+        if node.op_type == "MatMul" and len(variables) == 2:
+            found = attention.recognized(self.nodes, self.constants, value)
+            if found is not None and found[1] == parent:
+                return found
         if len(variables) == 1:
             step.operands = [self.constants.get(name) for name in node.input]
             step.constants = [(name, self.constants[name]) for name in node.input if name and name in self.constants]

@@ -58,7 +58,7 @@ class NodeRead:
 
     The operator "layer" stands for a recognized activation; its attributes are the layer entry. `operands` has the
     constant at each input, or None; `constants` has them alone, with their names. `position` is the index of the input
-    that is not constant, `rank` the largest rank of the constants of an activation.
+    that is not constant, `output` that of the output used, `rank` the largest rank of the constants of an activation.
     """
 
     def __init__(self, operator: str, name: str, attributes: dict[str, Any]) -> None:
@@ -66,6 +66,7 @@ class NodeRead:
         self.name = name
         self.attributes = attributes
         self.outputs = 1
+        self.output = 0
         self.constants: list[tuple[str, npt.NDArray[Any]]] = []
         self.operands: list[npt.NDArray[Any] | None] = []
         self.position = 0

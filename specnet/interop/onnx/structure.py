@@ -11,6 +11,7 @@ from specnet.interop.onnx.builder import UnsupportedNodeError
 from specnet.interop.onnx.constants import FOLDED, Constants, cast_type
 from specnet.interop.onnx.layers import OPERATORS
 from specnet.interop.onnx.operator_sets import check_constants, check_node, operator_set, plain_domain
+from specnet.interop.onnx.sequence.states import RECURRENT, States, last_of_layers
 from specnet.interop.onnx.steps import GraphNode
 
 LARGEST_GRAPH = 20_000
@@ -21,8 +22,9 @@ _REMEDY = "export the model without it, or describe the model in a document and 
 
 
 class Structure:
-    """The nodes of a graph by the name of their first output, its constants, its input and the name of its output.
+    """The nodes of a graph by the names of their outputs, its constants, its input and the name of its output.
 
+    Recurrent operators have two outputs, of all others only the first one is read.
     Identity, and Cast to the type that the values already have, are left out: `GraphNode.input` names what they get.
     """
 
@@ -35,6 +37,7 @@ class Structure:
         self.version = operator_set(name, model, onnx)
         self.constants = Constants(onnx, self.version, unpacked_limit(size))
         self.nodes: dict[str, GraphNode] = {}
+        self._states = States(self.constants)
         self._same: dict[str, str] = {}
         self._types: dict[str, int] = {}
         self._defined: set[str] = set()
@@ -68,7 +71,7 @@ class Structure:
 
     def _add_node(self, node: Any) -> None:
         """Add a node, a constant if it depends on constants alone, or another name if it changes nothing."""
-        if not node.output or not node.output[0]:
+        if not node.output or not (node.output[0] or node.op_type in RECURRENT):
             return
         for value in node.output:
             if value:
@@ -76,10 +79,12 @@ class Structure:
         inputs = tuple(self._same.get(value, value) for value in node.input)
         domain = plain_domain(node.domain)
         read = GraphNode(node.op_type, domain, node.name, inputs, tuple(node.output), {})
-        if domain or node.op_type not in (*OPERATORS, *FOLDED, "Constant"):
-            self.nodes[node.output[0]] = read  # to be refused together with the others
-            return
         try:
+            if not domain and self._states.take(read, node.attribute):
+                return
+            if domain or node.op_type not in (*OPERATORS, *FOLDED, "Constant"):
+                self.nodes[node.output[0]] = read  # to be refused together with the others
+                return
             check_node(node, self.version, self.onnx)
             self._add_known(read, node)
         except UnsupportedNodeError as error:
@@ -96,12 +101,14 @@ class Structure:
             values = [self.constants[value] for value in read.input if value]
             self.constants[output] = self.constants.fold(read, read.attributes, values)
             return
+        read = last_of_layers(self._states.without_zeros(read), self.nodes, self.constants)
         check_constants(read, constants, self.version, read.attributes)
         self._types[output] = self.output_type(read)
         if self._changes_nothing(read):
             self._same[output] = read.input[0]
         else:
-            self.nodes[output] = read
+            read_outputs = read.output if read.op_type in RECURRENT else read.output[:1]
+            self.nodes |= {name: read for name in read_outputs if name}
 
     def output_type(self, node: GraphNode) -> int:
         """Return the data type of a node's output, 0 if it is unknown."""

@@ -1,12 +1,13 @@
-"""Write this folder's files, each with the library of its format: `python make.py keras|torch|onnx|images`.
+"""Write this folder's files, each with the library of its format: `python make.py keras|torch|onnx|images|series`.
 
 keras    under Keras 2.15 (with TensorFlow 2.15): keras2.h5, keras2.keras, keras2.weights.h5, keras2-weights.h5;
          under Keras 3 (KERAS_BACKEND=jax): keras3.h5, keras3.keras, keras3.weights.h5
 torch    torch.safetensors
 onnx     torch-script.onnx, torch-dynamo.onnx (needs torch, onnx and onnxscript)
 images   keras3-images.keras, keras3-images.h5, torch-images.onnx (needs Keras 3, torch and onnx)
+series   keras3-series.keras, keras3-series.h5, torch-series.onnx (as images)
 
-The outputs of each network for INPUTS or IMAGES, and the library's version, are written to expected.json.
+The outputs of each network for INPUTS, IMAGES or SERIES, and the library's version, are written to expected.json.
 """
 
 import json
@@ -18,6 +19,8 @@ import numpy as np
 HERE = Path(__file__).parent
 INPUTS = np.linspace(-2, 2, 4 * 6, dtype="f4").reshape(4, 6)
 IMAGES = np.linspace(-2, 2, 4 * 7 * 6 * 2, dtype="f4").reshape(4, 7, 6, 2)
+SERIES = np.linspace(-2, 2, 4 * 5 * 3, dtype="f4").reshape(4, 5, 3)
+SERIES[1, 3:], SERIES[2, 1:] = 0, 0  # padding, for a network with a mask
 
 
 def add_expected(versions, outputs):
@@ -197,5 +200,57 @@ def images():
     onnx_images()
 
 
+def keras_series():
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            layers.Input(SERIES.shape[1:]),
+            layers.Masking(0.0),
+            layers.Bidirectional(layers.GRU(4, return_sequences=True)),
+            layers.LSTM(3, return_sequences=True),
+            layers.SimpleRNN(5, activation="relu", return_sequences=True),
+            layers.TimeDistributed(layers.Dense(4, activation="tanh")),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3),
+        ],
+        name="series",
+    )
+    model.compile("sgd", "mse")
+    model.fit(SERIES, np.eye(4, 3), epochs=3, verbose=0)
+    for suffix in ("keras", "h5"):
+        model.save(HERE / f"keras3-series.{suffix}")
+    y = np.asarray(model(SERIES, training=False))
+    add_expected(f"Keras {keras.__version__}", {"keras3-series.keras": y, "keras3-series.h5": y})
+
+
+def onnx_series():
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.both = nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
+            self.one = nn.GRU(8, 5, batch_first=True)
+            self.out = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(self.one(torch.relu(self.both(x)[0]))[1][-1])
+
+    torch.manual_seed(1)
+    model, x = Network().eval(), torch.tensor(SERIES)
+    names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+    torch.onnx.export(model, (x,), HERE / "torch-series.onnx", dynamo=False, **names)
+    add_expected(f"torch {torch.__version__}", {"torch-series.onnx": model(x).detach().numpy()})
+
+
+def series():
+    keras_series()
+    onnx_series()
+
+
 if __name__ == "__main__":
-    {"keras": keras, "torch": torch_file, "onnx": onnx_files, "images": images}[sys.argv[1]]()
+    {"keras": keras, "torch": torch_file, "onnx": onnx_files, "images": images, "series": series}[sys.argv[1]]()

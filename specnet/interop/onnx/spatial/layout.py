@@ -9,6 +9,7 @@ import numpy as np
 
 from specnet.interop.onnx import norm
 from specnet.interop.onnx.builder import LayerBuilder, UnsupportedNodeError
+from specnet.interop.onnx.sequence.axes import move_axes
 from specnet.interop.onnx.steps import NodeRead
 
 _CHANNELS_FIRST = (
@@ -41,6 +42,8 @@ def _transpose(reader: LayerBuilder, steps: Sequence[NodeRead]) -> int:
     axes = list(steps[0].attributes.get("perm", range(rank)[::-1]))
     to_first, to_last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
     if axes == list(range(rank)):
+        return 1
+    if rank == 3 and axes != (to_last if reader.first else to_first) and 0 in axes[1:2] and move_axes(reader, axes):
         return 1
     if rank < 3 or axes != (to_last if reader.first else to_first):
         raise UnsupportedNodeError(f"reorders the axes as {axes}, which does more than move the channels")

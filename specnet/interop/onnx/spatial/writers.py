@@ -106,7 +106,7 @@ def _upsample(graph: Graph, layer: GraphLayer, x: str) -> str:
         return float64.upsample(graph, layer, x)
     scales = graph.array(f"{layer.name}.scales", np.array([1, 1, *layer.fields["size"]], np.float32))
     if layer.fields["interpolation"] == "nearest":
-        rounding = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        rounding: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return graph.node("Resize", [x, "", scales], mode="nearest", **rounding)
     return graph.node("Resize", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
 
