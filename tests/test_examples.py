@@ -57,6 +57,46 @@ def test_the_smartwatch_example_recognizes_movements_of_new_persons(python, root
     assert network > 83
 
 
+def test_the_series_example_forecasts_better_than_a_linear_model(python, root, tmp_path):
+    for package in ("pandas", "seglearn"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    out = run(python, root / "examples/series/forecast.py", cwd=tmp_path)
+    assert "40498 samples; the last 8099, of the persons [9, 10], are held out" in out
+    errors = {line[:16].strip(): float(line.split()[-1]) for line in out.splitlines()[3:6]}
+    assert errors["last value"] == pytest.approx(0.842, abs=0.002)  # no network decides it
+    assert errors["linear"] == pytest.approx(0.849, abs=0.005)
+    assert errors["this network"] < 0.72
+
+
+def test_the_names_example_writes_names(python, root, tmp_path, full):
+    """The README trains for 60 epochs; four show that the commands work."""
+    document = root / "examples/names/names.experiment.json"
+    train = [python, "-m", "specnet", "train", document, *([] if full else ["--set", "training.epochs=4"])]
+    subprocess.run(train, capture_output=True, text=True, cwd=tmp_path, check=True)
+    out = run(python, root / "examples/names/bigram.py", cwd=tmp_path)
+    bigrams, network = figures(out, "bigrams", "this network")
+    assert bigrams == pytest.approx(2.146, abs=0.001)
+    assert network < (1.25 if full else 2.3)
+    command = [
+        python,
+        "-m",
+        "specnet",
+        "generate",
+        "runs/names/best.h5",
+        "--prompt",
+        "dark",
+        "--seed",
+        "1",
+        "--lines",
+        "5",
+    ]
+    lines = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("dark") for line in lines)
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
+    assert again == lines
+
+
 def test_the_digits_example_with_a_hand_written_loop(python, root, tmp_path):
     out = run(python, root / "examples/digits/loop.py", cwd=tmp_path)
     assert float(out.split()[-1]) > 0.97
