@@ -50,6 +50,7 @@ WRITTEN = {
     "max_pool_backward": (2,),
     "average_pool": (1,),
     "average_pool_backward": (1,),
+    "matmul": (2,),
     "lstm": (5, 6, 7),
     "lstm_backward": (0, 5),
     "gru": (6, 7, 8),
@@ -148,6 +149,7 @@ def valid_arguments(name, rows=4, width=3, dtype=np.float32, seed=None):
         "max_pool_backward": [images, pooled, array(2, rows, 3, width), pool],
         "average_pool": [images, pooled, pool],
         "average_pool_backward": [pooled, images, pool],
+        "matmul": [matrices[0], array(rows, 2), array(width, 2), 1],
         "lstm": [
             *(steps(2, width), array(width, 8), array(2, 8), array(8), counts),
             *(steps(2, 8), steps(3, 2), steps(3, 2)),

@@ -58,7 +58,7 @@ def test_the_smartwatch_example_recognizes_movements_of_new_persons(python, root
 
 
 def test_the_series_example_forecasts_better_than_a_linear_model(python, root, tmp_path):
-    for package in ("pandas", "seglearn"):
+    for package in ("pandas", "seglearn", "matplotlib"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     out = run(python, root / "examples/series/forecast.py", cwd=tmp_path)
     assert "40498 samples; the last 8099, of the persons [9, 10], are held out" in out

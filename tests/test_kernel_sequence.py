@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from specnet import kernels
 from specnet.layers import Attention, Gru, Lstm
 from tests.kernel_support import needs_kernels, run_with_and_without_kernels
 
@@ -54,6 +55,21 @@ def test_random_sizes_give_what_numpy_gives(kind, dtype, full):
         for actual, expected in zip(compiled, plain, strict=True):
             assert np.abs(actual - expected).max() <= tolerance * max(largest, 1), (number, actual.shape)
         assert compiled[-1].tobytes() == compiled[0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_random_sizes(dtype, full):
+    choices, rng = random.Random(9), np.random.default_rng(9)
+    for _ in range(300 if full else 60):
+        rows, depth, columns = (choices.choice((*SIZES, 300)) for _ in range(3))
+        depth = choices.choice((depth, 5000)) if rows * columns < 2000 else depth
+        a, b = rng.normal(size=(rows, depth)).astype(dtype), rng.normal(size=(depth, columns)).astype(dtype)
+        expected = a.astype(np.float64) @ b.astype(np.float64)
+        for kind, (left, right) in enumerate(((a, b), (np.ascontiguousarray(a.T), b), (a, np.ascontiguousarray(b.T)))):
+            out = np.full((rows, columns), np.nan, dtype)
+            assert kernels.matmul(left, right, out, kind)
+            largest = max(np.abs(expected).max(), 1)
+            assert np.abs(out - expected).max() < (2e-6 if dtype == "float32" else 1e-14) * largest * depth**0.5, kind
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

@@ -126,6 +126,8 @@ average_pool = _kernel("average_pool")
 """(x, y, settings): see pools.h."""
 average_pool_backward = _kernel("average_pool_backward")
 """(dy, dx, settings): each position of a window receives its share of dy."""
+matmul = _kernel("matmul")
+"""(a, b, out, kind): out = a @ b, a.T @ b or a @ b.T of matrices, for the kinds 0, 1, 2."""
 lstm = _kernel("lstm")
 """(x, weight, recurrent_weight, bias, counts, gates, h, c): all steps of a pass; see recurrent.h."""
 lstm_backward = _kernel("lstm_backward")

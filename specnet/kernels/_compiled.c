@@ -154,7 +154,7 @@ static PyMethodDef methods[] = {KERNELS(KERNEL_METHOD) METHOD(activation), METHO
                                 METHOD(dense_row), METHOD(cross_entropy), METHOD(dropout), METHOD(gather),
                                 METHOD(convolve), METHOD(convolve_back), METHOD(convolve_weight), METHOD(lstm),
                                 METHOD(lstm_backward), METHOD(gru), METHOD(gru_backward), METHOD(attention),
-                                METHOD(attention_backward),
+                                METHOD(attention_backward), METHOD(matmul),
                                 {"threads", threads, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 static int prepare(PyObject *module) {

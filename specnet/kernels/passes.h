@@ -6,6 +6,17 @@ typedef struct {
     size_t depth, columns, row_step;
 } Right;
 
+/* out = a @ b, where the rows of a are ra numbers apart and its elements ka, so that a may be transposed. */
+typedef struct {
+    const void *a;
+    size_t ra, ka;
+    Right b;
+    void *out;
+    Tiles tiles;
+} Product;
+
+enum { DEPTH = 2048 }; /* products that are summed in one chain; sums of such parts lose fewer digits */
+
 /* All steps of a recurrent layer; see recurrent.h. A step of 0 says that a state overwrites the one before. */
 typedef struct {
     size_t steps, batch, features, units, truncate;

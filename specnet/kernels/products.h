@@ -39,3 +39,16 @@ static void NAMED(multiply_matrices)(const Tiles *tiles, const REAL *a, size_t r
         }
     }
 }
+
+/* The units are the rows of the result. A right factor that lies in memory as it is may be deep, and is taken in parts. */
+static void NAMED(matmul)(const Job *job, size_t first, size_t stop) {
+    const Product *p = job->array[0];
+    const size_t columns = p->b.columns, depth = p->b.row_step ? DEPTH : p->b.depth;
+    REAL *out = (REAL *)p->out + first * columns;
+    for (size_t k = 0; k < p->b.depth; k += depth) {
+        const Right part = {(const REAL *)p->b.numbers + k * p->b.row_step, p->b.depth - k < depth ? p->b.depth - k : depth,
+                            columns, p->b.row_step};
+        NAMED(multiply_matrices)(&p->tiles, (const REAL *)p->a + first * p->ra + k * p->ka, p->ra, p->ka, stop - first, &part,
+                                 NULL, out, columns, k > 0);
+    }
+}

@@ -253,3 +253,37 @@ static PyObject *attention_backward(PyObject *self, PyObject *const *arguments, 
     close_views(v, 5);
     return failed ? NULL : PyBool_FromLong(fits);
 }
+
+/* (a, b, out, kind): out = a @ b, a.T @ b or a @ b.T of matrices, for the kinds 0, 1, 2. */
+static PyObject *matmul(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {
+    Py_buffer v[3];
+    Job job = {.align = 1}, numbers;
+    if (given != 4) Py_RETURN_FALSE;
+    if (!read_numbers(&numbers, arguments + 3, 1)) return NULL;
+    const char type = open_views(arguments, "rrw", 3, v);
+    if (!type) Py_RETURN_FALSE;
+    const int kind = numbers.number[0] == 1 ? 1 : numbers.number[0] == 2 ? 2 : 0;
+    int fits = v[0].ndim == 2 && v[1].ndim == 2 && v[2].ndim == 2 && length(&v[0]) && length(&v[1]) && length(&v[2]), failed = 0;
+    if (fits) {
+        const size_t a_rows = (size_t)v[0].shape[0], a_columns = (size_t)v[0].shape[1], rows = kind == 1 ? a_columns : a_rows,
+                     depth = kind == 1 ? a_rows : a_columns, b_columns = (size_t)v[1].shape[1],
+                     columns = kind == 2 ? (size_t)v[1].shape[0] : b_columns, item = type == 'f' ? sizeof(float) : sizeof(double);
+        Product p = {.a = v[0].buf, .ra = kind == 1 ? 1 : a_columns, .ka = kind == 1 ? a_columns : 1, .out = v[2].buf,
+                     .b = {.depth = depth, .columns = columns}, .tiles = tiles_of(type, columns)};
+        fits = is_matrix(&v[2], rows, columns) && is_matrix(&v[1], kind == 2 ? columns : depth, kind == 2 ? depth : columns);
+        char *const packed = fits ? allocated(packed_size(&p.tiles, depth, columns), item) : NULL, *room = packed;
+        if (fits && !packed) {
+            PyErr_NoMemory();
+            failed = 1;
+        } else if (fits) {
+            pack_right(&p.b, &p.tiles, type, v[1].buf, kind == 2 ? 1 : b_columns, kind == 2 ? b_columns : 1,
+                       kind == 1 || rows < FEW_ROWS, &room);
+            job = (Job){.work = type == 'f' ? matmul_float32 : matmul_float64, .count = rows, .align = p.tiles.rows,
+                        .cost = depth * columns / MACS + 1, .array = {&p}};
+            failed = !run_released(&job);
+        }
+        free(packed);
+    }
+    close_views(v, 3);
+    return failed ? NULL : PyBool_FromLong(fits);
+}

@@ -14,8 +14,7 @@ from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeT
 from specnet.arrays.sums import sum_rows
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer, MaskUse, TimeMask, TimeStep
-from specnet.layers.affine import product
-from specnet.layers.sequence.base import check_mask, check_sequence
+from specnet.layers.sequence.base import check_mask, check_sequence, multiply
 
 INPUTS = ("query", "key", "value")
 
@@ -147,7 +146,7 @@ class Attention(Layer):
         width = self.heads * self.key_size
         for index, name in enumerate(INPUTS):
             made.weight[:, index * width : (index + 1) * width] = self.parameters[name]
-        product(made.x, made.weight, made.projected)
+        multiply(made.x, made.weight, made.projected)
         if "query_bias" in self.parameters:
             made.projected[...] += np.concatenate([self.parameters[f"{name}_bias"] for name in INPUTS])
         counts = np.empty((0, 0), made.x.dtype)
@@ -156,7 +155,7 @@ class Attention(Layer):
         self._attend(made, counts)
         y = np.empty((batch, steps, made.x.shape[1]), made.x.dtype) if out is None else out
         rows = y.reshape(made.x.shape)
-        product(made.joined, self.parameters["output"], rows)
+        multiply(made.joined, self.parameters["output"], rows)
         if "output_bias" in self.parameters and not kernels.add_bias(rows, self.parameters["output_bias"]):
             rows += self.parameters["output_bias"]
         return y
@@ -183,7 +182,7 @@ class Attention(Layer):
         made, d_projected = self._fill_gradients(dy)
         batch, _, steps, _ = made.attention.shape
         dx = np.empty((batch, steps, made.x.shape[1]), d_projected.dtype) if out is None else out
-        product(d_projected, made.weight.T, dx.reshape(made.x.shape))
+        multiply(d_projected, made.weight.T, dx.reshape(made.x.shape))
         return dx
 
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
@@ -195,12 +194,12 @@ class Attention(Layer):
         batch, _, steps, _ = made.attention.shape
         rows = self.incoming(dy, (batch, steps, made.x.shape[1]), made.x.dtype).reshape(made.x.shape)
         d_joined = self.keep("d_joined", made.joined.shape, made.joined.dtype)
-        product(made.joined.T, rows, self.gradient("output"))
-        product(rows, self.parameters["output"].T, d_joined)
+        multiply(made.joined.T, rows, self.gradient("output"))
+        multiply(rows, self.parameters["output"].T, d_joined)
         d_projected = self.keep("d_projected", made.projected.shape, made.projected.dtype)
         self._attend_backward(made, d_joined, d_projected)
         d_weight = self.keep("d_weight", made.weight.shape, made.weight.dtype)
-        product(made.x.T, d_projected, d_weight)
+        multiply(made.x.T, d_projected, d_weight)
         width = self.heads * self.key_size
         for index, name in enumerate(INPUTS):
             self.gradient(name)[...] = d_weight[:, index * width : (index + 1) * width]

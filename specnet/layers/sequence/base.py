@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specnet import kernels
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import TimeMask
+from specnet.layers.affine import product
 
 Keep = Callable[[str, ShapeTuple, npt.DTypeLike], npt.NDArray[Any]]
 """Returns the array of a name: one that is kept for the next pass, or a new one."""
@@ -28,6 +30,17 @@ class Pass:
     x: Array
     counts: Array
     arrays: dict[str, Array] = field(default_factory=dict)
+
+
+def multiply(a: Array, b: Array, out: Array) -> None:
+    """Write a @ b into `out`; one factor may be the transpose of a contiguous matrix.
+
+    The kernel shares its work among the cores piece by piece. The threads of a BLAS wait for each other instead, which
+    takes long where other programs use the cores, too.
+    """
+    kind = 1 if not a.flags.c_contiguous else 2 if not b.flags.c_contiguous else 0
+    if not kernels.matmul(a.T if kind == 1 else a, b.T if kind == 2 else b, out, kind):
+        product(a, b, out)
 
 
 def sigmoid(x: Array) -> None:

@@ -18,8 +18,7 @@ from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeT
 from specnet.arrays.sums import sum_rows
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer, MaskUse, TimeMask, TimeStep
-from specnet.layers.affine import product
-from specnet.layers.sequence.base import Keep, Pass, check_mask, check_sequence, new_array
+from specnet.layers.sequence.base import Keep, Pass, check_mask, check_sequence, multiply, new_array
 
 
 class Recurrent(Layer):
@@ -156,7 +155,7 @@ class Recurrent(Layer):
         """Compute the whole pass by numpy: one product with the weight for all steps, then step by step."""
         inputs = made.arrays["gates"]
         steps, batch, width = inputs.shape
-        product(made.x.reshape(steps * batch, made.x.shape[2]), self._weight, inputs.reshape(steps * batch, width))
+        multiply(made.x.reshape(steps * batch, made.x.shape[2]), self._weight, inputs.reshape(steps * batch, width))
         if self._bias is not None:
             inputs += self._bias
         made.arrays["products"] = np.empty((batch, width), inputs.dtype)
@@ -178,7 +177,7 @@ class Recurrent(Layer):
         made, d_inputs = self._fill_gradients(dy)
         steps, batch, features = made.x.shape
         dx = self.keep("dx", made.x.shape, made.x.dtype)
-        product(d_inputs, self._weight.T, dx.reshape(steps * batch, features))
+        multiply(d_inputs, self._weight.T, dx.reshape(steps * batch, features))
         result = np.empty((batch, steps, features), dx.dtype) if out is None else out
         self._in_order(result)[...] = dx
         return result
@@ -199,7 +198,7 @@ class Recurrent(Layer):
             dh[-1:] = dy
         rows = steps * batch, self.gates * self.units
         d_inputs, d_recurrent = (array.reshape(rows) for array in self.walk_back(made, dh))
-        product(made.x.reshape(steps * batch, features).T, d_inputs, self.gradient("weight"))
+        multiply(made.x.reshape(steps * batch, features).T, d_inputs, self.gradient("weight"))
         self.fill_recurrent_gradient(made, d_recurrent)
         if self._bias is not None:
             sum_rows(d_inputs, self.gradient("bias"))
@@ -226,7 +225,7 @@ class Recurrent(Layer):
     def fill_recurrent_gradient(self, made: Pass, d_recurrent: Array) -> None:
         """Fill the gradient of recurrent_weight from that of h @ recurrent_weight, as rows."""
         before = made.arrays["h"][:-1].reshape(len(d_recurrent), self.units)
-        product(before.T, d_recurrent, self.gradient("recurrent_weight"))
+        multiply(before.T, d_recurrent, self.gradient("recurrent_weight"))
 
     def is_cut(self, t: int) -> bool:
         """Return whether no gradient passes from step t to the step before."""
