@@ -48,7 +48,7 @@ class Chain:
         self._forwards = [_with_out(unit.forward) for unit in self._units]
         self._backwards = [_with_out(unit.backward) for unit in self._units]
         self._predicts = [_with_out(unit.predict) for unit in self._units]
-        self._takes_mask = ["mask" in signature(unit.forward).parameters for unit in self._units]
+        self._takes_mask = [unit.mask_use == "taken" for unit in self._units]
         self._trainable = [index for index, unit in enumerate(self._units) if unit.parameters]
         self._in_place = [False] + [
             unit.in_place and _is_built_in(before) and not before.keeps_output for before, unit in pairwise(self._units)

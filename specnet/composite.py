@@ -59,6 +59,11 @@ class Composite(Layer):
         """Return the lists of layers in a document's fields, each with its path; the fields may be invalid."""
 
     @classmethod
+    def is_valid(cls, fields: Mapping[str, Any]) -> bool:
+        """Return whether the lists of a document have what this class demands of them; True by default."""
+        return True
+
+    @classmethod
     @abstractmethod
     def join(cls, outputs: Sequence[ShapeTuple]) -> ShapeTuple:
         """Return the shape of one output, given the output shapes of the lists. Raises ShapeError."""

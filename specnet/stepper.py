@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ class Stepper:
         self._shape = (self._batch, *shape[1:])
         self._functions: list[TimeStep] = []
         self.reset()
+
+    def __reduce__(self) -> NoReturn:
+        msg = "stepper: cannot be copied or pickled; make another one with model.stepper()"
+        raise SpecnetError(msg)
 
     def reset(self) -> None:
         """Forget all steps, and begin new sequences."""

@@ -34,6 +34,9 @@ MODERATE = 1e30
 _UNSUPPORTED = ("unknown_layer", "plugin", "newer_format")
 
 
+MAX_NAME = 255
+"""Most characters of a layer's name."""
+
 MAX_FAST_NESTING = 8
 """Levels of arrays in layers; full validation checks deeper nesting."""
 
@@ -148,9 +151,21 @@ def _is_normalized(document: dict[str, Any]) -> bool:
     """Return whether all defaults are filled in and all values are far from their limits."""
     if any(isinstance(value, (dict, list)) for value in document.get("metadata", {}).values()):
         return False
-    return {"format", "name", "dtype", "seed"} <= document.keys() and _are_simple(
-        [document["layers"]], first=document["layers"][0]
-    )
+    first = document["layers"][0]
+    if not {"format", "name", "dtype", "seed"} <= document.keys() or not _are_simple([document["layers"]], first=first):
+        return False
+    kind = built_in(first["type"])
+    assert kind is not None
+    return not kind.marks_padding(first) or not any(map(_mixes_steps, document["layers"]))
+
+
+def _mixes_steps(entry: dict[str, Any]) -> bool:
+    """Return whether a layer, or one inside it, must not see padding; full validation says whether it does."""
+    kind = built_in(entry["type"])
+    assert kind is not None
+    if issubclass(kind, Composite):
+        return any(_mixes_steps(inner) for _, layers in kind.lists(entry) for inner in layers)
+    return kind.mask_use == "refused"
 
 
 def _are_simple(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None = None) -> bool:
@@ -166,8 +181,10 @@ def _are_simple(lists: list[list[dict[str, Any]]], first: dict[str, Any] | None 
         kind = built_in(entry["type"])
         if kind is None or entry.keys() != _load_layer_keys()[entry["type"]] or not _has_safe_values(entry):
             return False
+        if len(entry["name"]) > MAX_NAME:  # of a second layer that a composite adds
+            return False
         if issubclass(kind, Composite):
-            if not _are_simple([inner for _, inner in kind.lists(entry)]):
+            if not kind.is_valid(entry) or not _are_simple([inner for _, inner in kind.lists(entry)]):
                 return False
         elif entry is not first and (kind.input_limit(entry) is not None or kind.must_be_first(entry)):
             return False

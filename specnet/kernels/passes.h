@@ -44,5 +44,3 @@ static size_t packed_size(const Tiles *tiles, size_t depth, size_t columns) {
     return depth * ((columns + tiles->lanes - 1) / tiles->lanes * tiles->lanes);
 }
 
-/* Whether no gradient goes from a step to the one before. */
-static int is_cut(const Recurrence *p, size_t t) { return t == 0 || (p->truncate && t % p->truncate == 0); }

@@ -99,67 +99,92 @@ static void NAMED(gru)(const Job *job, size_t first, size_t stop) {
     }
 }
 
-/* Going back, p->h is dh: what reaches each state. A step adds its part to what reaches the state before it. */
+/* Going back, p->h is dh: what reaches each state. A step adds its part to what reaches the state before it, unless the
+   gradient is cut between them. The cuts of a sequence lie between its steps that count; `left` is how many of these come
+   before the step, and padding passes on what reaches it. */
+#define IS_CUT(ROW) (COUNTS(t, ROW) && p->truncate && left[(ROW) - first] % p->truncate == 0)
+
+/* Count the steps of each sequence that count. Return NULL if there is no memory. */
+static size_t *NAMED(steps_that_count)(const Recurrence *p, size_t first, size_t stop) {
+    const REAL *counts = p->counts;
+    size_t *left = calloc(stop - first, sizeof *left);
+    for (size_t t = 0; left && t < p->steps; t++)
+        for (size_t row = first; row < stop; row++) left[row - first] += COUNTS(t, row);
+    return left;
+}
+
+/* Add the gradient of step t to what reaches the states before it. */
+static void NAMED(pass_on)(const Recurrence *p, size_t t, size_t first, size_t stop, const size_t *left, const REAL *gradient,
+                           size_t width) {
+    const size_t units = p->units, step = p->batch * units;
+    const REAL *counts = p->counts;
+    REAL *const dh = (REAL *)p->h + t * step, *const before = dh - step;
+    for (size_t row = first, end; row < stop; row = end + 1) { /* runs of sequences that are not cut here */
+        for (end = row; end < stop && !IS_CUT(end); end++)
+            ;
+        if (end > row)
+            NAMED(multiply_matrices)(&p->tiles, gradient + row * width, width, 1, end - row, &p->recurrent, NULL,
+                                     before + row * units, units, 1);
+    }
+    for (size_t row = first; row < stop; row++)
+        if (!COUNTS(t, row)) NAMED(add_to)(before + row * units, dh + row * units, units);
+}
+
 static void NAMED(lstm_backward)(const Job *job, size_t first, size_t stop) {
     const Recurrence *p = job->array[0];
     const size_t units = p->units, width = 4 * units, step = p->batch * units;
     const REAL *counts = p->counts;
     REAL *dc = calloc((stop - first) * units, sizeof(REAL));
-    if (!dc) {
-        atomic_store(job->no_memory, 1);
-        return;
-    }
-    for (size_t t = p->steps; t--;) {
-        const REAL *gates = (const REAL *)p->gates + t * p->batch * width, *c = (const REAL *)p->c + t * step;
-        REAL *dh = (REAL *)p->h + t * step, *d_gates = (REAL *)p->d_gates + t * p->batch * width;
+    size_t *left = NAMED(steps_that_count)(p, first, stop);
+    if (!dc || !left) atomic_store(job->no_memory, 1);
+    for (size_t t = dc && left ? p->steps : 0; t--;) {
+        const REAL *gates = (const REAL *)p->gates + t * p->batch * width, *c = (const REAL *)p->c + t * step,
+                   *dh = (const REAL *)p->h + t * step;
+        REAL *d_gates = (REAL *)p->d_gates + t * p->batch * width;
         for (size_t row = first; row < stop; row++) {
+            REAL *own = dc + (row - first) * units;
+            left[row - first] -= COUNTS(t, row);
             if (COUNTS(t, row))
-                NAMED(lstm_slopes)(gates + row * width, c + row * units, c + step + row * units, dh + row * units,
-                                   dc + (row - first) * units, d_gates + row * width, units);
+                NAMED(lstm_slopes)(gates + row * width, c + row * units, c + step + row * units, dh + row * units, own,
+                                   d_gates + row * width, units);
             else
                 memset(d_gates + row * width, 0, width * sizeof(REAL));
+            if (IS_CUT(row)) memset(own, 0, units * sizeof(REAL));
         }
-        if (is_cut(p, t)) {
-            memset(dc, 0, (stop - first) * units * sizeof(REAL));
-            continue;
-        }
-        NAMED(multiply_matrices)(&p->tiles, d_gates + first * width, width, 1, stop - first, &p->recurrent, NULL,
-                        dh - step + first * units, units, 1);
-        for (size_t row = first; row < stop; row++)
-            if (!COUNTS(t, row)) NAMED(add_to)(dh - step + row * units, dh + row * units, units);
+        if (t) NAMED(pass_on)(p, t, first, stop, left, d_gates, width);
     }
     free(dc);
+    free(left);
 }
 
 static void NAMED(gru_backward)(const Job *job, size_t first, size_t stop) {
     const Recurrence *p = job->array[0];
     const size_t units = p->units, width = 3 * units, step = p->batch * units;
     const REAL *counts = p->counts;
-    for (size_t t = p->steps; t--;) {
+    size_t *left = NAMED(steps_that_count)(p, first, stop);
+    if (!left) atomic_store(job->no_memory, 1);
+    for (size_t t = left ? p->steps : 0; t--;) {
         const REAL *gates = (const REAL *)p->gates + t * p->batch * width, *part = (const REAL *)p->c + t * step,
                    *h = (const REAL *)p->x + t * step;
         REAL *dh = (REAL *)p->h + t * step, *d_gates = (REAL *)p->d_gates + t * p->batch * width,
              *d_products = (REAL *)p->d_products + t * p->batch * width;
         for (size_t row = first; row < stop; row++) {
+            left[row - first] -= COUNTS(t, row);
             if (COUNTS(t, row)) {
                 NAMED(gru_slopes)(gates + row * width, part + row * units, h + row * units, dh + row * units,
                                   d_gates + row * width, d_products + row * width, units);
+                if (t && !IS_CUT(row))
+                    NAMED(add_product)(dh - step + row * units, dh + row * units, gates + row * width + units, units);
             } else {
                 memset(d_gates + row * width, 0, width * sizeof(REAL));
                 memset(d_products + row * width, 0, width * sizeof(REAL));
             }
         }
-        if (is_cut(p, t)) continue;
-        NAMED(multiply_matrices)(&p->tiles, d_products + first * width, width, 1, stop - first, &p->recurrent, NULL,
-                        dh - step + first * units, units, 1);
-        for (size_t row = first; row < stop; row++) {
-            if (COUNTS(t, row))
-                NAMED(add_product)(dh - step + row * units, dh + row * units, gates + row * width + units, units);
-            else
-                NAMED(add_to)(dh - step + row * units, dh + row * units, units);
-        }
+        if (t) NAMED(pass_on)(p, t, first, stop, left, d_products, width);
     }
+    free(left);
 }
 
 #undef EACH_UNIT
 #undef COUNTS
+#undef IS_CUT

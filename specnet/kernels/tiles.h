@@ -49,7 +49,8 @@ static inline __attribute__((always_inline)) FUSED TARGET void TILED(product)(co
     const size_t end = (size_t)(rows - 1) * t->ro + t->columns;
     EACH(r, rows) {
         REAL *out = (REAL *)t->out + r * t->ro;
-        if (t->columns >= (size_t)(vectors * LANES) || (t->ro == t->columns && r * t->ro + vectors * LANES <= end)) {
+        if (t->columns >= (size_t)(vectors * LANES) ||
+            (!t->added && t->ro == t->columns && r * t->ro + vectors * LANES <= end)) {
             EACH(v, vectors) {
                 TILED(vector) *at = (TILED(vector) *)(out + v * LANES);
                 *at = t->added ? *at + sum[r][v] : sum[r][v];

@@ -42,6 +42,9 @@ class Embedding(Layer):
         if fields["mask_index"] is not None and len(input_shape) != 1:
             msg = f"with mask_index, it expects sequences of integers, shape (time,), got {input_shape}"
             raise ShapeError(msg)
+        if fields["mask_index"] is not None and fields["mask_index"] >= fields["vocabulary"]:
+            msg = f"mask_index {fields['mask_index']} is none of the integers from 0 to {fields['vocabulary'] - 1}"
+            raise ShapeError(msg)
         return {"weight": (fields["vocabulary"], dimension)}, (*input_shape, dimension)
 
     @classmethod

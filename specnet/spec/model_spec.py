@@ -66,7 +66,7 @@ class _Layers:
             if "input_shape" in info.data:
                 faults.append(ShapeFollower().faults(entries, info.data["input_shape"]))
             # Once each: a layer that stands for two, as in bidirectional, has the same faults twice.
-            once = {(path, error.message()): error for path, error in chain.from_iterable(faults)}
+            once = {(path, error.type): error for path, error in chain.from_iterable(faults)}
             reader.faults += details((path, error) for (path, _), error in once.items())
         reader.raise_faults("layers")
         return tuple(entries)  # type: ignore[arg-type]  # without faults every entry is a layer

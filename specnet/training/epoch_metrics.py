@@ -75,8 +75,9 @@ class EpochMetrics:
         for metric in self.metrics.values():
             size = stop - start if metric.counts else self._batch_size
             for first in range(start, stop, size):
-                span = slice(first, min(first + size, stop))
-                metric.add(*self._rows(span))
+                outputs, targets = self._rows(slice(first, min(first + size, stop)))
+                if len(outputs):  # not padding alone
+                    metric.add(outputs, targets)
 
     def _rows(self, span: slice) -> tuple[Array, Any]:
         """Return outputs and targets of some rows; of sequences with a class for each step, the steps that count."""
@@ -102,7 +103,8 @@ class EpochMetrics:
         """Return the mean loss and the metrics, their names with `prefix`."""
         self.flush()
         means = {f"{prefix}loss": self.loss / self.weight if self.weight else math.nan}
-        return means | {f"{prefix}{name}": metric.value() for name, metric in self.metrics.items()}
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN of no rows: all time steps were padding
+            return means | {f"{prefix}{name}": metric.value() for name, metric in self.metrics.items()}
 
     def state(self) -> dict[str, Any]:
         """Return the state needed to resume."""

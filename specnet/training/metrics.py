@@ -6,6 +6,7 @@ from them. Outputs of a classifier are logits, as its loss takes them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -115,6 +116,8 @@ class F1(Metric):
     def value(self) -> float:
         hits, predicted, true = self.sums.reshape(3, -1)
         occurs = predicted + true > 0
+        if not occurs.any():
+            return math.nan  # no rows
         scores = np.divide(2 * hits, predicted + true, out=np.zeros_like(hits), where=occurs)
         return float(scores.mean() if self.multilabel else scores[occurs].mean())
 

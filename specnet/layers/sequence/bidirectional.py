@@ -21,8 +21,9 @@ class Bidirectional(Concat):
     """
 
     def __init__(self, forwards: Recurrent, backwards: Recurrent, names: Sequence[str] | None = None) -> None:
-        if not isinstance(forwards, Recurrent) or forwards.reverse or not getattr(backwards, "reverse", False):
-            msg = "bidirectional: expected two recurrent layers, the second with reverse=True"
+        is_pair = isinstance(forwards, Recurrent) and type(forwards) is type(backwards)
+        if not is_pair or forwards.reverse or not backwards.reverse:
+            msg = "bidirectional: expected two recurrent layers of one kind, the second with reverse=True"
             raise ShapeError(msg)
         first = forwards.name if names is None else names[0]
         super().__init__([[forwards], [backwards]], [first, first + SUFFIX])
@@ -34,6 +35,11 @@ class Bidirectional(Concat):
         if not isinstance(layers, (list, tuple)) or len(layers) != 1:
             return [(("layers",), layers)]  # an invalid document
         return [(("layers",), layers), (("layers",), [_reversed(layers[0])])]
+
+    @classmethod
+    def is_valid(cls, fields: Mapping[str, Any]) -> bool:
+        layers = fields.get("layers")
+        return isinstance(layers, (list, tuple)) and len(layers) == 1 and layers[0].get("reverse") is False
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[Layer]], names: Sequence[str]) -> Self:

@@ -95,14 +95,14 @@ class Gru(Recurrent):
         np.multiply(h[:-1] - n, z * (1 - z), dz)
         np.multiply(to_n, r, dn)
         by_gate, before = d_products.reshape(*dh.shape[:2], 3, self.units), np.empty_like(h[0])
+        cuts = self.find_cuts(made)
         for t in range(len(dh) - 1, -1, -1):
             by_gate[t] *= dh[t, :, np.newaxis]
             if made.counts.size:
                 d_products[t, made.counts[t] == 0] = 0
-            if not self.is_cut(t):
-                np.dot(d_products[t], self._recurrent.T, before)
-                before += dh[t] * z[t]
-                self.hand_on(made, t, dh, before)
+            np.dot(d_products[t], self._recurrent.T, before)
+            before += dh[t] * z[t]
+            self.hand_on(made, t, dh, before, cuts)
         d_gates[...] = d_products
         np.multiply(dh, to_n, d_gates[..., 2 * self.units :])
         if made.counts.size:
@@ -111,7 +111,7 @@ class Gru(Recurrent):
 
     def _walk_back_original(self, made: Pass, dh: Array, d_gates: Array) -> None:
         h, gates = made.arrays["h"], made.arrays["gates"]
-        width = 2 * self.units
+        width, cuts = 2 * self.units, self.find_cuts(made)
         for t in range(len(dh) - 1, -1, -1):
             r, z, n = self._split(gates[t])
             dr, dz, dn = self._split(d_gates[t])
@@ -121,8 +121,8 @@ class Gru(Recurrent):
             np.multiply(d_part * h[t], r * (1 - r), dr)
             if made.counts.size:
                 d_gates[t, made.counts[t] == 0] = 0
-            if not self.is_cut(t):
-                self.hand_on(made, t, dh, d_gates[t, :, :width] @ self._recurrent[:, :width].T + d_part * r + dh[t] * z)
+            before = d_gates[t, :, :width] @ self._recurrent[:, :width].T + d_part * r + dh[t] * z
+            self.hand_on(made, t, dh, before, cuts)
 
     def fill_recurrent_gradient(self, made: Pass, d_recurrent: Array) -> None:
         width = 2 * self.units

@@ -56,7 +56,7 @@ class Lstm(Recurrent):
         np.multiply(tanh_c, o * (1 - o), do)
         h_to_c = o * (1 - tanh_c * tanh_c)
         through_c = d_gates.reshape(*c[1:].shape[:2], 4, self.units)[:, :, :3]
-        dc, before = np.zeros_like(c[0]), np.empty_like(c[0])
+        dc, before, cuts = np.zeros_like(c[0]), np.empty_like(c[0]), self.find_cuts(made)
         for t in range(len(dh) - 1, -1, -1):
             dc_after = dc.copy() if made.counts.size else dc
             dc += np.multiply(dh[t], h_to_c[t], before)
@@ -67,10 +67,9 @@ class Lstm(Recurrent):
                 padding = made.counts[t] == 0
                 d_gates[t, padding] = 0
                 dc[padding] = dc_after[padding]
-            if self.is_cut(t):
-                dc.fill(0)
-            else:
-                self.hand_on(made, t, dh, np.dot(d_gates[t], self._recurrent.T, before))
+            if cuts.size:
+                dc[cuts[t]] = 0
+            self.hand_on(made, t, dh, np.dot(d_gates[t], self._recurrent.T, before), cuts)
         return d_gates, d_gates
 
     def _split(self, gates: Array) -> list[Array]:

@@ -212,11 +212,15 @@ class Recurrent(Layer):
         adds what reaches it from the following steps.
         """
 
-    def hand_on(self, made: Pass, t: int, dh: Array, before: Array) -> None:
+    def hand_on(self, made: Pass, t: int, dh: Array, before: Array, cuts: npt.NDArray[np.bool_]) -> None:
         """Add `before`, the gradient of state t through step t, to what reaches that state from the outputs.
 
         Where step t is padding, its state is the state before, and so is its gradient.
         """
+        if t == 0:
+            return
+        if cuts.size:
+            before[cuts[t]] = 0
         if made.counts.size:
             padding = made.counts[t] == 0
             before[padding] = dh[t, padding]
@@ -227,9 +231,16 @@ class Recurrent(Layer):
         before = made.arrays["h"][:-1].reshape(len(d_recurrent), self.units)
         multiply(before.T, d_recurrent, self.gradient("recurrent_weight"))
 
-    def is_cut(self, t: int) -> bool:
-        """Return whether no gradient passes from step t to the step before."""
-        return t == 0 or (self.truncate is not None and t % self.truncate == 0)
+    def find_cuts(self, made: Pass) -> npt.NDArray[np.bool_]:
+        """Return from which steps no gradient passes to the one before, (steps, batch); empty without `truncate`.
+
+        The cuts of a sequence lie between its steps that count.
+        """
+        if self.truncate is None:
+            return np.empty(0, np.bool_)
+        steps, batch, _ = made.x.shape
+        counts = made.counts != 0 if made.counts.size else np.ones((steps, batch), np.bool_)
+        return counts & ((np.cumsum(counts, axis=0) - 1) % self.truncate == 0)
 
     def _in_order(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view of (batch, time, …) with the time first, in the order in which the layer takes the steps."""

@@ -55,9 +55,8 @@ class SimpleRnn(Recurrent):
         slope = 1 - y * y if self.activation == "tanh" else (y > 0).astype(y.dtype)
         if made.counts.size:
             slope *= made.counts[..., np.newaxis]
-        d_sums = self.keep("d_sums", y.shape, y.dtype)
+        d_sums, cuts = self.keep("d_sums", y.shape, y.dtype), self.find_cuts(made)
         for t in range(len(dh) - 1, -1, -1):
             np.multiply(dh[t], slope[t], d_sums[t])
-            if not self.is_cut(t):
-                self.hand_on(made, t, dh, d_sums[t] @ self._recurrent.T)
+            self.hand_on(made, t, dh, d_sums[t] @ self._recurrent.T, cuts)
         return d_sums, d_sums

@@ -43,8 +43,12 @@ class Loss(ABC):
         """
         if mask is None:
             return self.mean(outputs, targets, weights)
+        mask = np.asarray(mask)
         y = as_floats(outputs, None, self.name)
         t = as_array(targets, self.name)
+        if mask.dtype != np.bool_:
+            msg = f"{self.name}: expected a mask of booleans, (batch, time), got {mask.dtype} of shape {mask.shape}"
+            raise ShapeError(msg)
         if mask.shape != y.shape[:2] or t.shape[:2] != mask.shape:
             got = f"{mask.shape}, got outputs of shape {y.shape}, targets of shape {t.shape}"
             msg = f"{self.name}: expected outputs and targets whose first two axes are those of the mask, {got}"

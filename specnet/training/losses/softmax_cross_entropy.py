@@ -146,11 +146,10 @@ class SoftmaxCrossEntropy(Loss):
     ) -> float:
         if self.class_weights is None or targets.dtype.kind == "f":
             return super().weight_of(targets, weights, mask)
-        class_weights = self.class_weights[targets]
-        if mask is not None:
-            class_weights = class_weights * mask
+        counts = np.ones(targets.shape, np.bool_) if mask is None else mask
+        class_weights = self.class_weights[targets[counts]]
         if weights is not None:
-            class_weights = class_weights * weights.reshape(-1, *[1] * (targets.ndim - 1))
+            class_weights = class_weights * np.repeat(weights, counts.reshape(len(counts), -1).sum(axis=1))
         return float(class_weights.sum())
 
     def _work_for(self, x: Array) -> _Work:
