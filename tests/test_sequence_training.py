@@ -84,6 +84,7 @@ def test_shapes_that_do_not_fit_are_told():
         ((np.ones((3, 5, 4)), CLASSES[:, :4]), r"expected targets of shape \(3, 5\), a class for each step"),
         ((np.ones((3, 5, 4)), CLASSES, None, MASK[:, :4]), "whose first two axes are those of the mask"),
         ((np.ones((3, 5, 4)), CLASSES, [1, 2], MASK), r"expected weights of shape \(3,\)"),
+        ((np.ones((3, 5, 4)), CLASSES, None, MASK.astype(int)), "a mask of booleans"),
         ((np.ones((3, 5, 2, 4)), CLASSES), r"\(batch, classes\) or \(batch, time, classes\)"),
     ):
         with pytest.raises(specnet.ShapeError, match=message):
@@ -107,6 +108,30 @@ def test_metrics_count_the_steps_that_are_no_padding(name):
     over_rows.begin(outputs[mask], targets[mask], mask.sum())
     over_rows.add(1.0, 1.0, mask.sum())
     assert over_steps.values()[name] == pytest.approx(over_rows.values()[name], rel=1e-12)
+
+
+@pytest.mark.parametrize("metrics", [["r2", "mae"], None])
+def test_a_batch_of_padding_alone_is_no_part_of_metrics(metrics):
+    x = np.random.default_rng(0).normal(size=(12, 3, 2))
+    x[4:8] = 0
+    outputs = [{"type": "mask"}, {"type": "gru", "units": 2, "return_sequences": True}]
+    y = (x[..., 0] > 0).astype(int) if metrics is None else x
+    loss = "softmax_cross_entropy" if metrics is None else "mean_squared_error"
+    model = model_of(*outputs, input_shape=(3, 2))
+    history = specnet.fit(model, x, y, loss=loss, metrics=metrics, epochs=2, batch_size=4, shuffle=False)
+    assert all(np.isfinite(values).all() for name, values in history.items() if not name.startswith("gradient"))
+
+
+def test_augmentations_that_would_move_steps_without_their_targets_are_refused():
+    for layers in ([{"type": "mask"}, {"type": "last_step"}], [{"type": "affine", "units": 2}]):
+        with pytest.raises(specnet.SpecnetError, match="would move the steps of sequences"):
+            specnet.fit(
+                model_of(*layers, input_shape=(6, 2)),
+                np.ones((8, 6, 2)),
+                np.ones((8, *([] if len(layers) == 2 else [6]), 2)),
+                loss="mean_squared_error",
+                augment=[{"type": "shift", "pixels": 1}],
+            )
 
 
 LAYERS = [

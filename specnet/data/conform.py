@@ -25,7 +25,8 @@ def refuse_lost_digits(raw: RawArray, dtype: np.dtype[Any], source: str, names: 
     if dtype != np.float32 or np.can_cast(raw.dtype, dtype) or len(raw) < 2:
         return
     low, high = raw.min(axis=0).astype(np.float64), raw.max(axis=0).astype(np.float64)
-    spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that float32 cannot hold are refused elsewhere
+        spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
     lost = ((high > low) & (high - low < LEVELS * spacing)).reshape(-1)
     for column in np.flatnonzero(lost).tolist():
         exact = raw.reshape(len(raw), -1)[:, column]

@@ -47,6 +47,9 @@ def _line(
     row[0, : len(begun)] = begun
     for step in range(len(begun), model.input_shape[0]):
         outputs = model.predict(row)[0, step - 1, : table.size].astype(np.float64)
+        if np.isnan(outputs).any():
+            msg = "generate: the model's outputs are not numbers (NaN); its weights are damaged or were not trained"
+            raise SpecnetError(msg)
         token = _draw(_logits(model, outputs), generator.random(), temperature, top_k)
         if token == END:
             break
@@ -103,10 +106,10 @@ def _encode_prompt(table: TokenTable, prompt: str, time: int) -> list[int]:
 
 
 def _check_settings(temperature: float, top_k: int | None, lines: int) -> None:
-    if not (math.isfinite(temperature) and temperature >= 0):
+    if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):
         msg = f"temperature: expected a number of at least 0, got {temperature}"
         raise SpecnetError(msg)
     for name, value in (("top_k", top_k), ("lines", lines)):
-        if value is not None and value < 1:
+        if value is not None and (not isinstance(value, int) or value < 1):
             msg = f"{name}: expected a positive integer, got {value}"
             raise SpecnetError(msg)

@@ -1,17 +1,21 @@
 """Layers over sequences: conformance, agreement with torch (packed sequences for masks) and without kernels, steps."""
 
 import copy
+import json
 import pickle
 import random
 import re
+import time
 
 import numpy as np
 import pytest
 
 import specnet
+from specnet.checkpoint.fast_plan import _fast_plan
 from specnet.errors import path_text
 from specnet.layers import Attention, Bidirectional, Gru, Lstm, PositionalEncoding, SimpleRnn
 from specnet.layers.standardize import fit_standardize
+from specnet.plan import identity_of
 from specnet.testing import check_gradients, check_layer
 from tests.kernel_support import needs_kernels, run_with_and_without_kernels, switch_off
 from tests.support import SEQUENCE_LAYERS, model_of, predict_in_threads
@@ -216,6 +220,91 @@ def test_truncate_is_a_gradient_that_stops_between_the_parts(kind, with_kernels,
     assert np.allclose(ours.recurrent_weight_grad.T, getattr(theirs, f"weight_hh{suffix}").grad.numpy(), rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "entry", [{"type": kind, "units": 3} for kind in RECURRENT] + [{"type": "gru", "units": 3, "reset_after": False}]
+)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_truncation_counts_the_steps_that_are_no_padding(entry, reverse, with_kernels, monkeypatch):
+    if not with_kernels:
+        switch_off(monkeypatch)
+    rng = np.random.default_rng(4)
+    layers = [
+        {"type": "mask"},
+        {**entry, "truncate": 3, "reverse": reverse, "return_sequences": True},
+        {"type": "time_average"},
+    ]
+    counts = np.array([[1, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 1, 1, 1], [1] * 8, [0] * 7 + [1]], bool)
+    model = model_of(*layers, input_shape=(8, 2))
+    x = rng.normal(size=(4, 8, 2)) * counts[..., np.newaxis]
+    y = model.forward(x)
+    dy = rng.normal(size=y.shape)
+    dx = model.backward(dy)
+    total = {name: np.zeros_like(gradient) for name, gradient in model.gradients.items()}
+    for row in range(4):
+        alone = model_of(*layers[1:], input_shape=(counts[row].sum(), 2))
+        for name, value in model.parameters.items():
+            alone.parameters[name][...] = value
+        assert np.allclose(alone.forward(x[row : row + 1, counts[row]]), y[row : row + 1])
+        assert np.allclose(alone.backward(dy[row : row + 1]), dx[row, counts[row]], rtol=1e-10, atol=1e-13)
+        for name, gradient in alone.gradients.items():
+            total[name] += gradient
+    for name, gradient in model.gradients.items():
+        assert np.allclose(gradient, total[name], rtol=1e-10, atol=1e-13)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("units", [1, 3, 5, 8, 17])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "simple_rnn", "attention"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_value_that_is_not_finite_stays_in_its_row(kind, units, dtype):
+    entry = (
+        {"type": "attention", "heads": 1, "key_size": units} if kind == "attention" else {"type": kind, "units": units}
+    )
+    model = model_of(entry, input_shape=(4, 3), dtype=dtype)
+    x = np.random.default_rng(0).normal(size=(9, 4, 3)).astype(dtype)
+    clean = model.forward(x)
+    clean_dx = model.backward(np.ones_like(clean))
+    x[4, 1, 0] = np.nan
+    dirty = model.forward(x)
+    dy = np.ones_like(clean)
+    dy[4] = np.nan
+    dirty_dx = model.backward(dy)
+    others = np.arange(9) != 4
+    assert np.isnan(dirty[4]).any()
+    assert np.array_equal(dirty[others], clean[others])
+    assert np.array_equal(dirty_dx[others], clean_dx[others])
+    assert np.isnan(model.predict(x)[others]).sum() == 0
+
+
+def test_huge_padding_stays_out_of_attention_and_averages():
+    for value in (-9, 1e30):
+        layers = [
+            {"type": "mask", "value": value},
+            {"type": "gru", "units": 3, "return_sequences": True},
+            {"type": "time_average"},
+        ]
+        model = model_of(*layers, input_shape=(5, 2), dtype="float32")
+        x = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
+        x[0, 3:] = value
+        y = model.forward(x)
+        assert np.isfinite(y).all()
+        assert np.isfinite(model.backward(np.ones_like(y))).all()
+
+
+def test_attention_predicts_a_few_sequences_at_a_time(monkeypatch):
+    monkeypatch.setattr("specnet.layers.sequence.attention.MOST_SCORES", 100)
+    for with_kernels in (True, False):
+        if not with_kernels:
+            switch_off(monkeypatch)
+        model = model_of({"type": "attention", "heads": 2, "causal": True}, input_shape=(4, 6), dtype="float32")
+        x = np.random.default_rng(0).normal(size=(11, 4, 6)).astype(np.float32)
+        assert model.predict(x).tobytes() == model.forward(x).tobytes()
+        mask = np.random.default_rng(1).random((11, 4)) < 0.6
+        layer = model.layers[0]
+        assert layer.predict(x, mask=mask).tobytes() == layer.forward(x, mask=mask).tobytes()
+
+
 def test_a_bidirectional_layer_is_one_layer_in_both_directions():
     rng = np.random.default_rng(2)
     model = model_of(
@@ -391,6 +480,23 @@ def test_a_stepper_gives_what_the_whole_sequence_gives(layers, with_kernels, bat
         stepper.reset()
 
 
+def test_a_stepper_is_fast_for_long_streams_and_cannot_be_copied():
+    layers = [
+        {"type": "positional_encoding"},
+        {"type": "attention", "heads": 1, "causal": True},
+        {"type": "gru", "units": 3},
+    ]
+    stepper = model_of(*layers, input_shape=(6, 4)).stepper(2)
+    x = np.random.default_rng(0).normal(size=(2, 3000, 4))
+    start = time.process_time()
+    for t in range(3000):
+        stepper.step(x[:, t])
+    assert time.process_time() - start < 10
+    for copying in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(specnet.SpecnetError, match="make another one"):
+            copying(stepper)
+
+
 def test_a_stepper_of_tokens_and_its_errors():
     rng = np.random.default_rng(3)
     tokens = {"type": "embedding", "vocabulary": 5, "dimension": 2}
@@ -455,6 +561,8 @@ def test_a_stepper_of_tokens_and_its_errors():
             (0, "layers", 0, "bias_init"),
             '"orthogonal" needs a matrix',
         ),
+        ([{"type": "bidirectional", "layers": [{"type": "lstm", "units": 2**30}]}], (0, "layers", 0, "units"), "2^31"),
+        ([{"type": "positional_encoding", "length": 4}], (0, "length"), 'only "learned" encodings'),
     ],
 )
 def test_documents_with_mistakes_are_refused_once_with_their_place(layers, place, message):
@@ -505,6 +613,7 @@ def test_wrong_arrays_are_told_with_their_shapes():
         (lambda: Lstm(np.ones((3, 9)), np.ones((2, 8))), "a weight of shape (3, 8), got (3, 9)"),
         (lambda: Gru(np.ones((3, 6)), np.ones((2, 6)), np.ones(5)), "a bias of shape (6,), got (5,)"),
         (lambda: Gru(np.ones((3, 6)), np.ones((2, 6)), None, np.ones(6)), "a recurrent_bias of shape (2,), got (6,)"),
+        (lambda: Bidirectional(layer, Gru(np.ones((3, 6)), np.ones((2, 6)), reverse=True)), "of one kind"),
         (lambda: Attention(*[np.ones((3, 4))] * 3, np.ones((4, 3)), heads=3), "heads * key_size"),
         (
             lambda: Attention(*[np.ones((3, 4))] * 2, np.ones((3, 2)), np.ones((4, 3))),
@@ -516,6 +625,8 @@ def test_wrong_arrays_are_told_with_their_shapes():
             call()
     with pytest.raises(specnet.SpecnetError, match="truncate"):
         Lstm(np.ones((3, 8)), np.ones((2, 8)), truncate=0)
+    with pytest.raises(specnet.SpecnetError, match="recurrent_bias only with reset_after"):
+        Gru(np.ones((3, 6)), np.ones((2, 6)), None, np.ones(2), reset_after=False)
     with pytest.raises(specnet.SpecnetError, match='"tanh" or "relu"'):
         SimpleRnn(np.ones((3, 2)), np.ones((2, 2)), activation="gelu")
 
@@ -540,3 +651,30 @@ def test_models_of_sequences_can_be_copied_pickled_and_saved(tmp_path):
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), specnet.load(tmp_path / "model.h5")):
         assert np.array_equal(copied.predict(x), y)
         assert copied.gradients.keys() == model.gradients.keys()
+
+
+@pytest.mark.parametrize(
+    ("layers", "change"),
+    [
+        ([{"type": "mask"}, {"type": "tanh"}], {"type": "flatten"}),
+        ([{"type": "mask"}, {"type": "tanh"}], {"type": "residual", "layers": [{"type": "batch_norm"}]}),
+        ([{"type": "embedding", "vocabulary": 5, "dimension": 2, "mask_index": 1}], {"mask_index": 5}),
+        ([{"type": "bidirectional", "layers": [{"type": "gru", "name": "both", "units": 2}]}], {"reverse": True}),
+        ([{"type": "bidirectional", "layers": [{"type": "gru", "name": "both", "units": 2}]}], {"name": "n" * 250}),
+    ],
+)
+def test_loading_without_pydantic_accepts_no_document_that_validation_refuses(layers, change):
+    def last(entry):
+        return last(entry["layers"][-1]) if entry["type"] == "bidirectional" else entry
+
+    shape = (4,) if layers[0]["type"] == "embedding" else (4, 3)
+    document = specnet.ModelSpec(input_shape=shape, layers=layers).model_dump(mode="json")
+    assert _fast_plan(json.dumps(document).encode(), identity_of(document)) is not None
+    if "type" in change:
+        other = specnet.ModelSpec(input_shape=shape, layers=[change]).model_dump(mode="json")["layers"]
+        document["layers"][-1:] = other
+    else:
+        last(document["layers"][-1]).update(change)
+    with pytest.raises(specnet.SpecError):
+        specnet.ModelSpec.from_text(json.dumps(document))
+    assert _fast_plan(json.dumps(document).encode(), identity_of(document)) is None

@@ -76,7 +76,13 @@ def _flattened_steps(path: Path, steps: pl.Series, lengths: RawArray) -> tuple[R
     if isinstance(steps.dtype, pl.Array):
         steps = steps.arr.to_list()
     widths = steps.list.len()
-    wrong = widths.is_null() | (widths != widths[0]) | (widths == 0)
+    unusable = widths.is_null() | (widths == 0)
+    if unusable.any():
+        at = int(unusable.arg_max() or 0)
+        found = "an empty list" if widths[at] == 0 else "none"
+        msg = f'{path}: {_place(lengths, at)}, column "{steps.name}": expected a list of numbers, got {found}'
+        raise DataError(msg)
+    wrong = widths != widths[0]
     if wrong.any():
         at = int(wrong.arg_max() or 0)
         msg = f'{path}: {_place(lengths, at)}, column "{steps.name}": expected {widths[0]} numbers, got {widths[at]}'

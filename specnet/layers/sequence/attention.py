@@ -18,14 +18,21 @@ from specnet.layers.sequence.base import check_mask, check_sequence, multiply
 
 INPUTS = ("query", "key", "value")
 
+MOST_SCORES = 2**22
+"""About the most scores that `predict` holds at a time."""
 
-class _Pass(NamedTuple):
-    """What `backward` needs of a pass; positions are the steps of all sequences, and a head has `key_size` columns."""
+
+class _Made(NamedTuple):
+    """The arrays of a pass; `backward` needs all of them.
+
+    Positions are the steps of all sequences, and a head has `key_size` columns.
+    """
 
     x: Array  # (positions, features)
     weight: Array  # (features, 3 * heads * key_size): query, key and value beside each other
     projected: Array  # (positions, 3 * heads * key_size): x @ weight + bias
-    attention: Array  # (batch, heads, time, time): how much each step takes of every other one; the sums are 1
+    attention: Array  # (batch, heads, time, time): how much each step takes of every other one; the sums are 1.
+    # In `predict` it is for a few sequences at a time, whose number is its first axis.
     kept: Array  # dropout: 0, or 1 / (1 - rate), for each element of `attention`; empty without dropout
     joined: Array  # (positions, heads * key_size): what the heads found
 
@@ -81,7 +88,7 @@ class Attention(Layer):
                 raise ShapeError(msg)
         self.heads, self.causal, self.dropout = heads, causal, float(dropout)
         self.key_size = first.shape[1] // heads
-        self._pass: _Pass | None = None
+        self._pass: _Made | None = None
 
     @staticmethod
     def _shapes(features: int, width: int, *, bias: bool) -> dict[str, ShapeTuple]:
@@ -118,7 +125,7 @@ class Attention(Layer):
         batch, steps, features = array.shape
         positions, width = batch * steps, self.heads * self.key_size
         dtype = array.dtype
-        made = _Pass(
+        made = _Made(
             array.reshape(positions, features),
             self.keep("weight", (features, 3 * width), dtype),
             self.keep("projected", (positions, 3 * width), dtype),
@@ -134,16 +141,17 @@ class Attention(Layer):
         array = self._check_input(x)
         batch, steps, features = array.shape
         positions, width = batch * steps, self.heads * self.key_size
-        shapes = (features, 3 * width), (positions, 3 * width), (batch, self.heads, steps, steps)
+        few = min(batch, max(MOST_SCORES // (self.heads * steps * steps), 1)) if steps else batch
+        shapes = (features, 3 * width), (positions, 3 * width), (few, self.heads, steps, steps)
         weight, projected, attention = (np.empty(shape, array.dtype) for shape in shapes)
         joined = np.empty((positions, width), array.dtype)
         rows = array.reshape(positions, features)
         kept = np.empty(0, array.dtype)
-        return self._compute(_Pass(rows, weight, projected, attention, kept, joined), mask, out)
+        return self._compute(_Made(rows, weight, projected, attention, kept, joined), mask, out)
 
-    def _compute(self, made: _Pass, mask: TimeMask | None, out: Array | None) -> Array:
-        batch, _, steps, _ = made.attention.shape
-        width = self.heads * self.key_size
+    def _compute(self, made: _Made, mask: TimeMask | None, out: Array | None) -> Array:
+        steps = made.attention.shape[2]
+        batch, width = len(made.x) // steps if steps else 0, self.heads * self.key_size
         for index, name in enumerate(INPUTS):
             made.weight[:, index * width : (index + 1) * width] = self.parameters[name]
         multiply(made.x, made.weight, made.projected)
@@ -152,15 +160,20 @@ class Attention(Layer):
         counts = np.empty((0, 0), made.x.dtype)
         if mask is not None:
             counts = np.ascontiguousarray(check_mask(mask, np.empty((batch, steps, 0)), self.name), made.x.dtype)
-        self._attend(made, counts)
+        few = max(len(made.attention), 1)
+        for first in range(0, batch, few):
+            rows = slice(first * steps, (first + few) * steps)
+            part = made._replace(projected=made.projected[rows], joined=made.joined[rows])
+            part = part._replace(attention=made.attention[: min(few, batch - first)])
+            self._attend(part, counts[first : first + few])
         y = np.empty((batch, steps, made.x.shape[1]), made.x.dtype) if out is None else out
-        rows = y.reshape(made.x.shape)
-        multiply(made.joined, self.parameters["output"], rows)
-        if "output_bias" in self.parameters and not kernels.add_bias(rows, self.parameters["output_bias"]):
-            rows += self.parameters["output_bias"]
+        found = y.reshape(made.x.shape)
+        multiply(made.joined, self.parameters["output"], found)
+        if "output_bias" in self.parameters and not kernels.add_bias(found, self.parameters["output_bias"]):
+            found += self.parameters["output_bias"]
         return y
 
-    def _attend(self, made: _Pass, counts: Array) -> None:
+    def _attend(self, made: _Made, counts: Array) -> None:
         """Compute what the heads find, `made.joined`, from their queries, keys and values."""
         if kernels.attention(made.projected, counts, made.kept, made.attention, made.joined, self.heads, self.causal):
             return
@@ -188,7 +201,7 @@ class Attention(Layer):
     def parameter_backward(self, dy: npt.ArrayLike) -> None:
         self._fill_gradients(dy)
 
-    def _fill_gradients(self, dy: npt.ArrayLike) -> tuple[_Pass, Array]:
+    def _fill_gradients(self, dy: npt.ArrayLike) -> tuple[_Made, Array]:
         """Fill the gradients of the parameters; return the pass and ∂loss/∂(x @ weight + bias)."""
         made = self.cached(self._pass)
         batch, _, steps, _ = made.attention.shape
@@ -211,7 +224,7 @@ class Attention(Layer):
                 self.gradient(f"{name}_bias")[...] = sums[index * width : (index + 1) * width]
         return made, d_projected
 
-    def _attend_backward(self, made: _Pass, d_joined: Array, d_projected: Array) -> None:
+    def _attend_backward(self, made: _Made, d_joined: Array, d_projected: Array) -> None:
         """Compute the gradients of queries, keys and values."""
         if kernels.attention_backward(made.projected, made.kept, made.attention, d_joined, d_projected, self.heads):
             return
@@ -229,7 +242,7 @@ class Attention(Layer):
         dq[...] = d_scores @ k
         dk[...] = d_scores.swapaxes(2, 3) @ q
 
-    def _by_head(self, rows: Array, made: _Pass) -> Array:
+    def _by_head(self, rows: Array, made: _Made) -> Array:
         """Return views (parts, batch, heads, time, key_size) of the columns of rows."""
         batch, heads, steps, _ = made.attention.shape
         parts = rows.shape[1] // (heads * self.key_size)
@@ -255,10 +268,23 @@ class Attention(Layer):
         if not self.causal:
             msg = f"{self.name}: sees later steps (causal is false), so the model cannot take one step at a time"
             raise SpecnetError(msg)
-        seen: list[Array] = []
+        width, taken = self.heads * self.key_size, 0
+        seen = np.empty((batch, 8, 3 * width), self.parameters["query"].dtype)  # what earlier steps were projected to
 
         def step(x: npt.NDArray[Any]) -> Array:
-            seen.append(np.array(x))
-            return self.predict(np.stack(seen, axis=1))[:, -1]
+            nonlocal seen, taken
+            if taken == seen.shape[1]:
+                seen = np.concatenate([seen, np.empty_like(seen)], axis=1)
+            for index, name in enumerate(INPUTS):
+                bias = self.parameters.get(f"{name}_bias", 0)
+                seen[:, taken, index * width : (index + 1) * width] = x @ self.parameters[name] + bias
+            taken += 1
+            parts = seen[:, :taken].reshape(batch, taken, 3, self.heads, self.key_size)
+            query, keys, values = parts[:, -1, 0], parts[:, :, 1], parts[:, :, 2]
+            scores = np.einsum("bhk,bthk->bht", query, keys) / x.dtype.type(np.sqrt(self.key_size))
+            scores = np.exp(scores - scores.max(axis=2, keepdims=True))
+            scores /= scores.sum(axis=2, keepdims=True)
+            joined = np.einsum("bht,bthk->bhk", scores, values).reshape(batch, width)
+            return joined @ self.parameters["output"] + self.parameters.get("output_bias", 0)
 
         return step

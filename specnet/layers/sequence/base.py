@@ -70,6 +70,15 @@ def check_mask(mask: TimeMask, x: npt.NDArray[Any], who: str) -> TimeMask:
     return array
 
 
+def copied(array: Array, out: Array | None) -> Array:
+    """Return a copy, in `out` if it is given."""
+    if out is None:
+        return np.array(array)
+    if array is not out:
+        out[...] = array
+    return out
+
+
 def new_array(_name: str, shape: ShapeTuple, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return a new array, for a pass that nothing is kept of."""
     return np.empty(shape, dtype)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from specnet import kernels
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.arrays.sums import sum_rows
+from specnet.errors import SpecnetError
 from specnet.layers.sequence.base import Pass, sigmoid
 from specnet.layers.sequence.recurrent import Recurrent
 
@@ -25,7 +26,8 @@ class Gru(Recurrent):
 
     gates = 3
     options = (*Recurrent.options, "reset_after")
-    records: ClassVar[Mapping[str, int]] = {"gates": 3, "part_of_h": 1}  # within n, with reset_after before r
+    records: ClassVar[Mapping[str, int]] = {"gates": 3, "part_of_h": 1}
+    """`part_of_h` is h @ recurrent_weight + recurrent_bias for n, before r multiplies it; without reset_after r * h."""
 
     recurrent_bias = ParameterView()
     recurrent_bias_grad = GradientView("recurrent_bias")
@@ -47,6 +49,9 @@ class Gru(Recurrent):
         )
         self.reset_after = reset_after
         self._recurrent_bias: Array | None = None
+        if recurrent_bias is not None and not reset_after:
+            msg = f"{self.name}: has a recurrent_bias only with reset_after"
+            raise SpecnetError(msg)
         if recurrent_bias is not None:
             self._recurrent_bias = self.parameters["recurrent_bias"] = self.floats(recurrent_bias, self._weight.dtype)
             self._check_shape("recurrent_bias", (self.units,))

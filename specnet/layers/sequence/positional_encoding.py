@@ -13,20 +13,24 @@ from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
 from specnet.layer import Layer, MaskUse, TimeStep
-from specnet.layers.sequence.base import check_sequence
+from specnet.layers.sequence.base import check_sequence, copied
 
 
 @lru_cache(maxsize=8)
 def sinusoids(steps: int, features: int, dtype: np.dtype[Any]) -> Array:
     """Return sin(t / 10000^(i / features)) in even columns i, and the cosine in the next one: (steps, features)."""
-    even = np.arange(0, features, 2)
-    angles = np.arange(steps)[:, np.newaxis] / 10000.0 ** (even / features)
-    table = np.empty((steps, features))
-    table[:, 0::2] = np.sin(angles)
-    table[:, 1::2] = np.cos(angles[:, : features // 2])
-    result: Array = table.astype(dtype)
+    result: Array = np.array([sinusoid(step, features) for step in range(steps)], dtype)
     result.flags.writeable = False  # it is shared
     return result
+
+
+def sinusoid(step: int, features: int) -> npt.NDArray[np.float64]:
+    """Return the vector of one step, counted from 0: (features,)."""
+    angles = step / 10000.0 ** (np.arange(0, features, 2) / features)
+    vector = np.empty(features)
+    vector[0::2] = np.sin(angles)
+    vector[1::2] = np.cos(angles[: features // 2])
+    return vector
 
 
 class PositionalEncoding(Layer):
@@ -96,7 +100,7 @@ class PositionalEncoding(Layer):
             gradient = self.gradient("weight")
             gradient[dy.shape[1] :] = 0
             np.sum(dy, axis=0, out=gradient[: dy.shape[1]])
-        return np.array(dy) if out is None else _copied(dy, out)
+        return copied(dy, out)
 
     def time_step(self, batch: int) -> TimeStep:
         taken = 0
@@ -107,13 +111,10 @@ class PositionalEncoding(Layer):
             if self._weight is not None and taken > len(self._weight):
                 msg = f"{self.name}: has vectors for {len(self._weight)} steps, no more"
                 raise SpecnetError(msg)
-            y: Array = x + self._vectors(taken, x.shape[1], x.dtype)[-1]
+            vector = (
+                sinusoid(taken - 1, x.shape[1]).astype(x.dtype) if self._weight is None else self._weight[taken - 1]
+            )
+            y: Array = x + vector
             return y
 
         return step
-
-
-def _copied(array: Array, out: Array) -> Array:
-    if array is not out:
-        out[...] = array
-    return out

@@ -273,7 +273,7 @@ class Recurrent(Layer):
         arrays = made.arrays = self._allocate(0, made, new_array)
 
         def step(x: npt.NDArray[Any]) -> Array:
-            made.x = x[np.newaxis]
+            made.x = np.ascontiguousarray(x)[np.newaxis]
             made.arrays = arrays
             if not self.compiled(made):
                 made.arrays = self._allocate(1, made, new_array)

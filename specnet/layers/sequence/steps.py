@@ -12,7 +12,7 @@ from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, ShapeTuple
 from specnet.errors import ShapeError
 from specnet.layer import Layer, MaskUse, TimeMask, TimeStep
-from specnet.layers.sequence.base import check_mask, check_sequence
+from specnet.layers.sequence.base import check_mask, check_sequence, copied
 
 
 class Mask(Layer):
@@ -50,10 +50,10 @@ class Mask(Layer):
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         dy = self.incoming(dy, self.cached(self._x_shape), self._dtype)
-        return _copy(dy, out)
+        return copied(dy, out)
 
     def predict(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        return _copy(self.floats(x), out)
+        return copied(self.floats(x), out)
 
     def time_step(self, batch: int) -> TimeStep:
         return np.array
@@ -167,7 +167,10 @@ class TimeAverage(_OneStep):
         return (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).astype(x.dtype)
 
     def _average(self, x: Array, shares: Array, out: Array | None) -> Array:
-        return np.einsum("bt,btf->bf", np.broadcast_to(shares, x.shape[:2]), x, out=out)
+        counts = np.broadcast_to(shares, x.shape[:2])
+        if not shares.all():  # padding may have become infinite on its way, and 0 times that is no number
+            x = np.where(counts[:, :, np.newaxis] > 0, x, 0)
+        return np.einsum("bt,btf->bf", counts, x, out=out)
 
     def time_step(self, batch: int) -> TimeStep:
         seen, total = 0, np.zeros(())
@@ -178,11 +181,3 @@ class TimeAverage(_OneStep):
             return total / x.dtype.type(seen)
 
         return step
-
-
-def _copy(array: Array, out: Array | None) -> Array:
-    if out is None:
-        return np.array(array)
-    if array is not out:
-        out[...] = array
-    return out

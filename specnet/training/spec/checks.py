@@ -119,6 +119,15 @@ def _augment_faults(model: ModelSpec, training: TrainingSpec) -> Iterator[Findin
             )
             yield Finding(("augment", index), message, "wrong_value")
             continue
+        plan = model.plan()
+        if len(shape) == 2 and (plan.layers[0].marks_padding or plan.keeps_time):
+            what = "their padding" if plan.layers[0].marks_padding else "the targets of their steps"
+            yield Finding(
+                ("augment", index),
+                f"it would move the steps of sequences, but not {what}; remove it",
+                "wrong_value",
+            )
+            continue
         key, message = spec.fault(shape)
         if message:
             yield Finding(("augment", index, key) if key else ("augment", index), message, "wrong_value")
