@@ -18,14 +18,14 @@ from specnet.layers.standardize import fit_standardize
 from specnet.plan import identity_of
 from specnet.testing import check_gradients, check_layer
 from tests.kernel_support import needs_kernels, run_with_and_without_kernels, switch_off
-from tests.support import SEQUENCE_LAYERS, model_of, predict_in_threads
+from tests.support import SEQUENCE_LAYERS, model_of, one_by_default, predict_in_threads
 
 every_layer = pytest.mark.parametrize(("entry", "shape"), SEQUENCE_LAYERS.values(), ids=SEQUENCE_LAYERS.keys())
 RECURRENT = {"lstm": Lstm, "gru": Gru, "simple_rnn": SimpleRnn}
 
 
 @every_layer
-@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("with_kernels", one_by_default([True, False]))  # CI also runs this file with numpy alone
 def test_check_layer_passes(entry, shape, with_kernels, monkeypatch):
     if not with_kernels:
         switch_off(monkeypatch)
