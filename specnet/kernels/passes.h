@@ -15,7 +15,11 @@ typedef struct {
     Tiles tiles;
 } Product;
 
-enum { DEPTH = 2048 }; /* products that are summed in one chain; sums of such parts lose fewer digits */
+enum {
+    DEPTH = 1024,  /* products that are summed in one chain: their panel stays in the cache, and fewer digits are lost */
+    FEW_ROWS = 8,  /* fewer rows do not pay for packing */
+    GATE = 12      /* the cost of a gate in elements of the cheapest pass */
+};
 
 /* All steps of a recurrent layer; see recurrent.h. A step of 0 says that a state overwrites the one before. */
 typedef struct {

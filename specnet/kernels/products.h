@@ -40,15 +40,31 @@ static void NAMED(multiply_matrices)(const Tiles *tiles, const REAL *a, size_t r
     }
 }
 
-/* The units are the rows of the result. A right factor that lies in memory as it is may be deep, and is taken in parts. */
+/* The units are the rows of the result. A right factor that lies in memory as it is may be deep: it is taken in parts, and
+   a panel of a part is packed before the rows are multiplied with it. */
 static void NAMED(matmul)(const Job *job, size_t first, size_t stop) {
     const Product *p = job->array[0];
-    const size_t columns = p->b.columns, depth = p->b.row_step ? DEPTH : p->b.depth;
-    REAL *out = (REAL *)p->out + first * columns;
-    for (size_t k = 0; k < p->b.depth; k += depth) {
-        const Right part = {(const REAL *)p->b.numbers + k * p->b.row_step, p->b.depth - k < depth ? p->b.depth - k : depth,
-                            columns, p->b.row_step};
-        NAMED(multiply_matrices)(&p->tiles, (const REAL *)p->a + first * p->ra + k * p->ka, p->ra, p->ka, stop - first, &part,
-                                 NULL, out, columns, k > 0);
+    const size_t columns = p->b.columns, lanes = p->tiles.lanes, rows = stop - first;
+    const REAL *a = (const REAL *)p->a + first * p->ra;
+    REAL *const out = (REAL *)p->out + first * columns;
+    if (!p->b.row_step || rows < FEW_ROWS) {
+        NAMED(multiply_matrices)(&p->tiles, a, p->ra, p->ka, rows, &p->b, NULL, out, columns, 0);
+        return;
     }
+    REAL *const room = allocated(DEPTH * 2 * lanes, sizeof(REAL));
+    if (!room) {
+        atomic_store(job->no_memory, 1);
+        return;
+    }
+    for (size_t k = 0, depth; k < p->b.depth; k += depth) {
+        depth = p->b.depth - k < DEPTH ? p->b.depth - k : DEPTH;
+        for (size_t column = 0, width; column < columns; column += width) {
+            width = next_panel(&p->tiles, columns - column);
+            const Right panel = {room, depth, columns - column < width ? columns - column : width, 0};
+            NAMED(pack_matrix)(&p->tiles, (const REAL *)p->b.numbers + k * p->b.row_step + column, depth, panel.columns,
+                               p->b.row_step, 1, 1, room);
+            NAMED(multiply_matrices)(&p->tiles, a + k * p->ka, p->ra, p->ka, rows, &panel, NULL, out + column, columns, k > 0);
+        }
+    }
+    free(room);
 }

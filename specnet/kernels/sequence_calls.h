@@ -49,13 +49,16 @@ static const void *padded_bias(const void *bias, const Tiles *tiles, size_t colu
     return to;
 }
 
-enum { FEW_ROWS = 8, GATE = 12 }; /* rows that do not pay for packing; the cost of a gate in elements of the cheapest pass */
+/* The rows of each thread, in whole tiles. */
+static size_t share_of(size_t rows, const Tiles *tiles) {
+    const size_t threads = (size_t)(pool.allowed ? pool.allowed : allowed_threads()), share = (rows + threads - 1) / threads;
+    return (share + tiles->rows - 1) / tiles->rows * tiles->rows;
+}
 
 /* Run a pass for all sequences: each thread takes as many of them, in whole tiles. Return 0 with an error set. */
 static int run_pass(Recurrence *p, Job *job, size_t width) {
-    const size_t threads = (size_t)(pool.allowed ? pool.allowed : allowed_threads()), share = (p->batch + threads - 1) / threads;
     job->count = p->batch;
-    job->align = (share + p->tiles.rows - 1) / p->tiles.rows * p->tiles.rows;
+    job->align = share_of(p->batch, &p->tiles);
     job->cost = p->steps * width * ((p->features + p->units) / MACS + GATE) + 1;
     job->array[0] = p;
     return run_released(job);
@@ -271,16 +274,20 @@ static PyObject *matmul(PyObject *self, PyObject *const *arguments, Py_ssize_t g
         Product p = {.a = v[0].buf, .ra = kind == 1 ? 1 : a_columns, .ka = kind == 1 ? a_columns : 1, .out = v[2].buf,
                      .b = {.depth = depth, .columns = columns}, .tiles = tiles_of(type, columns)};
         fits = is_matrix(&v[2], rows, columns) && is_matrix(&v[1], kind == 2 ? columns : depth, kind == 2 ? depth : columns);
-        char *const packed = fits ? allocated(packed_size(&p.tiles, depth, columns), item) : NULL, *room = packed;
-        if (fits && !packed) {
+        const int in_place = kind == 1 && rows >= FEW_ROWS; /* deep: each thread packs it part by part */
+        char *const packed = fits && !in_place ? allocated(packed_size(&p.tiles, depth, columns), item) : NULL, *room = packed;
+        job = (Job){.work = type == 'f' ? matmul_float32 : matmul_float64, .count = rows, .cost = depth * columns / MACS + 1,
+                    .align = in_place ? share_of(rows, &p.tiles) : p.tiles.rows, .array = {&p}};
+        if (fits && in_place) {
+            p.b.numbers = v[1].buf;
+            p.b.row_step = b_columns;
+            failed = !run_released(&job);
+        } else if (fits && packed) {
+            pack_right(&p.b, &p.tiles, type, v[1].buf, kind == 2 ? 1 : b_columns, kind == 2 ? b_columns : 1, rows < FEW_ROWS, &room);
+            failed = !run_released(&job);
+        } else if (fits) {
             PyErr_NoMemory();
             failed = 1;
-        } else if (fits) {
-            pack_right(&p.b, &p.tiles, type, v[1].buf, kind == 2 ? 1 : b_columns, kind == 2 ? b_columns : 1,
-                       kind == 1 || rows < FEW_ROWS, &room);
-            job = (Job){.work = type == 'f' ? matmul_float32 : matmul_float64, .count = rows, .align = p.tiles.rows,
-                        .cost = depth * columns / MACS + 1, .array = {&p}};
-            failed = !run_released(&job);
         }
         free(packed);
     }
