@@ -17,6 +17,7 @@ typedef struct {
 
 enum {
     DEPTH = 1024,  /* products that are summed in one chain: their panel stays in the cache, and fewer digits are lost */
+    FAR = 2048,    /* bytes between rows from which on they are packed */
     FEW_ROWS = 8,  /* fewer rows do not pay for packing */
     GATE = 12      /* the cost of a gate in elements of the cheapest pass */
 };

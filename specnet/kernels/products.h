@@ -40,15 +40,20 @@ static void NAMED(multiply_matrices)(const Tiles *tiles, const REAL *a, size_t r
     }
 }
 
-/* The units are the rows of the result. A right factor that lies in memory as it is may be deep: it is taken in parts, and
-   a panel of a part is packed before the rows are multiplied with it. */
+/* The units are the rows of the result. A right factor that lies in memory as it is may be deep, and is taken in parts. Where
+   its rows are so far apart that they would meet in the cache, a panel of a part is packed first. */
 static void NAMED(matmul)(const Job *job, size_t first, size_t stop) {
     const Product *p = job->array[0];
     const size_t columns = p->b.columns, lanes = p->tiles.lanes, rows = stop - first;
     const REAL *a = (const REAL *)p->a + first * p->ra;
     REAL *const out = (REAL *)p->out + first * columns;
-    if (!p->b.row_step || rows < FEW_ROWS) {
-        NAMED(multiply_matrices)(&p->tiles, a, p->ra, p->ka, rows, &p->b, NULL, out, columns, 0);
+    if (!p->b.row_step || p->b.row_step * sizeof(REAL) < FAR) {
+        const size_t part = p->b.row_step ? DEPTH : p->b.depth;
+        for (size_t k = 0; k < p->b.depth; k += part) {
+            const Right b = {(const REAL *)p->b.numbers + k * p->b.row_step, p->b.depth - k < part ? p->b.depth - k : part,
+                             columns, p->b.row_step};
+            NAMED(multiply_matrices)(&p->tiles, a + k * p->ka, p->ra, p->ka, rows, &b, NULL, out, columns, k > 0);
+        }
         return;
     }
     REAL *const room = allocated(DEPTH * 2 * lanes, sizeof(REAL));

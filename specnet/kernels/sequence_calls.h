@@ -274,7 +274,7 @@ static PyObject *matmul(PyObject *self, PyObject *const *arguments, Py_ssize_t g
         Product p = {.a = v[0].buf, .ra = kind == 1 ? 1 : a_columns, .ka = kind == 1 ? a_columns : 1, .out = v[2].buf,
                      .b = {.depth = depth, .columns = columns}, .tiles = tiles_of(type, columns)};
         fits = is_matrix(&v[2], rows, columns) && is_matrix(&v[1], kind == 2 ? columns : depth, kind == 2 ? depth : columns);
-        const int in_place = kind == 1 && rows >= FEW_ROWS; /* deep: each thread packs it part by part */
+        const int in_place = kind == 1 && rows >= FEW_ROWS && (columns % p.tiles.lanes == 0 || columns * item >= FAR);
         char *const packed = fits && !in_place ? allocated(packed_size(&p.tiles, depth, columns), item) : NULL, *room = packed;
         job = (Job){.work = type == 'f' ? matmul_float32 : matmul_float64, .count = rows, .cost = depth * columns / MACS + 1,
                     .align = in_place ? share_of(rows, &p.tiles) : p.tiles.rows, .array = {&p}};
