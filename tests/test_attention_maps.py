@@ -13,6 +13,7 @@ from specnet.inspection.heads import heads_of
 from specnet.inspection.images import attention_gallery
 from specnet.layers import Attention
 from tests.commands import run_specnet
+from tests.support import one_by_default
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'specnet-nn[report]'")
 pytest.importorskip("jinja2", reason="jinja2 is not installed: pip install 'specnet-nn[report]'")
@@ -145,7 +146,7 @@ def test_steps_that_count_are_classified(tmp_path):
     assert page_of(tmp_path) == page
 
 
-@pytest.mark.parametrize("padding", [True, False])
+@pytest.mark.parametrize("padding", one_by_default([True, False]))
 def test_yes_or_no_at_each_step_has_two_classes(tmp_path, padding):
     x = np.random.default_rng(0).normal(size=(20, 5, 2))
     x[:, 3:] *= not padding

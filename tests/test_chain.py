@@ -126,7 +126,7 @@ def test_any_three_layers_over_images_compute_the_same_in_a_network_as_one_by_on
         compare_with_one_by_one(model, rng, (first, second, third))
 
 
-@pytest.mark.parametrize("kernels_used", [True, False])
+@pytest.mark.parametrize("kernels_used", one_by_default([True, False]))
 @pytest.mark.parametrize("first", SEQUENCE_KINDS)
 @pytest.mark.parametrize(
     "end", one_by_default([{"type": "lstm", "units": 5}, {"type": "last_step"}, {"type": "time_average"}])

@@ -130,18 +130,18 @@ def variants():
         {"type": "conv_transpose2d", "filters": 3, "kernel_size": 2},
         {"type": "global_average_pool"},
     ]
-    for name, keys in (("sequences", {}), ("sequences, accumulated", {"batch_size": 5, "accumulate": 4})):
-        experiments[name] = document(loss="mean_squared_error", metrics=["r2", "mae"], **keys)
-        experiments[name]["data"]["train"] |= {"inputs": "steps", "targets": "sums", "weights": "w"}
-        experiments[name]["model"] |= {"input_shape": [3, 2]}
-        experiments[name]["model"]["layers"] = [
-            {"type": "mask"},
-            {"type": "standardize"},
-            {"type": "residual", "layers": [{"type": "attention", "heads": 2, "causal": True, "dropout": 0.2}]},
-            {"type": "lstm", "units": 4, "return_sequences": True},
-            {"type": "bidirectional", "layers": [{"type": "gru", "units": 3, "return_sequences": True}]},
-            {"type": "affine", "units": 2},
-        ]
+    sequences = document(loss="mean_squared_error", metrics=["r2", "mae"], batch_size=5, accumulate=4)
+    sequences["data"]["train"] |= {"inputs": "steps", "targets": "sums", "weights": "w"}
+    sequences["model"] |= {"input_shape": [3, 2]}
+    sequences["model"]["layers"] = [
+        {"type": "mask"},
+        {"type": "standardize"},
+        {"type": "residual", "layers": [{"type": "attention", "heads": 2, "causal": True, "dropout": 0.2}]},
+        {"type": "lstm", "units": 4, "return_sequences": True},
+        {"type": "bidirectional", "layers": [{"type": "gru", "units": 3, "return_sequences": True}]},
+        {"type": "affine", "units": 2},
+    ]
+    experiments["padded sequences, accumulated"] = sequences
     experiments["streamed"] = document()
     experiments["streamed"]["data"] = {
         "train": {"inputs": "x.npy", "targets": "y.npy", "in_memory": False},

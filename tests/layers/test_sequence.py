@@ -39,7 +39,7 @@ def inputs_for(model, batch, rng):
 
 
 @every_layer
-@pytest.mark.parametrize("batch", [1, 3, 70])
+@pytest.mark.parametrize("batch", one_by_default([3, 1, 70]))
 def test_predict_equals_forward_bit_for_bit_and_disturbs_no_backward(entry, shape, batch):
     rng = np.random.default_rng(0)
     model = model_of(entry, {"type": "tanh"}, input_shape=shape, dtype="float32")
