@@ -232,7 +232,7 @@ class ModelSpec(Document):
 
     @property
     def multiply_adds(self) -> int:
-        """Number of multiplications by a weight, each with its addition, for one input: affine and convolutions."""
+        """Number of multiplications by a weight, each with its addition, for one input."""
         return multiply_adds_of(self.layers, self.plan().layers)
 
     @property
