@@ -17,14 +17,14 @@ from specnet.errors import SpecnetError
 from specnet.fields import expecting
 from specnet.initializers import NAMES, draw
 from specnet.layer import Layer
-from specnet.plan import LayerPlan, plan_layer
+from specnet.plan import MAX_NAME, LayerPlan, plan_layer
 
 LayerClass: TypeAlias = type[Layer]  # in LayerSpec below, `type` is a field
 
 LayerName = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=255),
-    expecting("a name of at most 255 letters, digits, _ and - that does not begin with a digit or -"),
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=MAX_NAME),
+    expecting(f"a name of at most {MAX_NAME} letters, digits, _ and - that does not begin with a digit or -"),
 ]
 
 

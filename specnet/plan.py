@@ -21,6 +21,9 @@ MAX_ELEMENTS = 2**31
 MAX_LAYERS = 32_768
 """The limit on the number of layers in a document."""
 
+MAX_NAME = 255
+"""The limit on the characters of a layer's name."""
+
 NOTES = ("$schema", "name", "description", "metadata", "labels", "tokenizer")
 """The keys of a document that do not affect the function that the model computes."""
 

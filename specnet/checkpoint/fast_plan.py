@@ -22,7 +22,17 @@ from specnet.composite import Composite
 from specnet.document.json_text import parse_json
 from specnet.errors import CheckpointCorruptError, CheckpointUnsupportedError, ShapeError, SpecError
 from specnet.layers import built_in
-from specnet.plan import MAX_LAYERS, LayerPlan, ModelPlan, Planner, element_limit, fold, identity_of, plan_layer
+from specnet.plan import (
+    MAX_LAYERS,
+    MAX_NAME,
+    LayerPlan,
+    ModelPlan,
+    Planner,
+    element_limit,
+    fold,
+    identity_of,
+    plan_layer,
+)
 
 if TYPE_CHECKING:
     from specnet.spec.model_spec import ModelSpec
@@ -33,9 +43,6 @@ MODERATE = 1e30
 
 _UNSUPPORTED = ("unknown_layer", "plugin", "newer_format")
 
-
-MAX_NAME = 255
-"""Most characters of a layer's name."""
 
 MAX_FAST_NESTING = 8
 """Levels of arrays in layers; full validation checks deeper nesting."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from specnet.arrays.conversion import batch_of
+from specnet.arrays.parameters import ShapeTuple
 from specnet.data.dataset import Conversion, converted
 from specnet.data.labels import TargetRules, are_classes, as_text, index_labels
 from specnet.data.raw import RawArray
@@ -131,6 +132,13 @@ def require_numbers(raw: RawArray, source: str, names: Sequence[str] = ()) -> No
     if raw.ndim == 0 or len(raw) == 0:
         msg = f"{source}: inputs: there are no rows"
         raise DataError(msg)
+
+
+def with_axes(steps: RawArray, shape: ShapeTuple) -> RawArray:
+    """Return steps with a last axis of length 1 added or left out, if `shape` says so."""
+    if (*steps.shape[1:], 1) == shape:
+        return steps[..., np.newaxis]
+    return steps[..., 0] if steps.shape[1:] == (*shape, 1) else steps
 
 
 def finite(raw: RawArray, dtype: np.dtype[Any], source: str, first_row: int = 0, names: Sequence[str] = ()) -> RawArray:

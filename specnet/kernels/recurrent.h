@@ -56,6 +56,14 @@ EVERY_PROCESSOR static void NAMED(add_product)(REAL *restrict to, const REAL *re
     EACH_UNIT to[j] += a[j] * b[j];
 }
 
+/* gates = x @ weight + bias + h @ recurrent_weight, for step t. */
+static void NAMED(sum_inputs)(const Recurrence *p, size_t t, size_t first, size_t stop, const REAL *h, REAL *gates, size_t width) {
+    const REAL *x = (const REAL *)p->x + (t * p->batch + first) * p->features;
+    REAL *const to = gates + first * width;
+    NAMED(multiply_matrices)(&p->tiles, x, p->features, 1, stop - first, &p->weight, p->bias, to, width, 0);
+    NAMED(multiply_matrices)(&p->tiles, h + first * p->units, p->units, 1, stop - first, &p->recurrent, NULL, to, width, 1);
+}
+
 /* The units are the sequences of the batch. */
 static void NAMED(lstm)(const Job *job, size_t first, size_t stop) {
     const Recurrence *p = job->array[0];
@@ -64,9 +72,7 @@ static void NAMED(lstm)(const Job *job, size_t first, size_t stop) {
     for (size_t t = 0; t < p->steps; t++) {
         REAL *gates = (REAL *)p->gates + t * p->gates_step, *h = (REAL *)p->h + t * p->h_step, *to_h = h + p->h_step,
              *c = (REAL *)p->c + t * p->c_step, *to_c = c + p->c_step;
-        NAMED(multiply_matrices)(&p->tiles, (const REAL *)p->x + (t * p->batch + first) * p->features, p->features, 1, stop - first,
-                        &p->weight, p->bias, gates + first * width, width, 0);
-        NAMED(multiply_matrices)(&p->tiles, h + first * units, units, 1, stop - first, &p->recurrent, NULL, gates + first * width, width, 1);
+        NAMED(sum_inputs)(p, t, first, stop, h, gates, width);
         for (size_t row = first; row < stop; row++) {
             if (COUNTS(t, row)) {
                 NAMED(lstm_gates)(gates + row * width, c + row * units, to_c + row * units, to_h + row * units, units);
@@ -85,9 +91,7 @@ static void NAMED(gru)(const Job *job, size_t first, size_t stop) {
     for (size_t t = 0; t < p->steps; t++) {
         REAL *gates = (REAL *)p->gates + t * p->gates_step, *h = (REAL *)p->h + t * p->h_step, *to_h = h + p->h_step,
              *part = (REAL *)p->c + t * p->c_step;
-        NAMED(multiply_matrices)(&p->tiles, (const REAL *)p->x + (t * p->batch + first) * p->features, p->features, 1, stop - first,
-                        &p->weight, p->bias, gates + first * width, width, 0);
-        NAMED(multiply_matrices)(&p->tiles, h + first * units, units, 1, stop - first, &p->recurrent, NULL, gates + first * width, width, 1);
+        NAMED(sum_inputs)(p, t, first, stop, h, gates, width);
         NAMED(multiply_matrices)(&p->tiles, h + first * units, units, 1, stop - first, &p->candidate, p->recurrent_bias,
                         part + first * units, units, 0);
         for (size_t row = first; row < stop; row++) {

@@ -92,24 +92,30 @@ static int run_forward(Recurrence *p, char type, const Py_buffer *weight, const 
     return done;
 }
 
+/* Read the sizes from x, weight, recurrent_weight and bias, the first views. Return the columns of all gates, or 0. */
+static size_t read_forward(Recurrence *p, const Py_buffer *v, size_t gates) {
+    if (v[0].ndim != 3 || !length(v) || v[2].ndim != 2 || !length(&v[2])) return 0;
+    p->steps = (size_t)v[0].shape[0];
+    p->batch = (size_t)v[0].shape[1];
+    p->features = (size_t)v[0].shape[2];
+    p->units = (size_t)v[2].shape[0];
+    p->x = v[0].buf;
+    p->bias = present(&v[3]);
+    const size_t width = gates * p->units;
+    return is_matrix(&v[1], p->features, width) && is_matrix(&v[2], p->units, width) && empty_or_vector(&v[3], width) ? width : 0;
+}
+
 /* (x, weight, recurrent_weight, bias, counts, gates, h, c) */
 static PyObject *lstm(PyObject *self, PyObject *const *arguments, Py_ssize_t given) {
     Py_buffer v[8];
     const char type = given == 8 ? open_views(arguments, "rrrrrwww", 8, v) : 0;
     if (!type) Py_RETURN_FALSE;
-    Recurrence p = {.x = v[0].buf, .bias = present(&v[3]), .counts = present(&v[4]), .gates = v[5].buf, .h = v[6].buf, .c = v[7].buf};
-    int fits = v[0].ndim == 3 && length(v) && v[2].ndim == 2 && length(&v[2]);
-    if (fits) {
-        p.steps = (size_t)v[0].shape[0];
-        p.batch = (size_t)v[0].shape[1];
-        p.features = (size_t)v[0].shape[2];
-        p.units = (size_t)v[2].shape[0];
-        const size_t width = 4 * p.units;
-        fits = is_matrix(&v[1], p.features, width) && is_matrix(&v[2], p.units, width) && empty_or_vector(&v[3], width) &&
+    Recurrence p = {.counts = present(&v[4]), .gates = v[5].buf, .h = v[6].buf, .c = v[7].buf};
+    const size_t width = read_forward(&p, v, 4);
+    const int fits = width &&
                empty_or_matrix(&v[4], p.steps, p.batch) && are_steps(&v[5], p.steps, p.batch, width, &p.gates_step) &&
                are_steps(&v[6], p.steps + 1, p.batch, p.units, &p.h_step) &&
                are_steps(&v[7], p.steps + 1, p.batch, p.units, &p.c_step);
-    }
     const int failed = fits && !run_forward(&p, type, &v[1], &v[2], 4);
     close_views(v, 8);
     return failed ? NULL : PyBool_FromLong(fits);
@@ -120,21 +126,14 @@ static PyObject *gru(PyObject *self, PyObject *const *arguments, Py_ssize_t give
     Py_buffer v[9];
     const char type = given == 9 ? open_views(arguments, "rrrrrrwww", 9, v) : 0;
     if (!type) Py_RETURN_FALSE;
-    Recurrence p = {.x = v[0].buf, .bias = present(&v[3]), .recurrent_bias = present(&v[4]), .counts = present(&v[5]),
+    Recurrence p = {.recurrent_bias = present(&v[4]), .counts = present(&v[5]),
                     .gates = v[6].buf, .c = v[7].buf, .h = v[8].buf};
-    int fits = v[0].ndim == 3 && length(v) && v[2].ndim == 2 && length(&v[2]);
-    if (fits) {
-        p.steps = (size_t)v[0].shape[0];
-        p.batch = (size_t)v[0].shape[1];
-        p.features = (size_t)v[0].shape[2];
-        p.units = (size_t)v[2].shape[0];
-        const size_t width = 3 * p.units;
-        fits = is_matrix(&v[1], p.features, width) && is_matrix(&v[2], p.units, width) && empty_or_vector(&v[3], width) &&
+    const size_t width = read_forward(&p, v, 3);
+    const int fits = width &&
                empty_or_vector(&v[4], p.units) && empty_or_matrix(&v[5], p.steps, p.batch) &&
                are_steps(&v[6], p.steps, p.batch, width, &p.gates_step) &&
                are_steps(&v[7], p.steps, p.batch, p.units, &p.c_step) &&
                are_steps(&v[8], p.steps + 1, p.batch, p.units, &p.h_step);
-    }
     const int failed = fits && !run_forward(&p, type, &v[1], &v[2], 3);
     close_views(v, 9);
     return failed ? NULL : PyBool_FromLong(fits);

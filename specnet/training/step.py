@@ -75,7 +75,7 @@ class Step:
             x = self._augment(x, [(0, len(x))] if self._share is None else self._share.parts(rows))
         if self._schedule is not None:
             self.optimizer.learning_rate = self._schedule.rate(self._full_rate, number, *self._run_length)
-        mask = self.model.mask_of(x) if self.model.masks_outputs else None
+        mask = self.model.output_mask(x)
         if self._share is not None:
             loss, weight = self._sum_over_processes(self._share, rows, x, targets, weights, mask, outputs)
         elif len(x) <= self.batch_size:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specnet.arrays.parameters import ShapeTuple
 from specnet.data.conform import (
     check_target_values,
     conform_targets,
     refuse_lost_digits,
     require_numbers,
     target_numbers,
+    with_axes,
 )
 from specnet.data.labels import TargetRules
 from specnet.data.raw import RawArray, RawRows
@@ -86,7 +86,7 @@ def conform_step_targets(rows: RawRows, spec: ModelSpec, loss: TargetRules, coun
         raise DataError(msg)
     numbers = target_numbers(raw, spec, loss, source)
     shape = spec.output_shape[1:-1] if loss.takes_classes() else spec.output_shape[1:]
-    numbers = _with_axes(numbers, shape)
+    numbers = with_axes(numbers, shape)
     if numbers.shape[1:] != shape:
         msg = f"{source}: expected shape {(len(raw), *shape)} for the outputs of all steps, got {raw.shape}"
         raise DataError(msg)
@@ -99,16 +99,9 @@ def outputs_have_time(spec: ModelSpec) -> bool:
     return len(spec.output_shape) > 1 and spec.output_shape[0] == spec.input_shape[0]
 
 
-def _with_axes(steps: RawArray, shape: ShapeTuple) -> RawArray:
-    """Return steps with a last axis of length 1 added or left out, if `shape` says so."""
-    if (*steps.shape[1:], 1) == shape:
-        return steps[..., np.newaxis]
-    return steps[..., 0] if steps.shape[1:] == (*shape, 1) else steps
-
-
 def _fit_steps(raw: RawArray, spec: ModelSpec, source: str) -> RawArray:
     shape = spec.input_shape[1:]
-    steps = _with_axes(raw, shape)
+    steps = with_axes(raw, shape)
     if steps.shape[1:] != shape:
         wanted = f"({', '.join(['steps', *map(str, shape)])}{'' if shape else ','})"
         hint = f"; set input_shape to {[spec.input_shape[0], *raw.shape[1:]]}"

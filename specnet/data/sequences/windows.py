@@ -12,7 +12,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from specnet import kernels
 from specnet.arrays.conversion import batch_of
-from specnet.data.conform import check_target_values, refuse_lost_digits, require_numbers, store_values, target_numbers
+from specnet.data.conform import (
+    check_target_values,
+    refuse_lost_digits,
+    require_numbers,
+    store_values,
+    target_numbers,
+    with_axes,
+)
 from specnet.data.dataset import Conversion, Dataset
 from specnet.data.labels import TargetRules
 from specnet.data.raw import RawArray, RawRows
@@ -154,10 +161,7 @@ def _class_windows(raw: RawArray, spec: ModelSpec, loss: TargetRules, windows: W
 def _fit_series(raw: RawArray, spec: ModelSpec, windows: Windows, source: str) -> RawArray:
     """Return a series whose windows have the model's input shape; a last axis of length 1 is added or left out."""
     shape = spec.input_shape[1:]
-    if (*raw.shape[1:], 1) == shape:
-        raw = raw[..., np.newaxis]
-    elif raw.shape[1:] == (*shape, 1):
-        raw = raw[..., 0]
+    raw = with_axes(raw, shape)
     if raw.shape[1:] != shape or windows.length != spec.input_shape[0]:
         got = (windows.length, *raw.shape[1:])
         msg = (

@@ -66,7 +66,7 @@ class Gru(Recurrent):
     def step(self, arrays: Mapping[str, Array], t: int) -> None:
         h, gates, part, products = arrays["h"], arrays["gates"][t], arrays["part_of_h"][t], arrays["products"]
         width = 2 * self.units
-        r, z, n = self._split(gates)
+        r, z, n = self.split(gates)
         if self.reset_after:
             np.dot(h[t], self._recurrent, products)
             np.add(products[:, width:], 0 if self._recurrent_bias is None else self._recurrent_bias, part)
@@ -93,9 +93,9 @@ class Gru(Recurrent):
             dh, made.counts, gates, part, h, self._recurrent, d_gates, d_products, self.truncate or 0
         ):
             return d_gates, d_products
-        r, z, n = self._split(gates)
+        r, z, n = self.split(gates)
         to_n = (1 - z) * (1 - n * n)  # ∂h/∂(the sum in n)
-        dr, dz, dn = self._split(d_products)  # at first ∂h/∂(each product) of all steps
+        dr, dz, dn = self.split(d_products)  # at first ∂h/∂(each product) of all steps
         np.multiply(to_n * part, r * (1 - r), dr)
         np.multiply(h[:-1] - n, z * (1 - z), dz)
         np.multiply(to_n, r, dn)
@@ -118,8 +118,8 @@ class Gru(Recurrent):
         h, gates = made.arrays["h"], made.arrays["gates"]
         width, cuts = 2 * self.units, self.find_cuts(made)
         for t in range(len(dh) - 1, -1, -1):
-            r, z, n = self._split(gates[t])
-            dr, dz, dn = self._split(d_gates[t])
+            r, z, n = self.split(gates[t])
+            dr, dz, dn = self.split(d_gates[t])
             np.multiply(dh[t] * (1 - z), 1 - n * n, dn)
             np.multiply(dh[t] * (h[t] - n), z * (1 - z), dz)
             d_part = dn @ self._recurrent[:, width:].T
@@ -141,16 +141,12 @@ class Gru(Recurrent):
         gradient[:, :width] = before.T @ d_recurrent[:, :width]
         gradient[:, width:] = part.T @ d_recurrent[:, width:]
 
-    def _split(self, gates: Array) -> list[Array]:
-        """Return the columns of r, z, n."""
-        return [gates[..., n * self.units : (n + 1) * self.units] for n in range(3)]
-
     def compiled(self, made: Pass) -> bool:
         if not self.reset_after:
             return False
         arrays = made.arrays
-        bias = self._no_bias if self._bias is None else self._bias
-        recurrent_bias = self._no_bias if self._recurrent_bias is None else self._recurrent_bias
+        bias = self.present(self._bias)
+        recurrent_bias = self.present(self._recurrent_bias)
         return kernels.gru(
             made.x,
             self._weight,

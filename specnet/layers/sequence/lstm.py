@@ -36,7 +36,7 @@ class Lstm(Recurrent):
         np.tanh(gates, gates)
         gates *= scale
         gates += 1 - scale
-        i, f, g, o = self._split(gates)
+        i, f, g, o = self.split(gates)
         np.multiply(f, c[t], c[t + 1])
         room = room[:, : self.units]
         c[t + 1] += np.multiply(i, g, room)
@@ -47,9 +47,9 @@ class Lstm(Recurrent):
         d_gates = self.keep("d_gates", gates.shape, gates.dtype)
         if kernels.lstm_backward(dh, made.counts, gates, c, self._recurrent, d_gates, self.truncate or 0):
             return d_gates, d_gates
-        i, f, g, o = self._split(gates)
+        i, f, g, o = self.split(gates)
         tanh_c = np.tanh(c[1:])
-        di, df, dg, do = self._split(d_gates)  # at first ∂c/∂i, ∂c/∂f, ∂c/∂g and ∂h/∂o of all steps
+        di, df, dg, do = self.split(d_gates)  # at first ∂c/∂i, ∂c/∂f, ∂c/∂g and ∂h/∂o of all steps
         np.multiply(g, i * (1 - i), di)
         np.multiply(c[:-1], f * (1 - f), df)
         np.multiply(i, 1 - g * g, dg)
@@ -72,13 +72,9 @@ class Lstm(Recurrent):
             self.hand_on(made, t, dh, np.dot(d_gates[t], self._recurrent.T, before), cuts)
         return d_gates, d_gates
 
-    def _split(self, gates: Array) -> list[Array]:
-        """Return the columns of i, f, g, o."""
-        return [gates[..., n * self.units : (n + 1) * self.units] for n in range(4)]
-
     def compiled(self, made: Pass) -> bool:
         arrays = made.arrays
-        bias = self._no_bias if self._bias is None else self._bias
+        bias = self.present(self._bias)
         return kernels.lstm(
             made.x, self._weight, self._recurrent, bias, made.counts, arrays["gates"], arrays["h"], arrays["c"]
         )

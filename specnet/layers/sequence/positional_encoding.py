@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from specnet.arrays.conversion import FLOAT64
 from specnet.arrays.parameters import Array, GradientView, ParameterView, ShapeTuple
 from specnet.errors import ShapeError, SpecnetError
-from specnet.layer import Layer, MaskUse, TimeStep
+from specnet.layer import Layer, TimeStep
 from specnet.layers.sequence.base import check_sequence, copied
 
 
@@ -38,8 +38,6 @@ class PositionalEncoding(Layer):
 
     Inputs are (batch, time, features). Raises ShapeError.
     """
-
-    mask_use: ClassVar[MaskUse] = "ignored"
 
     weight = ParameterView()
     weight_grad = GradientView("weight")

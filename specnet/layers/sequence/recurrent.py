@@ -73,7 +73,6 @@ class Recurrent(Layer):
             msg = f"{self.name}: expected truncate to be a positive number of steps, got {truncate!r}"
             raise SpecnetError(msg)
         self.return_sequences, self.reverse, self.truncate = return_sequences, reverse, truncate
-        self._no_bias = np.empty(0, dtype)  # for the kernels
         self._pass: Pass | None = None
         self._y_shape: ShapeTuple = ()
 
@@ -172,6 +171,14 @@ class Recurrent(Layer):
 
         arrays["gates"][t] holds x @ weight + bias, and then the gates; arrays["products"] is room for h @ weight.
         """
+
+    def split(self, gates: Array) -> list[Array]:
+        """Return the columns of each gate."""
+        return [gates[..., n * self.units : (n + 1) * self.units] for n in range(self.gates)]
+
+    def present(self, bias: Array | None) -> Array:
+        """Return a bias for a kernel, which takes an empty array for none."""
+        return np.empty(0, self._weight.dtype) if bias is None else bias
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
         made, d_inputs = self._fill_gradients(dy)

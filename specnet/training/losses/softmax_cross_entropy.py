@@ -37,9 +37,9 @@ class SoftmaxCrossEntropy(Loss):
     """-sum(q * log(softmax(outputs))), mean over rows, or over all time steps.
 
     outputs: (batch, classes) or (batch, time, classes), logits; targets: class indices, without the last axis, or
-    distributions of the outputs' shape. q is the
-    target's distribution, mixed with the uniform one by `label_smoothing`. `class_weights`, one per class, multiply the
-    terms of the sum, and the mean divides by the sum of the weights of the rows' classes, as in torch.
+    distributions of the outputs' shape. q is the target's distribution, mixed with the uniform one by
+    `label_smoothing`. `class_weights`, one per class, multiply the terms of the sum, and the mean divides by the sum of
+    the weights of the rows' classes, as in torch.
     """
 
     name = "softmax_cross_entropy"

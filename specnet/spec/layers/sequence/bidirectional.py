@@ -9,6 +9,7 @@ from pydantic import ConfigDict, WithJsonSchema, field_validator
 from specnet.document.messages import problem
 from specnet.layers.sequence.bidirectional import SUFFIX, Bidirectional
 from specnet.layerspec import LayerSpec
+from specnet.plan import MAX_NAME
 from specnet.spec.composite_spec import LAYERS_SCHEMA, CompositeSpec, LayerList
 from specnet.spec.layers.sequence.simple_rnn import RecurrentSpec
 from specnet.spec.registry import register_layer
@@ -43,6 +44,6 @@ class BidirectionalSpec(CompositeSpec):
             raise problem(f"expected a recurrent layer (simple_rnn, lstm, gru), got {layer.type}", "wrong_value")
         if layer is not None and layer.reverse:
             raise problem("its layer must not have reverse; the second layer is the reversed one", "wrong_value")
-        if layer is not None and len(layer.name) + len(SUFFIX) > 255:
-            raise problem(f"expected a name of at most {255 - len(SUFFIX)} characters for its layer", "too_long")
+        if layer is not None and len(layer.name) + len(SUFFIX) > MAX_NAME:
+            raise problem(f"expected a name of at most {MAX_NAME - len(SUFFIX)} characters for its layer", "too_long")
         return layers
